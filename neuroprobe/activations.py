@@ -1,0 +1,64 @@
+"""Activations: what the units of some layers did on a probing set, and what they were recorded from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from neuroprobe.exceptions import InputError, UnknownNameError, suggest
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """Recorded activations, one array per layer.
+
+    Attributes
+    ----------
+    arrays : mapping from layer to ndarray, [n_images, n_units], float32
+        Also reached as ``activations[layer]``.
+    ids : tuple of str
+        The images: the rows.
+    metadata : mapping
+        Fingerprints of the model, of the images and of the way between them (transform, pooling), and what was
+        skipped. Two results with the same metadata are of the same thing.
+
+    Raises
+    ------
+    InputError
+        Arrays that do not fit the ids, or values that are not finite (a broken model).
+    """
+
+    arrays: Mapping[str, npt.NDArray[np.float32]]
+    ids: tuple[str, ...]
+    metadata: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        for layer, array in self.arrays.items():
+            if array.ndim != 2 or len(array) != len(self.ids):
+                raise InputError(f"Expected {layer!r} to be [{len(self.ids)}, n_units], but got {array.shape}.")
+            finite = np.isfinite(array)
+            if not finite.all():
+                row, unit = (int(i) for i in np.argwhere(~finite)[0])
+                raise InputError(
+                    f"Expected finite activations, but unit {unit} of {layer!r} is {array[row, unit]} on {self.ids[row]!r}. "
+                    "Check the model's weights and its transform."
+                )
+
+    def __getitem__(self, layer: str) -> npt.NDArray[np.float32]:
+        """The activations of a layer, [n_images, n_units]."""
+        if layer not in self.arrays:
+            raise UnknownNameError(f"Expected a recorded layer, but got {layer!r}. {suggest(layer, self.arrays)}")
+        return self.arrays[layer]
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The recorded layers, in the order they were asked for."""
+        return tuple(self.arrays)
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{layer}: {array.shape[1]}" for layer, array in self.arrays.items())
+        return f"Activations({len(self.ids)} images; units {shapes})"

@@ -1,0 +1,66 @@
+"""Files of weights: read without executing anything, and loaded whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import nn
+from typing_extensions import TypeAlias
+
+from neuroprobe.exceptions import CheckpointError
+
+#: A state dict, or a file that holds one.
+Checkpoint: TypeAlias = "Mapping[str, torch.Tensor] | str | Path"
+
+_Model = TypeVar("_Model", bound=nn.Module)
+
+
+def load_state_dict(path: str | Path) -> Mapping[str, torch.Tensor]:
+    """Read a state dict, alone in its file or under the key "state_dict" or "model".
+
+    Raises
+    ------
+    CheckpointError
+        The file is missing or holds anything else.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"Expected a file of weights, but there is nothing at {str(path)!r}.") from error
+    except Exception as error:  # the unpickler raises many kinds
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise CheckpointError(f"Expected a file of weights that torch.load(weights_only=True) reads, but {str(path)!r} is not: {reason}") from error
+    for key in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not any(isinstance(value, torch.Tensor) for value in content.values()):
+        raise CheckpointError(f"Expected a state dict in {str(path)!r}, but it holds {type(content).__name__}.")
+    return content
+
+
+def load_checkpoint(model: _Model, checkpoint: Checkpoint, *, name: str | None = None) -> _Model:
+    """Load weights into `model`, every key of it, and return it.
+
+    Raises
+    ------
+    CheckpointError
+        Keys are missing, left over, or of another shape; the message names some. The model is unchanged then.
+    """
+    state = load_state_dict(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
+    own = model.state_dict()
+    missing = [key for key in own if key not in state]
+    left_over = [key for key in state if key not in own]
+    misfits = [key for key in own if key in state and own[key].shape != state[key].shape]
+    if missing or left_over or misfits:
+        what = name or (str(checkpoint) if isinstance(checkpoint, (str, Path)) else "the state dict")
+        found = [
+            f"{len(keys)} {kind} (such as {keys[0]!r})"
+            for kind, keys in (("missing", missing), ("left over", left_over), ("of another shape", misfits))
+            if keys
+        ]
+        raise CheckpointError(f"Expected the weights of {type(model).__name__}, but in {what!r} keys are {', '.join(found)}.")
+    model.load_state_dict(state)
+    return model

@@ -1,0 +1,290 @@
+"""Concept sources: which images show which concept, as scores or as sets of positives and negatives."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.nn import functional as F
+
+from neuroprobe.collection import Collected, Transform, collect
+from neuroprobe.encoders import ImageTextEncoder
+from neuroprobe.exceptions import InputError, UnknownNameError, suggest
+from neuroprobe.images import Images
+from neuroprobe.vocabulary import Vocabulary
+
+
+class ConceptSource:
+    """An image-text encoder asked about a vocabulary.
+
+    Parameters
+    ----------
+    encoder : ImageTextEncoder
+    vocabulary : Vocabulary
+    temperature : float, optional
+        Of the softmax within a group, over cosine similarities; by default the inverse of the encoder's own
+        logit scale.
+
+    Raises
+    ------
+    InputError
+        The encoder's text vectors are not of unit length.
+    """
+
+    def __init__(self, encoder: ImageTextEncoder, vocabulary: Vocabulary, *, temperature: float | None = None) -> None:
+        if temperature is not None and not temperature > 0:
+            raise InputError(f"Expected a temperature above 0, but got {temperature}.")
+        self.encoder = encoder
+        self.vocabulary = vocabulary
+        self.temperature = temperature
+        self._text_vectors: torch.Tensor | None = None
+
+    def text_vectors(self) -> torch.Tensor:
+        """One unit vector per concept, float32 [n_concepts, d]: the mean over its prompts; computed once."""
+        if self._text_vectors is None:
+            prompts = [prompt for concept in self.vocabulary.concepts for prompt in concept.prompts]
+            vectors = _checked(self.encoder.encode_texts(prompts), len(prompts), "encode_texts")
+            owner = torch.tensor([i for i, c in enumerate(self.vocabulary.concepts) for _ in c.prompts])
+            sums = torch.zeros(len(self.vocabulary), vectors.shape[1]).index_add(0, owner, vectors)
+            self._text_vectors = F.normalize(sums, dim=1)
+        return self._text_vectors
+
+    def score(self, images: Images, *, batch_size: int = 64, workers: int = 0, progress: bool | None = None) -> ConceptScores:
+        """Score every concept on every image: the concept-activation matrix of CLIP-Dissect.
+
+        Parameters
+        ----------
+        images : Images
+        batch_size, workers, progress
+            As in `neuroprobe.collection.collect`.
+        """
+        (scores,) = collect(
+            images, [self.consumer()], batch_size=batch_size, workers=workers, progress=progress, description="score"
+        )
+        return scores  # type: ignore[no-any-return]
+
+    def rank(
+        self,
+        images: Images,
+        *,
+        n_positive: int = 100,
+        n_negative: int = 200,
+        seed: int = 0,
+        batch_size: int = 64,
+        workers: int = 0,
+        progress: bool | None = None,
+    ) -> ConceptSets:
+        """Score the images and rank them within every group; see `ConceptScores.rank`."""
+        _check_set_sizes(len(images), n_positive, n_negative)
+        scores = self.score(images, batch_size=batch_size, workers=workers, progress=progress)
+        return scores.rank(n_positive=n_positive, n_negative=n_negative, seed=seed)
+
+    def consumer(self) -> ConceptPass:
+        """This source as a consumer of `neuroprobe.collection.collect`, whose result is the `ConceptScores`.
+
+        The texts are embedded first, so that what is wrong with them shows before the long run.
+        """
+        self.text_vectors()
+        return ConceptPass(self)
+
+
+class ConceptPass:
+    """A consumer that embeds images for a `ConceptSource`."""
+
+    def __init__(self, source: ConceptSource) -> None:
+        self._source = source
+        self._chunks: list[torch.Tensor] = []
+
+    @property
+    def transform(self) -> Transform:
+        return self._source.encoder.transform
+
+    def consume(self, batch: torch.Tensor) -> None:
+        self._chunks.append(_checked(self._source.encoder.encode_images(batch), len(batch), "encode_images"))
+
+    def finish(self, collected: Collected) -> ConceptScores:
+        source = self._source
+        scale = getattr(source.encoder, "logit_scale", None)
+        return ConceptScores(
+            image_vectors=torch.cat(self._chunks),
+            text_vectors=source.text_vectors(),
+            vocabulary=source.vocabulary,
+            ids=collected.ids,
+            temperature=source.temperature if source.temperature is not None else (1 / float(scale) if scale else None),
+            metadata={
+                "encoder": source.encoder.fingerprint,
+                "vocabulary": source.vocabulary.fingerprint,
+                "images": collected.fingerprint,
+                "skipped": dict(collected.skipped),
+            },
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class ConceptScores:
+    """How much each concept is in each image; kept as embeddings, from which scores are made as they are needed.
+
+    Attributes
+    ----------
+    image_vectors : Tensor, [n_images, d], unit length
+    text_vectors : Tensor, [n_concepts, d], unit length
+    vocabulary : Vocabulary
+    ids : tuple of str
+        The images: the rows.
+    temperature : float or None
+        Of the softmax within a group.
+    metadata : mapping
+        Fingerprints of encoder, vocabulary and images, and what was skipped.
+    """
+
+    image_vectors: torch.Tensor
+    text_vectors: torch.Tensor
+    vocabulary: Vocabulary
+    ids: tuple[str, ...]
+    temperature: float | None
+    metadata: Mapping[str, Any]
+
+    @property
+    def concepts(self) -> tuple[str, ...]:
+        """The concepts' names: the columns."""
+        return self.vocabulary.names
+
+    def similarities(self, columns: slice = slice(None)) -> torch.Tensor:
+        """Cosine similarities in [-1, 1], [n_images, n_concepts] or the columns asked for."""
+        return self.image_vectors @ self.text_vectors[columns].T
+
+    def blocks(self, size: int = 1024) -> Iterator[tuple[slice, torch.Tensor]]:
+        """The cosine similarities, `size` concepts at a time, each with the columns it stands for."""
+        for start in range(0, len(self.concepts), size):
+            columns = slice(start, min(start + size, len(self.concepts)))
+            yield columns, self.similarities(columns)
+
+    def likelihoods(self, group: str) -> torch.Tensor:
+        """Softmax of the similarities within a group, [n_images, n_concepts_of_group], "none" last if it has one.
+
+        Raises
+        ------
+        UnknownNameError
+            No such group.
+        InputError
+            The encoder has no logit scale and no temperature was given.
+        """
+        names = [g.name for g in self.vocabulary.groups]
+        if group not in names:
+            raise UnknownNameError(f"Expected a group of the vocabulary, but got {group!r}. {suggest(group, names)}")
+        if self.temperature is None:
+            raise InputError("Expected an encoder with `logit_scale`, or a temperature: ConceptSource(encoder, vocabulary, temperature=0.01).")
+        rows = [i for i, concept in enumerate(self.vocabulary.concepts) if concept.group == group]
+        return torch.softmax(self.image_vectors @ self.text_vectors[rows].T / self.temperature, dim=1)
+
+    def rank(self, *, n_positive: int = 100, n_negative: int = 200, seed: int = 0) -> ConceptSets:
+        """Positives and negatives for every concept, as the probing blog takes them.
+
+        The likeliest images by the softmax within the concept's group are the positives; the negatives are
+        random others. What is drawn for a concept depends on the seed and its name, not on what else is asked.
+
+        Parameters
+        ----------
+        n_positive : int, default 100
+        n_negative : int, default 200
+        seed : int, default 0
+
+        Raises
+        ------
+        InputError
+            Fewer images than positives and negatives together.
+        """
+        _check_set_sizes(len(self.ids), n_positive, n_negative)
+        sets = {}
+        for group in self.vocabulary.groups:
+            likelihoods = self.likelihoods(group.name)
+            for column, name in enumerate(group.concepts):
+                ranking = torch.argsort(likelihoods[:, column], descending=True, stable=True).numpy()
+                generator = np.random.default_rng((seed, zlib.crc32(f"{group.name}/{name}".encode())))
+                negatives = generator.choice(ranking[n_positive:], size=n_negative, replace=False)
+                sets[name] = ConceptSet(name, group.name, self._ids_of(ranking[:n_positive]), self._ids_of(negatives))
+        return ConceptSets(sets, {**self.metadata, "temperature": self.temperature, "seed": seed})
+
+    def _ids_of(self, rows: npt.NDArray[Any]) -> tuple[str, ...]:
+        return tuple(self.ids[int(row)] for row in rows)
+
+    def __repr__(self) -> str:
+        return f"ConceptScores({len(self.ids)} images, {len(self.concepts)} concepts)"
+
+
+@dataclass(frozen=True)
+class ConceptSet:
+    """Ids of images that show a concept (`positives`) and of others (`negatives`).
+
+    Raises
+    ------
+    InputError
+        An image on both sides or twice on one, or an empty side.
+    """
+
+    concept: str
+    group: str
+    positives: tuple[str, ...]
+    negatives: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        for side in (self.positives, self.negatives):
+            if not side or len(set(side)) < len(side):
+                raise InputError(f"Expected positives and negatives of {self.concept!r}, each image once, but a side is empty or repeats one.")
+        both = set(self.positives) & set(self.negatives)
+        if both:
+            raise InputError(f"Expected no image on both sides of {self.concept!r}, but {sorted(both)[0]!r} is.")
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Positives, then negatives."""
+        return self.positives + self.negatives
+
+    @property
+    def targets(self) -> npt.NDArray[np.int64]:
+        """1 for every positive, 0 for every negative, in the order of `ids`."""
+        return np.repeat([1, 0], [len(self.positives), len(self.negatives)])
+
+
+@dataclass(frozen=True, eq=False)
+class ConceptSets(Mapping[str, ConceptSet]):
+    """A `ConceptSet` per concept, and what they were made from."""
+
+    sets: Mapping[str, ConceptSet]
+    metadata: Mapping[str, Any]
+
+    def __getitem__(self, concept: str) -> ConceptSet:
+        if concept not in self.sets:
+            raise UnknownNameError(f"Expected a concept with sets, but got {concept!r}. {suggest(concept, self.sets)}")
+        return self.sets[concept]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.sets)
+
+    def __len__(self) -> int:
+        return len(self.sets)
+
+
+def _check_set_sizes(n_images: int, n_positive: int, n_negative: int) -> None:
+    if n_positive < 1 or n_negative < 1:
+        raise InputError(f"Expected at least one positive and one negative, but got {n_positive} and {n_negative}.")
+    if n_images < n_positive + n_negative:
+        raise InputError(
+            f"Expected at least {n_positive + n_negative} images ({n_positive} positives and {n_negative} negatives), "
+            f"but got {n_images}. Give more images, or ask for smaller sets."
+        )
+
+
+def _checked(vectors: torch.Tensor, n: int, method: str) -> torch.Tensor:
+    vectors = vectors.detach().float().cpu()
+    if vectors.ndim != 2 or len(vectors) != n:
+        raise InputError(f"Expected `{method}` to return [{n}, d], but got {tuple(vectors.shape)}.")
+    lengths = vectors.norm(dim=1)
+    if not torch.allclose(lengths, torch.ones(n), atol=1e-3):
+        raise InputError(f"Expected `{method}` to return unit vectors, but one has length {float(lengths[(lengths - 1).abs().argmax()]):.3g}.")
+    return vectors

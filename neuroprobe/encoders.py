@@ -1,0 +1,250 @@
+"""Image-text encoders: images and texts as vectors in one space.
+
+`ImageTextEncoder` is the contract; anything that keeps it plugs in.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import threading
+import types
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from neuroprobe.checkpoints import load_state_dict
+from neuroprobe.collection import Transform
+from neuroprobe.exceptions import CheckpointError, InputError, UnknownNameError, suggest
+from neuroprobe.fingerprints import fingerprint_model
+
+_TEXT_BATCH = 256
+
+
+@runtime_checkable
+class ImageTextEncoder(Protocol):
+    """Images and texts as unit vectors whose dot product is their similarity.
+
+    An encoder may also have ``logit_scale``, the factor (a float) its own softmax over texts puts before
+    similarities; CLIP's is near 100. Ranking within a group needs it, or a temperature.
+    """
+
+    @property
+    def transform(self) -> Transform:
+        """From a PIL image to the tensor that `encode_images` takes, without the batch axis."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the encoder by its weights, not by its name."""
+        ...
+
+    def encode_images(self, batch: torch.Tensor) -> torch.Tensor:
+        """Unit vectors, float32 [n, d], of transformed images [n, ...]."""
+        ...
+
+    def encode_texts(self, texts: list[str]) -> torch.Tensor:
+        """Unit vectors, float32 [n, d], of texts."""
+        ...
+
+
+class ClipEncoder:
+    """OpenAI's CLIP through clip-anytorch: one of its names, or a file of weights in its format.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        A name of ``clip.available_models()`` such as "ViT-B/16" (downloaded once, its published SHA-256 checked
+        by clip), or a checkpoint file holding a plain state dict, from which the architecture follows.
+    device : str or torch.device, default "auto"
+        "auto" takes cuda, then mps, then the CPU. Computation is in float32 on each.
+    trust : bool, default False
+        Also load TorchScript archives given as files. Those can run code; state dicts cannot.
+    download_root : str or Path, optional
+        Where named models are kept; by default clip's own ``~/.cache/clip``.
+
+    Raises
+    ------
+    UnknownNameError
+        Neither a name nor a file.
+    CheckpointError
+        A file that holds no CLIP, or that only ``trust=True`` would load.
+
+    References
+    ----------
+    Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021.
+
+    Examples
+    --------
+    >>> from neuroprobe.world import CLIP_PATH
+    >>> encoder = ClipEncoder(CLIP_PATH, device="cpu")
+    >>> encoder.encode_texts(["red", "This image has a concept: red"]).shape
+    torch.Size([2, 64])
+    """
+
+    def __init__(
+        self,
+        name_or_path: str | Path,
+        *,
+        device: str | torch.device = "auto",
+        trust: bool = False,
+        download_root: str | Path | None = None,
+    ) -> None:
+        self._clip = import_clip()
+        self.device = resolve_device(device)
+        state = _clip_state_dict(self._clip, name_or_path, trust=trust, download_root=download_root)
+        self.model = _build_clip(state, str(name_or_path)).to(self.device).eval()
+        self.transform: Transform = self._clip.clip._transform(self.model.visual.input_resolution)
+        self.logit_scale = float(self.model.logit_scale.exp())
+        self.fingerprint = fingerprint_model(self.model)
+
+    @torch.no_grad()
+    def encode_images(self, batch: torch.Tensor) -> torch.Tensor:
+        """Unit vectors, float32 [n, d], of transformed images [n, 3, h, w]."""
+        return F.normalize(self.model.encode_image(batch.to(self.device)).float(), dim=1)
+
+    @torch.no_grad()
+    def encode_texts(self, texts: list[str]) -> torch.Tensor:
+        """Unit vectors, float32 [n, d], of texts.
+
+        Raises
+        ------
+        InputError
+            A text longer than CLIP's context (77 tokens).
+        """
+        tokens = _tokenize(self._clip, texts, self.model.context_length)
+        return torch.cat([self._encode_tokens(part) for part in tokens.split(_TEXT_BATCH)])
+
+    def _encode_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
+        # attention is causal and the text's vector is read at its last token, so the padding behind can go
+        longest = int(tokens.argmax(dim=1).max()) + 1
+        return F.normalize(self.model.encode_text(tokens[:, :longest].to(self.device)).float(), dim=1)
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """A torch device; "auto" is cuda, mps or cpu, the first there is.
+
+    Raises
+    ------
+    InputError
+        No such device.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"Expected a device of this machine such as 'cpu', 'cuda' or 'auto', but got {device!r} ({reason}).") from error
+    return resolved
+
+
+_clip_lock = threading.Lock()
+
+
+def import_clip() -> types.ModuleType:
+    """Import clip-anytorch, also where setuptools no longer has the `pkg_resources` that it asks for.
+
+    A stand-in exists only while clip is imported, and only if the real one is not there.
+    """
+    with _clip_lock, _pkg_resources_stand_in():
+        import clip
+
+    if not hasattr(clip, "tokenize"):
+        raise InputError(f"Expected the package clip-anytorch as `clip`, but found another one at {clip.__file__!r}. Uninstall that one.")
+    return clip  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _pkg_resources_stand_in() -> Iterator[None]:
+    if "clip" in sys.modules or "pkg_resources" in sys.modules or importlib.util.find_spec("pkg_resources"):
+        yield
+        return
+    import packaging.version
+
+    stand_in = types.ModuleType("pkg_resources")
+    stand_in.packaging = packaging  # type: ignore[attr-defined]
+    sys.modules["pkg_resources"] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules["pkg_resources"]
+
+
+def _clip_state_dict(
+    clip: Any, name_or_path: str | Path, *, trust: bool, download_root: str | Path | None
+) -> Mapping[str, torch.Tensor]:
+    models = clip.clip._MODELS
+    if str(name_or_path) in models:
+        root = Path(download_root) if download_root else Path.home() / ".cache" / "clip"
+        try:
+            path = Path(clip.clip._download(models[str(name_or_path)], str(root)))
+        except OSError as error:
+            raise InputError(
+                f"Expected to download CLIP {str(name_or_path)!r} into {str(root)!r}, but that failed ({error}). "
+                "Without a network, give the path of a checkpoint file instead."
+            ) from error
+        return _torchscript_state_dict(path)  # clip has just checked its SHA-256
+    path = Path(name_or_path)
+    if not path.is_file():
+        known = suggest(str(name_or_path), models)
+        raise UnknownNameError(f"Expected a CLIP model's name or a checkpoint file, but got {str(name_or_path)!r}. {known}")
+    if _is_torchscript(path):
+        if not trust:
+            raise CheckpointError(
+                f"Expected a plain state dict, but {str(path)!r} is a TorchScript archive, which can run code. "
+                "If you trust where it comes from, pass trust=True."
+            )
+        return _torchscript_state_dict(path)
+    return load_state_dict(path)
+
+
+def _is_torchscript(path: Path) -> bool:
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return any("/code/" in name or name.endswith("/constants.pkl") for name in archive.namelist())
+
+
+def _torchscript_state_dict(path: Path) -> Mapping[str, torch.Tensor]:
+    try:
+        return dict(torch.jit.load(str(path), map_location="cpu").state_dict())
+    except RuntimeError as error:
+        raise CheckpointError(f"Expected a TorchScript archive of CLIP, but {str(path)!r} cannot be read: {error}") from error
+
+
+_NEEDED = ("token_embedding.weight", "positional_embedding", "ln_final.weight", "text_projection", "logit_scale")
+
+
+def _build_clip(state: Mapping[str, torch.Tensor], name: str) -> nn.Module:
+    from clip.model import build_model
+
+    missing = [key for key in _NEEDED if key not in state]
+    if missing:
+        raise CheckpointError(
+            f"Expected a CLIP checkpoint in clip's own format, but {name!r} lacks {', '.join(missing)}. "
+            "Other formats (transformers, open_clip) need their own encoder."
+        )
+    weights = {k: v for k, v in state.items() if k not in ("input_resolution", "context_length", "vocab_size")}
+    try:
+        model: nn.Module = build_model(dict(weights)).float()
+        model.load_state_dict(weights)  # once more in full precision: build_model rounds to float16
+    except (RuntimeError, KeyError, AssertionError, IndexError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(f"Expected a CLIP checkpoint in clip's own format, but {name!r} does not fit it: {error}") from error
+    return model
+
+
+def _tokenize(clip: Any, texts: Sequence[str], context_length: int) -> torch.Tensor:
+    try:
+        return torch.as_tensor(clip.tokenize(list(texts), context_length=context_length))
+    except RuntimeError as error:
+        raise InputError(f"Expected prompts of at most {context_length} tokens, but one is longer: {str(error)[:200]}") from error

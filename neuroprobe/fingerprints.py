@@ -1,0 +1,42 @@
+"""Fingerprints: short names for contents, so that a result says exactly what it was made from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+_DIGEST_BYTES = 16
+
+
+def fingerprint_bytes(data: bytes) -> str:
+    """32 hexadecimal digits (BLAKE2b) of the data."""
+    return hashlib.blake2b(data, digest_size=_DIGEST_BYTES).hexdigest()
+
+
+def fingerprint_texts(texts: Iterable[str]) -> str:
+    """Fingerprint of a sequence of texts, order included."""
+    return fingerprint_bytes(b"".join(len(data := text.encode()).to_bytes(8, "little") + data for text in texts))
+
+
+def fingerprint_tensors(tensors: Mapping[str, Any]) -> str:
+    """Fingerprint of named tensors: names, types, shapes and values; the order of the names does not matter."""
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    for name in sorted(tensors):
+        value = tensors[name]
+        if not isinstance(value, torch.Tensor):
+            digest.update(f"{name} {value!r}".encode())
+            continue
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
+    return digest.hexdigest()
+
+
+def fingerprint_model(model: nn.Module) -> str:
+    """Fingerprint of a model: its class and its weights and buffers, never its name or its file."""
+    kind = f"{type(model).__module__}.{type(model).__qualname__}"
+    return fingerprint_texts([kind, fingerprint_tensors(model.state_dict())])

@@ -1,0 +1,86 @@
+"""Figures, in matplotlib. Every function takes `ax`, returns `ax` and never calls show()."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+_MOST_CONCEPTS = 25
+
+
+def plot_labels(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Which share of each layer's units is named what.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of a `LabelReport`.
+    ax : matplotlib Axes, optional
+        By default those of a new figure.
+    """
+    named = table[table["status"] == "named"]
+    layers = list(dict.fromkeys(table["layer"]))
+    frequent = named["concept"].value_counts(sort=True).head(_MOST_CONCEPTS).index.tolist()
+    counts = pd.crosstab(named["concept"], named["layer"]).reindex(index=frequent, columns=layers, fill_value=0)
+    shares = counts / table.groupby("layer").size().reindex(layers)
+    ax = _axes(ax, 2.5 + 0.42 * len(layers), 1.6 + 0.24 * max(len(frequent), 1))
+    picture = ax.imshow(shares.to_numpy(), cmap="viridis", aspect="auto", vmin=0)
+    ax.set_yticks(range(len(frequent)), [_shortened(concept) for concept in frequent])
+    _layer_ticks(ax, layers)
+    ax.set_title(f"Labels of {len(table)} units" + (f", the {len(frequent)} most frequent" if len(frequent) == _MOST_CONCEPTS else ""))
+    _figure_of(ax).colorbar(picture, ax=ax, label="share of the layer's units")
+    return ax
+
+
+def plot_layers(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
+    """Mean test accuracy along the layers: a line per kind of probe, features and checkpoint, and the baseline.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of a `ProbeReport`.
+    ax : matplotlib Axes, optional
+        By default those of a new figure.
+    """
+    layers = list(dict.fromkeys(table["layer"]))
+    ax = _axes(ax, 3.5 + 0.38 * len(layers), 4.6)
+    checkpoints = list(dict.fromkeys(table["checkpoint"])) if "checkpoint" in table else [""]
+    styles = ["-", "--", ":", "-."]
+    probes = list(dict.fromkeys(zip(table["kind"], table["features"], strict=True)))
+    for i, checkpoint in enumerate(checkpoints):
+        part = table[table["checkpoint"] == checkpoint] if "checkpoint" in table else table
+        for color, (kind, features) in enumerate(probes):
+            rows = part[(part["kind"] == kind) & (part["features"] == features)]
+            means = rows.groupby("layer")["test_accuracy"].mean().reindex(layers)
+            label = f"{kind}, {features}" + (f", {checkpoint}" if len(checkpoints) > 1 else "")
+            ax.plot(range(len(layers)), means, linestyle=styles[i % len(styles)], color=f"C{color}", marker="o", markersize=3, label=label)
+    ax.axhline(float(table["baseline"].mean()), color="grey", linewidth=1, label="baseline: the more frequent class")
+    _layer_ticks(ax, layers)
+    ax.set_ylabel("accuracy on held-out images")
+    ax.set_title(f"{table['concept'].nunique()} concepts, mean")
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return ax
+
+
+def _axes(ax: Axes | None, width: float, height: float) -> Axes:
+    # a Figure of its own, without pyplot: nothing global changes and nothing is shown
+    return Figure(figsize=(width, height)).subplots() if ax is None else ax
+
+
+def _figure_of(ax: Axes) -> Figure:
+    figure = ax.get_figure(root=True)
+    if figure is None:
+        raise ValueError("Expected axes that belong to a figure.")
+    return figure
+
+
+def _layer_ticks(ax: Axes, layers: list[str]) -> None:
+    step = int(np.ceil(len(layers) / 60))
+    ax.set_xticks(range(0, len(layers), step), layers[::step], rotation=90)
+
+
+def _shortened(text: str, limit: int = 30) -> str:
+    # a dollar sign would start a formula
+    return (text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}").replace("$", r"\$")

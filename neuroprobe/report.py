@@ -1,0 +1,278 @@
+"""Reports: the only things that know about tables, plots and pages.
+
+A report is a table and the facts it was made from. Saved, it is a folder that people and programs can read.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pandas as pd
+from typing_extensions import Self
+
+from neuroprobe.exceptions import InputError
+from neuroprobe.fingerprints import fingerprint_bytes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_SHOWN_ROWS = 10
+
+
+class Report:
+    """A table and how it came about; it never changes.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+    metadata : mapping
+        Versions, seeds, fingerprints, parameters; anything JSON can hold.
+
+    Raises
+    ------
+    InputError
+        Columns are missing, or the metadata cannot be written as JSON.
+    """
+
+    #: Stem of the files that `save` writes.
+    name: ClassVar[str] = "report"
+    title: ClassVar[str] = "Report"
+    #: Columns every table of this kind has.
+    required: ClassVar[tuple[str, ...]] = ()
+    #: Columns that hold text; whatever stands in them ("none", "NA", "1") stays text when a file is read.
+    text_columns: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, table: pd.DataFrame, metadata: Mapping[str, Any]) -> None:
+        missing = [column for column in self.required if column not in table.columns]
+        if missing:
+            raise InputError(f"Expected a table with the columns {', '.join(self.required)}, but {', '.join(missing)} is missing.")
+        self._table = table.reset_index(drop=True).copy()
+        try:
+            self._metadata = json.dumps(dict(metadata), default=_plain)
+        except TypeError as error:
+            raise InputError(f"Expected metadata that JSON can hold: {error}.") from error
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A copy of the table."""
+        return self._table.copy()
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """A copy of the metadata, as JSON keeps it."""
+        return dict(json.loads(self._metadata))
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """The table as CSV, also written to `path` if one is given."""
+        text = self._table.to_csv(index=False, lineterminator="\n")
+        return _written(text, path)
+
+    def to_markdown(self, path: str | Path | None = None) -> str:
+        """The table as Markdown, also written to `path` if one is given."""
+        rows = [self._table.columns.tolist(), ["---"] * self._table.shape[1], *self._table.itertuples(index=False)]
+        lines = ["| " + " | ".join(_markdown_cell(value) for value in row) + " |" for row in rows]
+        return _written("\n".join(lines) + "\n", path)
+
+    def to_html(self, path: str | Path | None = None) -> str:
+        """A self-contained page with the figure, the table and the metadata, also written to `path` if one is given."""
+        from jinja2 import Environment, PackageLoader
+
+        template = Environment(loader=PackageLoader("neuroprobe"), autoescape=True).get_template("report.html")
+        text = template.render(
+            title=self.title,
+            summary=self.summary(),
+            figure=base64.b64encode(self._figure()).decode(),
+            columns=self._table.columns.tolist(),
+            rows=[[_cell(value) for value in row] for row in self._table.itertuples(index=False)],
+            metadata=json.dumps(self.metadata, indent=2, ensure_ascii=False),
+        )
+        return _written(text, path)
+
+    def summary(self) -> str:
+        """One line on what the report holds."""
+        return f"{len(self._table)} rows"
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """The report's main figure."""
+        raise InputError(f"Expected a report with a figure of its own, but {type(self).__name__} has none.")
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write the CSV, the Markdown table, the figure, the page and the metadata into a folder, and return their paths.
+
+        Every file is written whole or not at all; the metadata come last and hold the table's fingerprint, so
+        that `load` reads nothing half-written.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = {suffix: folder / f"{self.name}.{suffix}" for suffix in ("csv", "md", "png", "html", "json")}
+        paths["json"].unlink(missing_ok=True)
+        table = self.to_csv(paths["csv"])
+        self.to_markdown(paths["md"])
+        _write_whole(paths["png"], self._figure())
+        self.to_html(paths["html"])
+        facts = {"report": type(self).__name__, "table": fingerprint_bytes(table.encode()), "metadata": self.metadata}
+        _write_whole(paths["json"], (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
+        return list(paths.values())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        InputError
+            There is no complete report of this kind in the folder.
+        """
+        folder = Path(folder)
+        try:
+            facts = json.loads((folder / f"{cls.name}.json").read_text(encoding="utf-8"))
+            text = (folder / f"{cls.name}.csv").read_bytes().decode()
+        except (OSError, ValueError) as error:
+            raise InputError(f"Expected a complete {cls.__name__} in {str(folder)!r}, but it cannot be read: {error}.") from error
+        if facts.get("table") != fingerprint_bytes(text.encode()) or facts.get("report") != cls.__name__:
+            raise InputError(
+                f"Expected the {cls.__name__} that was saved in {str(folder)!r}, but {cls.name}.csv is not the table that {cls.name}.json "
+                "describes. Make the report again, or read an edited table with pandas."
+            )
+        # "" is the only missing value, and never in a text column: a concept may be called "NA"
+        table = pd.read_csv(io.StringIO(text), dtype=dict.fromkeys(cls.text_columns, str), keep_default_na=False, na_values=_na_values(text, cls.text_columns))
+        return cls(table, facts["metadata"])
+
+    def _figure(self) -> bytes:
+        buffer = io.BytesIO()
+        figure = self.plot().get_figure()
+        figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")  # type: ignore[union-attr]
+        return buffer.getvalue()
+
+    def _repr_html_(self) -> str:
+        head = self._table.head(_SHOWN_ROWS).to_html(index=False, escape=True, border=0)
+        more = len(self._table) - _SHOWN_ROWS
+        return f"<p><b>{type(self).__name__}</b>: {self.summary()}</p>{head}" + (f"<p>and {more} more rows</p>" if more > 0 else "")
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.summary()})"
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+
+class LabelReport(Report):
+    """A concept for every unit, as `neuroprobe.dissect` finds them.
+
+    Columns: layer, unit, concept ("" for a unit without a label), score (of the similarity function), status
+    ("named", or why not), and the next best as concept_2, score_2, ...
+    """
+
+    name = "labels"
+    title = "What the units respond to"
+    required = ("layer", "unit", "concept", "score", "status")
+    text_columns = ("layer", "concept", "status", *(f"concept_{rank}" for rank in range(2, 101)))
+
+    def label(self, layer: str, unit: int) -> str:
+        """The concept of one unit; "" if it has none.
+
+        Raises
+        ------
+        InputError
+            The report holds no such unit.
+        """
+        rows = self._table[(self._table["layer"] == layer) & (self._table["unit"] == unit)]
+        if rows.empty:
+            raise InputError(f"Expected a unit of this report, but got unit {unit} of {layer!r}.")
+        return str(rows["concept"].iloc[0])
+
+    def summary(self) -> str:
+        named = self._table[self._table["status"] == "named"]
+        return (
+            f"{len(named)} of {len(self._table)} units named, in {self._table['layer'].nunique()} layers, "
+            f"with {named['concept'].nunique()} concepts"
+        )
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Which share of each layer's units is named what, for the most frequent concepts."""
+        from neuroprobe.plots import plot_labels
+
+        return plot_labels(self._table, ax=ax)
+
+
+class ProbeReport(Report):
+    """How well probes read concepts from layers, as `neuroprobe.ProbingStudy` measures it.
+
+    Columns: concept, checkpoint, layer, probe (its full name), scope, kind, features, seed, n_train, n_test,
+    train_accuracy, test_accuracy (on the held-out part, which the probe has not seen) and baseline (the share of
+    the more frequent class in that part).
+    """
+
+    name = "probes"
+    title = "Which layers know a concept"
+    required = (
+        "concept", "layer", "scope", "kind", "features", "seed", "n_train", "n_test", "train_accuracy", "test_accuracy", "baseline",
+    )  # fmt: skip
+    text_columns = ("concept", "checkpoint", "layer", "probe", "scope", "kind", "features")
+
+    def summary(self) -> str:
+        columns = [c for c in ("concept", "layer", "checkpoint") if c in self._table]
+        counts = ", ".join(f"{self._table[column].nunique()} {column}s" for column in columns)
+        return f"{len(self._table)} probes: {counts}; mean test accuracy {self._table['test_accuracy'].mean():.3f}, mean baseline {self._table['baseline'].mean():.3f}"
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Mean test accuracy of every kind of probe along the layers, and the baseline."""
+        from neuroprobe.plots import plot_layers
+
+        return plot_layers(self._table, ax=ax)
+
+
+def versions() -> dict[str, str]:
+    """The versions of what numbers depend on."""
+    found = {"python": platform.python_version()}
+    for name, distribution in (("neuroprobe", "neuroprobe-clip"), *((n, n) for n in ("torch", "torchvision", "numpy", "scikit-learn"))):
+        try:
+            found[name] = version(distribution)
+        except PackageNotFoundError:
+            found[name] = "not installed as a package"
+    return found
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def _na_values(text: str, text_columns: tuple[str, ...]) -> dict[str, list[str]]:
+    header = pd.read_csv(io.StringIO(text), nrows=0).columns
+    return {column: [""] for column in header if column not in text_columns}
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.4g}"
+    return str(value)
+
+
+def _markdown_cell(value: Any) -> str:
+    return _cell(value).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ").replace("\r", " ")
+
+
+def _written(text: str, path: str | Path | None) -> str:
+    if path is not None:
+        _write_whole(Path(path), text.encode())
+    return text
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_bytes(data)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,244 @@
+"""ProbingStudy: concepts x layers x checkpoints x probes."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from sklearn.model_selection import train_test_split
+from torch import nn
+from tqdm import tqdm
+from typing_extensions import TypeAlias
+
+from neuroprobe.activations import Activations
+from neuroprobe.checkpoints import Checkpoint, load_checkpoint
+from neuroprobe.collection import Transform, collect
+from neuroprobe.concepts import ConceptSet, ConceptSets
+from neuroprobe.exceptions import CheckpointError, InputError, UnknownNameError
+from neuroprobe.fingerprints import fingerprint_model
+from neuroprobe.images import Images
+from neuroprobe.pooling import Layout
+from neuroprobe.probes import make_probe
+from neuroprobe.recorder import ActivationRecorder, ForwardPass, check_layers
+from neuroprobe.report import ProbeReport, versions
+
+Features: TypeAlias = Literal["pooled", "spatial"]
+
+#: The three probes of the probing blog: its gap linear, gap non-linear and non-gap non-linear columns.
+BLOG_PROBES: tuple[tuple[str, Features], ...] = (("linear", "pooled"), ("nonlinear", "pooled"), ("nonlinear", "spatial"))
+
+_POOLING: dict[str, Literal["mean", "none"]] = {"pooled": "mean", "spatial": "none"}
+
+
+class ProbingStudy:
+    """Measures how well probes read each concept from each layer, at each checkpoint, on images they have not seen.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Never changed: checkpoints are loaded into a copy.
+    layers : sequence of str
+        Exact module names.
+    concept_sets : ConceptSets
+    probes : sequence of (kind, features), default the blog's three
+        Kinds "linear" and "nonlinear"; features "pooled" (mean over positions) and "spatial" (all of them).
+    checkpoints : mapping from name to state dict or file, optional
+        By default the model as it is, under the name "model".
+    seeds : sequence of int, default (0,)
+        Each is one split and one start of the nonlinear probe.
+    held_out : float, default 0.3
+        Share of the images of each class that is kept for the test.
+    layout : optional
+        As in `ActivationRecorder`.
+
+    Raises
+    ------
+    UnknownNameError
+        A layer, or a kind of probe or features, that does not exist.
+    InputError
+        A concept with too few images for two classes in both parts.
+    CheckpointError
+        Checkpoints that do not fit the model, or that have equal weights.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[str],
+        concept_sets: ConceptSets,
+        *,
+        probes: Sequence[tuple[str, Features]] = BLOG_PROBES,
+        checkpoints: Mapping[str, Checkpoint] | None = None,
+        seeds: Sequence[int] = (0,),
+        held_out: float = 0.3,
+        layout: Layout | None = None,
+    ) -> None:
+        self.model = model
+        self.layers = check_layers(model, layers)
+        self.concept_sets = concept_sets
+        self.probes = _checked_probes(probes)
+        self.checkpoints = checkpoints
+        self.seeds = tuple(seeds)
+        self.held_out = held_out
+        self.layout: Layout | None = layout
+        if not self.seeds:
+            raise InputError("Expected at least one seed, but got none.")
+        for concept_set in concept_sets.values():
+            split(concept_set, held_out=held_out, seed=self.seeds[0])
+
+    def run(
+        self, images: Images, *, transform: Transform, batch_size: int = 64, workers: int = 0, progress: bool | None = None
+    ) -> ProbeReport:
+        """Record what the probes need, concept by concept, and fit them.
+
+        Parameters
+        ----------
+        images : Images
+            The probing set that the concept sets' ids are of.
+        transform : callable
+            From a PIL image to the model's input.
+        batch_size, workers, progress
+            As in `neuroprobe.collection.collect`.
+
+        Returns
+        -------
+        ProbeReport
+        """
+        parts = {concept: images.subset(set_.ids) for concept, set_ in self.concept_sets.items()}
+        silent = not (sys.stderr.isatty() if progress is None else progress)
+        rows: list[dict[str, Any]] = []
+        fingerprints: dict[str, str] = {}
+        for checkpoint, model in self._models():
+            fingerprints[checkpoint] = fingerprint_model(model)
+            with tqdm(parts.items(), unit="concept", desc=f"probe {checkpoint}", disable=silent) as bar:
+                for concept, part in bar:
+                    features = self._record(model, part, transform, batch_size, workers)
+                    cells = self._cells(self.concept_sets[concept], features)
+                    rows += [{"concept": concept, "checkpoint": checkpoint, **cell} for cell in cells]
+        return ProbeReport(pd.DataFrame(rows), self._metadata(fingerprints, transform))
+
+    def _models(self) -> Iterator[tuple[str, nn.Module]]:
+        """Every checkpoint's name and a model with its weights; all are checked before the first is used."""
+        if self.checkpoints is None:
+            yield "model", self.model
+            return
+        model = copy.deepcopy(self.model)
+        names: dict[str, str] = {}
+        for name, checkpoint in self.checkpoints.items():
+            fingerprint = fingerprint_model(load_checkpoint(model, checkpoint, name=name))
+            if fingerprint in names:
+                raise CheckpointError(
+                    f"Expected checkpoints that differ, but {names[fingerprint]!r} and {name!r} have the same weights. Remove one of them."
+                )
+            names[fingerprint] = name
+        for name, checkpoint in self.checkpoints.items():
+            yield name, load_checkpoint(model, checkpoint, name=name)
+
+    def _record(
+        self, model: nn.Module, images: Images, transform: Transform, batch_size: int, workers: int
+    ) -> dict[str, Activations]:
+        wanted = dict.fromkeys(features for _, features in self.probes)
+        recorders = {f: ActivationRecorder(model, self.layers, pooling=_POOLING[f], layout=self.layout) for f in wanted}
+        (recorded,) = collect(
+            images, [ForwardPass(recorders, transform)], batch_size=batch_size, workers=workers, progress=False
+        )
+        return recorded  # type: ignore[no-any-return]
+
+    def _cells(self, concept_set: ConceptSet, features: Mapping[str, Activations]) -> Iterator[dict[str, Any]]:
+        read = next(iter(features.values())).ids
+        if read != concept_set.ids:
+            missing = sorted(set(concept_set.ids) - set(read))
+            raise InputError(f"Expected every image of {concept_set.concept!r} to be readable, but {missing[0]!r} is not. Make the sets again.")
+        for seed in self.seeds:
+            parts = split(concept_set, held_out=self.held_out, seed=seed)
+            for layer in self.layers:
+                for kind, name in self.probes:
+                    yield {
+                        "layer": layer,
+                        "probe": f"prob-layer-{kind}",
+                        "scope": "layer",
+                        "kind": kind,
+                        "features": name,
+                        "seed": seed,
+                        **_fit_and_score(kind, features[name][layer], concept_set.targets, parts, scaled_by_unit=name == "pooled", seed=seed),
+                    }
+
+    def _metadata(self, fingerprints: Mapping[str, str], transform: Transform) -> dict[str, Any]:
+        return {
+            "checkpoints": dict(fingerprints),
+            "concept_sets": dict(self.concept_sets.metadata),
+            "held_out": self.held_out,
+            "seeds": list(self.seeds),
+            "transform": repr(transform),
+            "versions": versions(),
+        }
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows of the training part and of the held-out part; they share none."""
+
+    train: npt.NDArray[np.int64]
+    test: npt.NDArray[np.int64]
+
+
+def split(concept_set: ConceptSet, *, held_out: float, seed: int) -> Split:
+    """Hold out a share of each class.
+
+    Raises
+    ------
+    InputError
+        `held_out` is not between 0 and 1, or leaves a part with one class.
+    """
+    if not 0 < held_out < 1:
+        raise InputError(f"Expected `held_out` between 0 and 1, but got {held_out}.")
+    targets = concept_set.targets
+    rows = np.arange(len(targets))
+    try:
+        train, test = train_test_split(rows, test_size=held_out, stratify=targets, random_state=seed)
+    except ValueError as error:
+        raise InputError(_too_few(concept_set, held_out)) from error
+    if len(set(targets[train])) < 2 or len(set(targets[test])) < 2:
+        raise InputError(_too_few(concept_set, held_out))
+    return Split(train, test)
+
+
+def _too_few(concept_set: ConceptSet, held_out: float) -> str:
+    return (
+        f"Expected both classes of {concept_set.concept!r} in the training and in the held-out part, but "
+        f"{len(concept_set.positives)} positives and {len(concept_set.negatives)} negatives with {held_out:.0%} held out leave one "
+        "with a single class. Give more images."
+    )
+
+
+def _fit_and_score(
+    kind: str, X: npt.NDArray[np.float32], targets: npt.NDArray[np.int64], parts: Split, *, scaled_by_unit: bool, seed: int
+) -> dict[str, Any]:
+    probe = make_probe(kind, scaling="unit" if scaled_by_unit else "layer", seed=seed)
+    probe.fit(X[parts.train], targets[parts.train])
+    held_out = targets[parts.test]
+    return {
+        "n_train": len(parts.train),
+        "n_test": len(parts.test),
+        "train_accuracy": float(np.mean(probe.predict(X[parts.train]) == targets[parts.train])),
+        "test_accuracy": float(np.mean(probe.predict(X[parts.test]) == held_out)),
+        "baseline": float(max(np.mean(held_out), 1 - np.mean(held_out))),
+    }
+
+
+def _checked_probes(probes: Sequence[tuple[str, Features]]) -> tuple[tuple[str, Features], ...]:
+    for kind, features in probes:
+        make_probe(kind)
+        if features not in _POOLING:
+            raise UnknownNameError(f"Expected features 'pooled' or 'spatial', but got {features!r}.")
+    if not probes:
+        raise InputError("Expected at least one probe, but got none.")
+    return tuple(probes)

@@ -1,0 +1,41 @@
+"""The offline world: rendered images with known concepts, a CLIP that knows them, and a network trained on them.
+
+Everything here is for trying the library and for checking its claims against a known truth. The models know
+nothing of photographs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from neuroprobe.vocabulary import BLOG_TEMPLATE, ConceptGroup, Vocabulary
+from neuroprobe.world.images import WorldDataset, world_images
+from neuroprobe.world.scenes import ATTRIBUTES, BACKGROUNDS, COLOURS, PATTERNS, SHAPES, Scene
+from neuroprobe.world.target import LAYERS, load_target, target_checkpoints, target_transform, target_with_transform
+
+#: The world's CLIP: a checkpoint file in clip's own format.
+CLIP_PATH = Path(__file__).parent / "clip.pt"
+
+__all__ = [
+    "ATTRIBUTES",
+    "BACKGROUNDS",
+    "CLIP_PATH",
+    "COLOURS",
+    "LAYERS",
+    "PATTERNS",
+    "SHAPES",
+    "Scene",
+    "WorldDataset",
+    "load_target",
+    "target_checkpoints",
+    "target_transform",
+    "target_with_transform",
+    "world_images",
+    "world_vocabulary",
+]
+
+
+def world_vocabulary() -> Vocabulary:
+    """Every attribute of the world as a concept, in the groups shape, colour, pattern and background."""
+    groups = {"shape": SHAPES, "colour": COLOURS, "pattern": PATTERNS, "background": BACKGROUNDS}
+    return Vocabulary([ConceptGroup(name, concepts, templates=(BLOG_TEMPLATE,)) for name, concepts in groups.items()])
