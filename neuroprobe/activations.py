@@ -51,7 +51,7 @@ class Activations:
     def __getitem__(self, layer: str) -> npt.NDArray[np.float32]:
         """The activations of a layer, [n_images, n_units]."""
         if layer not in self.arrays:
-            raise UnknownNameError(f"Expected a recorded layer, but got {layer!r}. {suggest(layer, self.arrays)}")
+            raise UnknownNameError(f"Expected a recorded layer, but got {layer!r}. {suggest(str(layer), self.arrays)}")
         return self.arrays[layer]
 
     @property

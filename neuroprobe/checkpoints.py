@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -11,6 +12,7 @@ from torch import nn
 from typing_extensions import TypeAlias
 
 from neuroprobe.exceptions import CheckpointError
+from neuroprobe.fingerprints import fingerprint_model
 
 #: A state dict, or a file that holds one.
 Checkpoint: TypeAlias = "Mapping[str, torch.Tensor] | str | Path"
@@ -53,7 +55,7 @@ def load_checkpoint(model: _Model, checkpoint: Checkpoint, *, name: str | None =
     own = model.state_dict()
     missing = [key for key in own if key not in state]
     left_over = [key for key in state if key not in own]
-    misfits = [key for key in own if key in state and own[key].shape != state[key].shape]
+    misfits = [key for key in own if key in state and getattr(own[key], "shape", None) != getattr(state[key], "shape", None)]
     if missing or left_over or misfits:
         what = name or (str(checkpoint) if isinstance(checkpoint, (str, Path)) else "the state dict")
         found = [
@@ -64,3 +66,25 @@ def load_checkpoint(model: _Model, checkpoint: Checkpoint, *, name: str | None =
         raise CheckpointError(f"Expected the weights of {type(model).__name__}, but in {what!r} keys are {', '.join(found)}.")
     model.load_state_dict(state)
     return model
+
+
+def fingerprint_checkpoints(model: nn.Module, checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
+    """Load every checkpoint into a copy of the model, and return the fingerprints by name.
+
+    Raises
+    ------
+    CheckpointError
+        None are given, one does not fit, or two have the same weights.
+    """
+    if not checkpoints:
+        raise CheckpointError("Expected at least one checkpoint, but got none.")
+    model = copy.deepcopy(model)
+    names: dict[str, str] = {}
+    for name, checkpoint in checkpoints.items():
+        fingerprint = fingerprint_model(load_checkpoint(model, checkpoint, name=name))
+        if fingerprint in names:
+            raise CheckpointError(
+                f"Expected checkpoints that differ, but {names[fingerprint]!r} and {name!r} have the same weights. Remove one of them."
+            )
+        names[fingerprint] = name
+    return {name: fingerprint for fingerprint, name in names.items()}

@@ -98,22 +98,19 @@ def collect(
     ids: list[str] = []
     digests: list[str] = []
     skipped: dict[str, str] = {}
-    for rows in _batches(images, consumers, batch_size, workers, progress, description):
-        read = []
-        for row in rows:
-            if row.error is None:
-                read.append(row)
-            elif images.on_error == "skip":
-                skipped[images.ids[row.index]] = row.error
-            else:
-                raise UnreadableImageError(row.error)
-        ids += [images.ids[row.index] for row in read]
-        digests += [row.digest for row in read]
-        if read:
-            for i, consumer in enumerate(consumers):
-                consumer.consume(_stack([row.tensors[i] for row in read]))
+    shapes: list[torch.Size] = []
+    for batch in _batches(images, consumers, batch_size, workers, progress, description):
+        if batch.errors and images.on_error == "raise":
+            raise UnreadableImageError(next(iter(batch.errors.values())))
+        skipped.update({images.ids[index]: reason for index, reason in batch.errors.items()})
+        ids += [images.ids[index] for index in batch.indices]
+        digests += batch.digests
+        shapes = _checked_shapes(batch.stacked, shapes)
+        for consumer, stacked in zip(consumers, batch.stacked, strict=False):  # nothing is stacked where nothing was read
+            consumer.consume(stacked)
     if not ids:
-        raise InputError(f"Expected at least one readable image, but all {len(skipped)} were skipped.")
+        reason = next(iter(skipped.values()))
+        raise InputError(f"Expected at least one readable image, but all {len(skipped)} were skipped. The first: {reason}")
     collected = Collected(tuple(ids), skipped, fingerprint_texts(digests))
     return [consumer.finish(collected) for consumer in consumers]
 
@@ -124,6 +121,16 @@ class _Row:
     tensors: list[torch.Tensor]
     digest: str = ""
     error: str | None = None
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """The rows that were read, stacked once for every consumer, and the reasons of the others by their index."""
+
+    indices: list[int]
+    digests: list[str]
+    stacked: list[torch.Tensor]
+    errors: dict[int, str]
 
 
 class _Decoded(Dataset[_Row]):
@@ -145,29 +152,47 @@ class _Decoded(Dataset[_Row]):
 
 def _batches(
     images: Images, consumers: Sequence[Consumer], batch_size: int, workers: int, progress: bool | None, description: str
-) -> Iterator[list[_Row]]:
+) -> Iterator[_Batch]:
     loader = DataLoader(
         _Decoded(images, [consumer.transform for consumer in consumers]),
         batch_size=batch_size,
         num_workers=workers,
-        collate_fn=_as_list,
+        collate_fn=_as_batch,  # in the worker: a tensor of its own for every image would need as many open files
         generator=torch.Generator(),  # a loader without one draws from the global state
     )
     silent = not (sys.stderr.isatty() if progress is None else progress)
     with tqdm(total=len(images), unit="image", desc=description, disable=silent) as bar:
-        for rows in loader:
-            yield rows
-            bar.update(len(rows))
+        for batch in loader:
+            yield batch
+            bar.update(len(batch.indices) + len(batch.errors))
 
 
-def _as_list(rows: list[_Row]) -> list[_Row]:
-    return rows
+def _as_batch(rows: list[_Row]) -> _Batch:
+    read = [row for row in rows if row.error is None]
+    stacked = [_stack(tensors) for tensors in zip(*(row.tensors for row in read), strict=True)]
+    errors = {row.index: row.error for row in rows if row.error is not None}
+    return _Batch([row.index for row in read], [row.digest for row in read], stacked, errors)
 
 
-def _stack(tensors: list[torch.Tensor]) -> torch.Tensor:
-    shapes = {tuple(tensor.shape) for tensor in tensors}
-    if len(shapes) > 1:
+def _stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    for tensor in tensors:
+        if not isinstance(tensor, torch.Tensor):
+            raise InputError(f"Expected the transform to give a tensor, but got {type(tensor).__name__}. End it with ToTensor().")
+        _check_shape(tensor.shape, tensors[0].shape)
+    return torch.stack(list(tensors))
+
+
+def _checked_shapes(stacked: Sequence[torch.Tensor], before: list[torch.Size]) -> list[torch.Size]:
+    """The shapes of one image for every consumer, if they are as in the batches before."""
+    shapes = [tensor.shape[1:] for tensor in stacked]
+    for shape, expected in zip(shapes, before, strict=False):
+        _check_shape(shape, expected)
+    return shapes or before
+
+
+def _check_shape(shape: torch.Size, expected: torch.Size) -> None:
+    if shape != expected:
         raise InputError(
-            f"Expected the transform to give tensors of one shape, but got {sorted(shapes)[:3]}. Resize and crop in the transform."
+            f"Expected the transform to give tensors of one shape, but got {tuple(expected)} and {tuple(shape)}. "
+            "Resize and crop in the transform."
         )
-    return torch.stack(tensors)

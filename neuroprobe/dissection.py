@@ -70,7 +70,7 @@ def dissect(
     _check_same_images(activations, scores)
     if top < 1:
         raise InputError(f"Expected `top` to be at least 1, but got {top}.")
-    layers = list(activations.layers if layers is None else layers)
+    layers = _checked_layers(activations, layers)
     chosen = _chosen_units(activations, layers, {} if units is None else units)
     matrix = scores.similarities()
     tables = []
@@ -116,6 +116,13 @@ def _check_same_images(activations: Activations, scores: ConceptScores) -> None:
             f"Expected activations and concept scores of the same images in the same order, but got {len(activations.ids)} and "
             f"{len(scores.ids)} images with fingerprints {ours} and {theirs}. Make both in one pass (neuroprobe.collection.collect)."
         )
+
+
+def _checked_layers(activations: Activations, layers: Sequence[str] | None) -> list[str]:
+    chosen = list(activations.layers if layers is None else layers)
+    if isinstance(layers, str) or not chosen or len(set(chosen)) < len(chosen):
+        raise InputError(f"Expected `layers` to be a list that names at least one layer, each once, but got {layers!r}.")
+    return chosen
 
 
 def _chosen_units(

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import threading
 import types
@@ -101,7 +100,7 @@ class ClipEncoder:
         state = _clip_state_dict(self._clip, name_or_path, trust=trust, download_root=download_root)
         self.model = _build_clip(state, str(name_or_path)).to(self.device).eval()
         self.transform: Transform = self._clip.clip._transform(self.model.visual.input_resolution)
-        self.logit_scale = float(self.model.logit_scale.exp())
+        self.logit_scale = float(self.model.logit_scale.detach().exp())
         self.fingerprint = fingerprint_model(self.model)
 
     @torch.no_grad()
@@ -116,7 +115,7 @@ class ClipEncoder:
         Raises
         ------
         InputError
-            A text longer than CLIP's context (77 tokens).
+            No texts, or one longer than CLIP's context (77 tokens).
         """
         tokens = _tokenize(self._clip, texts, self.model.context_length)
         return torch.cat([self._encode_tokens(part) for part in tokens.split(_TEXT_BATCH)])
@@ -152,9 +151,9 @@ _clip_lock = threading.Lock()
 
 
 def import_clip() -> types.ModuleType:
-    """Import clip-anytorch, also where setuptools no longer has the `pkg_resources` that it asks for.
+    """Import clip-anytorch, also where setuptools has no `pkg_resources`, or one without the `packaging` that it asks for.
 
-    A stand-in exists only while clip is imported, and only if the real one is not there.
+    A stand-in is in its place only while clip is imported.
     """
     with _clip_lock, _pkg_resources_stand_in():
         import clip
@@ -166,11 +165,12 @@ def import_clip() -> types.ModuleType:
 
 @contextmanager
 def _pkg_resources_stand_in() -> Iterator[None]:
-    if "clip" in sys.modules or "pkg_resources" in sys.modules or importlib.util.find_spec("pkg_resources"):
+    if "clip" in sys.modules:
         yield
         return
     import packaging.version
 
+    real = sys.modules.get("pkg_resources")
     stand_in = types.ModuleType("pkg_resources")
     stand_in.packaging = packaging  # type: ignore[attr-defined]
     sys.modules["pkg_resources"] = stand_in
@@ -178,6 +178,8 @@ def _pkg_resources_stand_in() -> Iterator[None]:
         yield
     finally:
         del sys.modules["pkg_resources"]
+        if real is not None:
+            sys.modules["pkg_resources"] = real
 
 
 def _clip_state_dict(
@@ -188,7 +190,7 @@ def _clip_state_dict(
         root = Path(download_root) if download_root else Path.home() / ".cache" / "clip"
         try:
             path = Path(clip.clip._download(models[str(name_or_path)], str(root)))
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             raise InputError(
                 f"Expected to download CLIP {str(name_or_path)!r} into {str(root)!r}, but that failed ({error}). "
                 "Without a network, give the path of a checkpoint file instead."
@@ -209,10 +211,11 @@ def _clip_state_dict(
 
 
 def _is_torchscript(path: Path) -> bool:
-    if not zipfile.is_zipfile(path):
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any("/code/" in name or name.endswith("/constants.pkl") for name in archive.namelist())
+    except zipfile.BadZipFile:  # no archive, or a damaged one, which the reader of state dicts tells about
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name or name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _torchscript_state_dict(path: Path) -> Mapping[str, torch.Tensor]:
@@ -236,7 +239,8 @@ def _build_clip(state: Mapping[str, torch.Tensor], name: str) -> nn.Module:
         )
     weights = {k: v for k, v in state.items() if k not in ("input_resolution", "context_length", "vocab_size")}
     try:
-        model: nn.Module = build_model(dict(weights)).float()
+        with torch.random.fork_rng(devices=[]):  # first weights are drawn, though never used
+            model: nn.Module = build_model(dict(weights)).float()
         model.load_state_dict(weights)  # once more in full precision: build_model rounds to float16
     except (RuntimeError, KeyError, AssertionError, IndexError, ValueError, ZeroDivisionError) as error:
         raise CheckpointError(f"Expected a CLIP checkpoint in clip's own format, but {name!r} does not fit it: {error}") from error
@@ -244,6 +248,8 @@ def _build_clip(state: Mapping[str, torch.Tensor], name: str) -> nn.Module:
 
 
 def _tokenize(clip: Any, texts: Sequence[str], context_length: int) -> torch.Tensor:
+    if isinstance(texts, str) or not texts:
+        raise InputError(f"Expected a list of at least one text, but got {texts!r}.")
     try:
         return torch.as_tensor(clip.tokenize(list(texts), context_length=context_length))
     except RuntimeError as error:

@@ -25,10 +25,12 @@ IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".
 
 
 class ImageSource(Protocol):
-    """What `Images` needs of an adapter: ids, and image `i` with a fingerprint of its content."""
+    """What `Images` needs of an adapter: ids, one for each image, and image `i` with a fingerprint of its content."""
 
     @property
     def ids(self) -> Sequence[str]: ...
+
+    def __len__(self) -> int: ...
 
     def load(self, index: int) -> tuple[Image.Image, str]: ...
 
@@ -70,7 +72,7 @@ class Images:
             raise InputError(f"Expected `on_error` to be 'raise' or 'skip', but got {on_error!r}.")
         self._source = _adapter(source, on_error)
         self.on_error = on_error
-        self.ids = _checked_ids(self._source.ids if ids is None else ids, len(self._source.ids))
+        self.ids = _checked_ids(self._source.ids if ids is None else ids, len(self._source))
         self._rows = range(len(self.ids))
         self._digests: dict[int, str] = {}
 
@@ -116,12 +118,18 @@ class Images:
         ------
         UnknownNameError
             An id that is not among the images.
+        InputError
+            No ids, or one twice.
         """
+        if isinstance(ids, str):
+            raise InputError(f"Expected a list of ids, but got the single id {ids!r}. Write [{ids!r}].")
         position = {id_: i for i, id_ in enumerate(self.ids)}
         chosen = list(ids)
         for id_ in chosen:
             if id_ not in position:
-                raise UnknownNameError(f"Expected ids of this probing set, but got {id_!r}. {suggest(id_, self.ids)}")
+                raise UnknownNameError(f"Expected ids of this probing set, but got {id_!r}. {suggest(str(id_), self.ids)}")
+        if not chosen:
+            raise InputError("Expected at least one id of this probing set, but got none.")
         part = object.__new__(Images)
         part._source, part.on_error = self._source, self.on_error
         part.ids = _checked_ids(chosen, len(chosen))
@@ -149,13 +157,16 @@ class _Files:
             if on_error == "raise":
                 _check_header(path)
 
+    def __len__(self) -> int:
+        return len(self.paths)
+
     def load(self, index: int) -> tuple[Image.Image, str]:
         path = self.paths[index]
         try:
             data = path.read_bytes()
             return as_rgb(Image.open(io.BytesIO(data))), fingerprint_bytes(data)
         except Exception as error:  # a damaged file can make a decoder raise nearly anything
-            raise UnreadableImageError(_unreadable(path, error)) from error
+            raise UnreadableImageError(_unreadable(repr(str(path)), error)) from error
 
 
 def _check_header(path: Path) -> None:
@@ -163,13 +174,13 @@ def _check_header(path: Path) -> None:
         with Image.open(path):
             pass
     except Exception as error:
-        raise UnreadableImageError(_unreadable(path, error)) from error
+        raise UnreadableImageError(_unreadable(repr(str(path)), error)) from error
 
 
-def _unreadable(path: Path, error: Exception) -> str:
+def _unreadable(what: str, error: Exception) -> str:
     reason = str(error) or type(error).__name__
     return (
-        f"Expected an image, but {str(path)!r} cannot be read ({reason}). "
+        f"Expected an image, but {what} cannot be read ({reason}). "
         "Remove it, or pass on_error='skip' (--on-error skip) to leave such files out."
     )
 
@@ -180,8 +191,16 @@ class _DatasetItems:
         own: Callable[[], Sequence[str]] | Sequence[str] | None = getattr(dataset, "ids", None)
         self.ids = own if isinstance(own, Sequence) else [str(i) for i in range(len(dataset))]
 
+    def __len__(self) -> int:
+        return len(self.dataset)
+
     def load(self, index: int) -> tuple[Image.Image, str]:
-        image = as_rgb(_item_to_image(self.dataset[index], index))
+        try:
+            image = as_rgb(_item_to_image(self.dataset[index], index))
+        except UnreadableImageError:
+            raise
+        except Exception as error:  # the dataset may read a damaged file, now or when the pixels are needed
+            raise UnreadableImageError(_unreadable(f"item {index} of the dataset", error)) from error
         return image, fingerprint_bytes(f"{image.size} ".encode() + image.tobytes())
 
 
@@ -193,7 +212,7 @@ def _item_to_image(item: Any, index: int) -> Image.Image:
     if isinstance(item, Image.Image):
         return item
     if isinstance(item, torch.Tensor) and item.ndim == 3 and item.shape[0] in (1, 3):
-        return _array_to_image(item.permute(1, 2, 0).numpy(), index)  # [3, h, w] -> [h, w, 3]
+        return _array_to_image(item.detach().cpu().permute(1, 2, 0).numpy(), index)  # [3, h, w] -> [h, w, 3]
     if isinstance(item, np.ndarray) and item.ndim == 3 and item.shape[2] in (1, 3):
         return _array_to_image(item, index)
     what = f"{type(item).__name__}" + (f" of shape {tuple(item.shape)}" if hasattr(item, "shape") else "")
@@ -250,6 +269,7 @@ def _folder(folder: Path, on_error: OnError) -> _Files:
 
 
 def _checked_ids(ids: Sequence[str], n: int) -> tuple[str, ...]:
+    ids = tuple(str(id_) for id_ in ids)  # a dataset may number its images
     if len(ids) != n:
         raise InputError(f"Expected one id per image ({n}), but got {len(ids)}.")
     seen: set[str] = set()
@@ -257,4 +277,4 @@ def _checked_ids(ids: Sequence[str], n: int) -> tuple[str, ...]:
         if id_ in seen:
             raise InputError(f"Expected unique image ids, but {id_!r} occurs twice.")
         seen.add(id_)
-    return tuple(ids)
+    return ids

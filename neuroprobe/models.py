@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -65,7 +66,7 @@ def _torchvision_model(name: str, weights: str | None, seed: int) -> tuple[nn.Mo
     choices = torchvision.models.get_model_weights(name)
     if weights is None:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators' generators too
             return torchvision.models.get_model(name, weights=None), choices.DEFAULT.transforms()  # type: ignore[attr-defined]
     if weights not in choices.__members__:
         raise UnknownNameError(
@@ -81,15 +82,22 @@ def _torchvision_model(name: str, weights: str | None, seed: int) -> tuple[nn.Mo
         ) from error
 
 
-def _call(name: str) -> tuple[nn.Module, Transform]:
-    module_name, _, function_name = name.partition(":")
-    sys.path.insert(0, os.getcwd())
+def _import(module_name: str) -> ModuleType:
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise UnknownNameError(f"Expected module:function, but {module_name!r} is no module's name.")
+    folder = os.getcwd()
+    sys.path.insert(0, folder)
     try:
-        module = importlib.import_module(module_name)
+        return importlib.import_module(module_name)
     except ImportError as error:
         raise UnknownNameError(f"Expected module:function, but {module_name!r} cannot be imported: {error}.") from error
     finally:
-        sys.path.remove(os.getcwd())
+        sys.path.remove(folder)
+
+
+def _call(name: str) -> tuple[nn.Module, Transform]:
+    module_name, _, function_name = name.partition(":")
+    module = _import(module_name)
     function = getattr(module, function_name, None)
     if not callable(function):
         known = [key for key in dir(module) if callable(getattr(module, key)) and not key.startswith("_")]
@@ -98,4 +106,6 @@ def _call(name: str) -> tuple[nn.Module, Transform]:
     model, transform = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     if not isinstance(model, nn.Module):
         raise InputError(f"Expected {name!r} to return a torch.nn.Module, or one and its transform, but got {type(model).__name__}.")
+    if transform is not None and not callable(transform):
+        raise InputError(f"Expected {name!r} to return a model and its transform, but the transform is a {type(transform).__name__}.")
     return model, ImageClassification(crop_size=224) if transform is None else transform

@@ -6,6 +6,7 @@ convolution's channels are axis 1, a linear layer's features the last axis), or 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torchvision.models.convnext import LayerNorm2d
-from torchvision.ops import FrozenBatchNorm2d, Permute
+from torchvision.ops import FrozenBatchNorm2d, Permute, SqueezeExcitation
 from typing_extensions import TypeAlias
 
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
@@ -44,9 +45,19 @@ def check_pooling(pooling: Pooling) -> None:
 
 def describe_pooling(pooling: Pooling) -> str:
     """The name under which a result remembers its pooling."""
-    if isinstance(pooling, str):
-        return pooling
-    return f"{getattr(pooling, '__module__', '?')}.{getattr(pooling, '__qualname__', type(pooling).__qualname__)}"
+    return pooling if isinstance(pooling, str) else describe_function(pooling)
+
+
+def describe_function(function: Callable[..., Any]) -> str:
+    """The name under which a result remembers a function of the user's, with its parameters where it shows them."""
+    if isinstance(function, functools.partial):
+        bound = [repr(a) for a in function.args] + [f"{key}={value!r}" for key, value in function.keywords.items()]
+        return f"{describe_function(function.func)}({', '.join(bound)})"
+    if hasattr(function, "__qualname__"):
+        return f"{function.__module__}.{function.__qualname__}"
+    if type(function).__repr__ is not object.__repr__:
+        return repr(function)
+    return f"{type(function).__module__}.{type(function).__qualname__}"
 
 
 def pool(output: torch.Tensor, pooling: Pooling, *, unit_axis: int) -> torch.Tensor:
@@ -82,10 +93,21 @@ def pool(output: torch.Tensor, pooling: Pooling, *, unit_axis: int) -> torch.Ten
 
 @dataclass(frozen=True)
 class _Origin:
-    """The last module that fixed where the units are: their axis, and how many if it says."""
+    """What the last module that fixed where the units are returned: the axis of its units, and its shape."""
 
     axis: int
-    n_units: int | None
+    shape: tuple[int, ...]
+
+    def axis_in(self, shape: tuple[int, ...]) -> int | None:
+        """The axis of the units in a tensor made from that output; None if the shapes leave it open."""
+        axis, n_units = self.axis % len(shape), self.shape[self.axis]
+        if len(shape) == len(self.shape) and _without(shape, axis) == _without(self.shape, axis):
+            return axis  # as it was, or units concatenated or split
+        return axis if shape[axis] == n_units and shape[1:].count(n_units) == 1 else None
+
+
+def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return shape[:axis] + shape[axis + 1 :]
 
 
 class UnitAxisTracker:
@@ -101,7 +123,7 @@ class UnitAxisTracker:
     @contextmanager
     def following(self, model: nn.Module) -> Iterator[None]:
         """Hooks on the modules that decide; removed whatever happens."""
-        handles = [m.register_forward_hook(self._note) for m in model.modules() if _decides(m)]
+        handles = [m.register_forward_hook(self._note) for m in model.modules() if isinstance(m, Permute) or _units_axis(m) is not None]
         try:
             yield
         finally:
@@ -109,14 +131,15 @@ class UnitAxisTracker:
                 handle.remove()
 
     def _note(self, module: nn.Module, args: Any, output: Any) -> None:
-        if isinstance(module, Permute):
-            if self._last is not None:
-                axis = self._last.axis % len(module.dims)
-                self._last = _Origin([d % len(module.dims) for d in module.dims].index(axis), self._last.n_units)
-        elif _is_channels_first(module):
-            self._last = _Origin(1, _n_units(module))
-        else:
-            self._last = _Origin(-1, _n_units(module))
+        axis = self._permuted(module, args[0]) if isinstance(module, Permute) else _units_axis(module)
+        self._last = None if axis is None else _Origin(axis, tuple(output.shape))
+
+    def _permuted(self, module: Permute, before: torch.Tensor) -> int | None:
+        axis = self._axis_in(tuple(before.shape))
+        return None if axis is None else [d % before.ndim for d in module.dims].index(axis)
+
+    def _axis_in(self, shape: tuple[int, ...]) -> int | None:
+        return None if self._last is None or not 3 <= len(shape) <= 5 else self._last.axis_in(shape)
 
     def unit_axis(self, output: torch.Tensor, *, layer: str, layout: Layout | None) -> int:
         """The axis of the units in the output of `layer`, which has just run.
@@ -135,10 +158,9 @@ class UnitAxisTracker:
             return UNIT_AXES[layout]
         if output.ndim == 2:
             return 1
-        if output.ndim in (3, 4, 5) and self._last is not None:
-            axis = self._last.axis % output.ndim
-            if self._last.n_units in (None, output.shape[axis]):
-                return axis
+        axis = self._axis_in(shape)
+        if axis is not None:
+            return axis
         raise InputError(
             f"Expected an output [n, units] or one whose units' axis follows from its modules, but {layer!r} gives {shape}. "
             f"Say where its units are: layout='nchw', 'nhwc' or 'nlc', or pass a pooling function."
@@ -155,21 +177,15 @@ _CHANNELS_FIRST = (
     nn.modules.pooling._AdaptiveMaxPoolNd,
     FrozenBatchNorm2d,
     LayerNorm2d,
+    SqueezeExcitation,
 )
-_CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.Embedding)
+_CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding)
 
 
-def _is_channels_first(module: nn.Module) -> bool:
-    return isinstance(module, _CHANNELS_FIRST)  # before channels last: LayerNorm2d is a LayerNorm
-
-
-def _decides(module: nn.Module) -> bool:
-    return _is_channels_first(module) or isinstance(module, (*_CHANNELS_LAST, Permute))
-
-
-def _n_units(module: nn.Module) -> int | None:
-    for attribute in ("out_channels", "out_features", "num_features", "num_channels", "embedding_dim"):
-        value = getattr(module, attribute, None)
-        if isinstance(value, int):
-            return value
-    return None
+def _units_axis(module: nn.Module) -> int | None:
+    """The axis on which a module of this type puts its units; None if it leaves them where they are."""
+    if isinstance(module, _CHANNELS_FIRST):  # before channels last: LayerNorm2d is a LayerNorm
+        return 1
+    if len(getattr(module, "normalized_shape", ())) > 1:
+        return None  # a norm over several axes says nothing about which of them holds the units
+    return -1 if isinstance(module, _CHANNELS_LAST) else None

@@ -18,7 +18,7 @@ from neuroprobe.collection import Collected, Transform, collect
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.fingerprints import fingerprint_model
 from neuroprobe.images import Images
-from neuroprobe.pooling import UNIT_AXES, Layout, Pooling, UnitAxisTracker, check_pooling, describe_pooling, pool
+from neuroprobe.pooling import UNIT_AXES, Layout, Pooling, UnitAxisTracker, check_pooling, describe_function, describe_pooling, pool
 
 
 class Tape(Mapping[str, torch.Tensor]):
@@ -26,7 +26,8 @@ class Tape(Mapping[str, torch.Tensor]):
 
     def __init__(self, layers: Sequence[str]) -> None:
         self._chunks: dict[str, list[torch.Tensor]] = {layer: [] for layer in layers}
-        self._forwards = 0
+        self._in_forward = False
+        self._reached: set[str] = set()
 
     def __getitem__(self, layer: str) -> torch.Tensor:
         if layer not in self._chunks:
@@ -44,16 +45,20 @@ class Tape(Mapping[str, torch.Tensor]):
     def __len__(self) -> int:
         return len(self._chunks)
 
+    def __contains__(self, layer: object) -> bool:
+        return layer in self._chunks
+
     def _start_forward(self) -> None:
-        self._forwards += 1
+        self._in_forward = True
+        self._reached.clear()
 
     def _append(self, layer: str, rows: torch.Tensor) -> None:
-        chunks = self._chunks[layer]
-        if self._forwards and len(chunks) >= self._forwards:
+        if self._in_forward and layer in self._reached:
             raise InputError(
                 f"Expected {layer!r} to run once in a forward pass, but it runs several times. Record the modules around it instead."
             )
-        chunks.append(rows)
+        self._reached.add(layer)
+        self._chunks[layer].append(rows)
 
 
 class ActivationRecorder:
@@ -187,7 +192,7 @@ class ForwardPass:
             self._model(batch.to(device_of(self._model)))
         for name, tape in tapes.items():
             for layer, chunks in self._chunks[name].items():
-                chunks.append(tape[layer])
+                chunks.append(_checked_rows(tape[layer], len(batch), layer))
 
     def finish(self, collected: Collected) -> Any:
         results = {name: self._activations(name, collected) for name in self._recorders}
@@ -199,11 +204,21 @@ class ForwardPass:
         metadata = {
             "model": fingerprint_model(recorder.model),
             "images": collected.fingerprint,
-            "transform": repr(self.transform),
+            "transform": describe_function(self.transform),
             "pooling": describe_pooling(recorder.pooling),
+            "layout": recorder.layout,
             "skipped": dict(collected.skipped),
         }
         return Activations(arrays, collected.ids, metadata)
+
+
+def _checked_rows(rows: torch.Tensor, n_images: int, layer: str) -> torch.Tensor:
+    if len(rows) != n_images:
+        raise InputError(
+            f"Expected one row per image ({n_images}) from {layer!r}, but got {len(rows)}: the first axis of its output does not hold "
+            "the images. Record a module around it instead."
+        )
+    return rows
 
 
 def check_layers(model: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:
@@ -215,6 +230,7 @@ def check_layers(model: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:
     """
     if isinstance(layers, str):
         raise InputError(f"Expected `layers` to be a list of names, but got the single name {layers!r}. Write [{layers!r}].")
+    layers = tuple(layers)
     known = [name for name, _ in model.named_modules() if name]
     for layer in layers:
         if layer not in known:
@@ -223,7 +239,7 @@ def check_layers(model: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:
             )
     if not layers or len(set(layers)) < len(layers):
         raise InputError(f"Expected `layers` to name at least one layer, each once, but got {list(layers)}.")
-    return tuple(layers)
+    return layers
 
 
 def device_of(model: nn.Module) -> torch.device:

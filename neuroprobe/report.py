@@ -242,8 +242,8 @@ def versions() -> dict[str, str]:
 
 
 def _plain(value: Any) -> Any:
-    if hasattr(value, "item"):
-        return value.item()
+    if hasattr(value, "tolist"):  # arrays, tensors and their scalars
+        return value.tolist()
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 

@@ -36,7 +36,7 @@ def _on_tensors(function: Callable[..., torch.Tensor]) -> Callable[..., Any]:
     @functools.wraps(function)
     def call(activations: _Array, concept_scores: _Array, **parameters: Any) -> _Array:
         a, p = (torch.as_tensor(x).float() for x in (activations, concept_scores))
-        if a.ndim != 2 or p.ndim != 2 or len(a) != len(p) or not len(a):
+        if a.ndim != 2 or p.ndim != 2 or len(a) != len(p) or 0 in (*a.shape, *p.shape):
             raise InputError(
                 "Expected activations [n_images, n_units] and concept scores [n_images, n_concepts] over the same images, "
                 f"but got {tuple(a.shape)} and {tuple(p.shape)}."

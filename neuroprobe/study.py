@@ -6,23 +6,21 @@ import copy
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
 from sklearn.model_selection import train_test_split
 from torch import nn
 from tqdm import tqdm
 from typing_extensions import TypeAlias
 
 from neuroprobe.activations import Activations
-from neuroprobe.checkpoints import Checkpoint, load_checkpoint
+from neuroprobe.checkpoints import Checkpoint, fingerprint_checkpoints, load_checkpoint
 from neuroprobe.collection import Transform, collect
 from neuroprobe.concepts import ConceptSet, ConceptSets
-from neuroprobe.exceptions import CheckpointError, InputError, UnknownNameError
+from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.fingerprints import fingerprint_model
 from neuroprobe.images import Images
 from neuroprobe.pooling import Layout
@@ -84,8 +82,9 @@ class ProbingStudy:
         self.model = model
         self.layers = check_layers(model, layers)
         self.concept_sets = concept_sets
-        self.probes = _checked_probes(probes)
+        self.probes = check_probes(probes)
         self.checkpoints = checkpoints
+        self._fingerprints = {"model": fingerprint_model(model)} if checkpoints is None else fingerprint_checkpoints(model, checkpoints)
         self.seeds = tuple(seeds)
         self.held_out = held_out
         self.layout: Layout | None = layout
@@ -115,30 +114,20 @@ class ProbingStudy:
         parts = {concept: images.subset(set_.ids) for concept, set_ in self.concept_sets.items()}
         silent = not (sys.stderr.isatty() if progress is None else progress)
         rows: list[dict[str, Any]] = []
-        fingerprints: dict[str, str] = {}
         for checkpoint, model in self._models():
-            fingerprints[checkpoint] = fingerprint_model(model)
             with tqdm(parts.items(), unit="concept", desc=f"probe {checkpoint}", disable=silent) as bar:
                 for concept, part in bar:
                     features = self._record(model, part, transform, batch_size, workers)
                     cells = self._cells(self.concept_sets[concept], features)
                     rows += [{"concept": concept, "checkpoint": checkpoint, **cell} for cell in cells]
-        return ProbeReport(pd.DataFrame(rows), self._metadata(fingerprints, transform))
+        return ProbeReport(pd.DataFrame(rows), self._metadata(transform))
 
     def _models(self) -> Iterator[tuple[str, nn.Module]]:
-        """Every checkpoint's name and a model with its weights; all are checked before the first is used."""
+        """Every checkpoint's name, and a model with its weights."""
         if self.checkpoints is None:
             yield "model", self.model
             return
         model = copy.deepcopy(self.model)
-        names: dict[str, str] = {}
-        for name, checkpoint in self.checkpoints.items():
-            fingerprint = fingerprint_model(load_checkpoint(model, checkpoint, name=name))
-            if fingerprint in names:
-                raise CheckpointError(
-                    f"Expected checkpoints that differ, but {names[fingerprint]!r} and {name!r} have the same weights. Remove one of them."
-                )
-            names[fingerprint] = name
         for name, checkpoint in self.checkpoints.items():
             yield name, load_checkpoint(model, checkpoint, name=name)
 
@@ -171,9 +160,9 @@ class ProbingStudy:
                         **_fit_and_score(kind, features[name][layer], concept_set.targets, parts, scaled_by_unit=name == "pooled", seed=seed),
                     }
 
-    def _metadata(self, fingerprints: Mapping[str, str], transform: Transform) -> dict[str, Any]:
+    def _metadata(self, transform: Transform) -> dict[str, Any]:
         return {
-            "checkpoints": dict(fingerprints),
+            "checkpoints": self._fingerprints,
             "concept_sets": dict(self.concept_sets.metadata),
             "held_out": self.held_out,
             "seeds": list(self.seeds),
@@ -234,7 +223,13 @@ def _fit_and_score(
     }
 
 
-def _checked_probes(probes: Sequence[tuple[str, Features]]) -> tuple[tuple[str, Features], ...]:
+def check_probes(probes: Sequence[tuple[str, Features]]) -> tuple[tuple[str, Features], ...]:
+    """The probes as a tuple, if every kind and features exist.
+
+    Raises
+    ------
+    UnknownNameError, InputError
+    """
     for kind, features in probes:
         make_probe(kind)
         if features not in _POOLING:

@@ -102,7 +102,7 @@ class Vocabulary:
         """One group of plain words; by default each is its own prompt, as in CLIP-Dissect."""
         if isinstance(words, str):
             raise InputError(f"Expected a list of words, but got the single text {words!r}. Use Vocabulary.from_file for a file.")
-        return cls([ConceptGroup(group, tuple(words), templates=tuple(templates))])
+        return cls([ConceptGroup(group, tuple(words), templates=(templates,) if isinstance(templates, str) else tuple(templates))])
 
     @classmethod
     def from_file(cls, path: str | Path, *, templates: Sequence[str] = ("{}",)) -> Vocabulary:
@@ -120,7 +120,7 @@ class Vocabulary:
             raise InputError(f"Expected a word list, but {str(path)!r} cannot be read: {error.strerror}.") from error
         except UnicodeDecodeError as error:
             raise InputError(f"Expected a word list in UTF-8, but {str(path)!r} is not: {error}. Save it as UTF-8.") from error
-        words = [line.strip() for line in text.splitlines() if line.strip()]
+        words = [line.strip() for line in text.split("\n") if line.strip()]  # splitlines also cuts at form feeds and the like
         if not words:
             raise InputError(f"Expected one concept per line, but {str(path)!r} holds none.")
         return cls.from_words(words, templates=templates, group=path.stem)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import functools
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from neuroprobe.exceptions import InputError
+from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.images import Images
 from neuroprobe.world.rendering import render
 from neuroprobe.world.scenes import ATTRIBUTES, Combinations, Scene, sample_scene
@@ -27,21 +27,29 @@ class WorldDataset:
     def __init__(self, n: int, *, seed: int = 0, combinations: Combinations = "all") -> None:
         if n < 1 or seed < 0:
             raise InputError(f"Expected at least one image and a seed of 0 or more, but got {n} images and seed {seed}.")
-        self.seed = seed
+        if combinations not in get_args(Combinations):
+            what = suggest(str(combinations), get_args(Combinations))
+            raise UnknownNameError(f"Expected the name of a set of combinations, but got {combinations!r}. {what}")
+        self.seed, self.combinations = seed, combinations
         self.ids = [f"world-{seed}-{i}" for i in range(n)]
-        self._draw = functools.lru_cache(maxsize=n)(functools.partial(draw, seed=seed, combinations=combinations))
+        self._drawn: dict[int, tuple[Scene, npt.NDArray[np.uint8]]] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Image.Image:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
         return Image.fromarray(self._draw(index)[1])
 
     def scene(self, index: int) -> Scene:
         """What image `index` shows."""
         return self._draw(index)[0]
+
+    def _draw(self, index: int) -> tuple[Scene, npt.NDArray[np.uint8]]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"Expected an image from 0 to {len(self) - 1}, but got {index}.")
+        if index not in self._drawn:
+            self._drawn[index] = draw(index, seed=self.seed, combinations=self.combinations)
+        return self._drawn[index]
 
     def truth(self) -> npt.NDArray[np.bool_]:
         """Which attribute is true of which image, [n_images, n_attributes]; columns as in `ATTRIBUTES`."""
@@ -68,5 +76,7 @@ def world_images(n: int, *, seed: int = 0, combinations: Combinations = "all") -
     ------
     InputError
         No images asked for, or a negative seed.
+    UnknownNameError
+        No such set of combinations.
     """
     return Images(WorldDataset(n, seed=seed, combinations=combinations))

@@ -1,0 +1,213 @@
+"""The command line: ``neuroprobe demo | dissect | probe``.
+
+Exit codes: 0, done; 2, something in the input is not as it must be (one line on standard error says what);
+130, interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import neuroprobe
+from neuroprobe.exceptions import InputError, NeuroprobeError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from neuroprobe.collection import Transform
+    from neuroprobe.concepts import ConceptSource
+    from neuroprobe.images import Images
+    from neuroprobe.report import Report
+    from neuroprobe.vocabulary import Vocabulary
+
+_DISSECT_EXAMPLE = """example:
+  neuroprobe dissect resnet50 --layers layer3 layer4 --images photos/ --words words.txt --clip ViT-B/16
+"""
+_PROBE_EXAMPLE = """example:
+  neuroprobe probe mobilenet_v2 --layers features.1 features.18 --images photos/ --clip ViT-B/16
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    arguments = build_parser().parse_args(argv)
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    try:
+        arguments.run(arguments)
+    except (NeuroprobeError, OSError) as error:
+        print(f"neuroprobe: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("neuroprobe: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="neuroprobe", description="Probe and name the neurons of a vision model with concepts from CLIP."
+    )
+    parser.add_argument("--version", action="version", version=f"neuroprobe {neuroprobe.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    _add_demo(commands)
+    _add_dissect(commands)
+    _add_probe(commands)
+    return parser
+
+
+def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("demo", help="the whole path on the offline world, in about a minute")
+    parser.add_argument("--out", type=Path, default=Path("neuroprobe-demo"), help="folder for tables, figures and pages (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=1000, help="how many images to render, 300 or more (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the images, the sets and the splits (default: %(default)s)")
+    parser.set_defaults(run=_demo)
+
+
+def _add_dissect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "dissect",
+        help="name every unit of some layers",
+        description="Name every unit of some layers with the concept it responds to.",
+        epilog=_DISSECT_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_common(parser, out="neuroprobe-labels")
+    parser.add_argument("--words", type=Path, required=True, metavar="FILE", help="word list: UTF-8, one concept per line")
+    parser.add_argument("--template", default="{}", help="prompt with one {} for the word (default: the word alone)")
+    parser.add_argument("--similarity", default="soft_wpmi", help="similarity function (default: %(default)s)")
+    parser.add_argument("--pooling", default="mean", choices=("mean", "max"), help="over positions (default: %(default)s)")
+    parser.set_defaults(run=_dissect)
+
+
+def _add_probe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "probe",
+        help="measure which layers know which concepts",
+        description="Rank the images by concept, and measure how well probes read each concept from each layer.",
+        epilog=_PROBE_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_common(parser, out="neuroprobe-probes")
+    parser.add_argument(
+        "--words", type=Path, action="append", metavar="FILE",
+        help='word list of one group of concepts that exclude each other, to which "none" is added; give it once per group '
+        "(default: the probing blog's groups colour, pattern and sex)",
+    )  # fmt: skip
+    parser.add_argument("--positives", type=int, default=100, help="likeliest images per concept (default: %(default)s)")
+    parser.add_argument("--negatives", type=int, default=200, help="random others per concept (default: %(default)s)")
+    parser.add_argument("--held-out", type=float, default=0.3, help="share of each class kept for the test (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one split each (default: 0)")
+    parser.add_argument("--checkpoints", type=Path, nargs="+", metavar="FILE", help="state dicts to probe in turn instead of the weights")
+    parser.set_defaults(run=_probe)
+
+
+def _add_common(parser: argparse.ArgumentParser, *, out: str) -> None:
+    parser.add_argument("model", help="a torchvision model's name, or module:function that returns a model (or a model and its transform)")
+    parser.add_argument("--weights", default="DEFAULT", help="name of torchvision weights, a file with a state dict, or none for random (default: %(default)s)")
+    parser.add_argument("--layers", nargs="+", required=True, metavar="LAYER", help="exact module names, as in model.named_modules()")
+    parser.add_argument("--layout", choices=("nchw", "nhwc", "nlc"), help="where the units are in a layer's output (default: from the modules' types)")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of images, searched recursively")
+    parser.add_argument("--on-error", default="raise", choices=("raise", "skip"), help="what to do with a file that is no image (default: %(default)s)")
+    parser.add_argument("--clip", required=True, metavar="NAME_OR_FILE", help="a CLIP model such as ViT-B/16, or a checkpoint file of one")
+    parser.add_argument("--trust", action="store_true", help="also load a TorchScript archive, which can run code, for --clip")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")
+    parser.add_argument("--batch-size", type=int, default=64, help="images per batch (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read images (default: none beside this one)")
+    parser.add_argument("--out", type=Path, default=Path(out), metavar="DIR", help="folder for the report (default: %(default)s)")
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from neuroprobe.world.demo import run_demo
+
+    run_demo(arguments.out, n_images=arguments.images, seed=arguments.seed, say=print)
+
+
+def _dissect(arguments: argparse.Namespace) -> None:
+    from neuroprobe.pipeline import dissect_model
+    from neuroprobe.vocabulary import Vocabulary
+
+    vocabulary = Vocabulary.from_file(arguments.words, templates=(arguments.template,))
+    images, source, model, transform = _inputs(arguments, vocabulary)
+    report = dissect_model(
+        model,
+        images,
+        source,
+        layers=arguments.layers,
+        layout=arguments.layout,
+        transform=transform,
+        pooling=arguments.pooling,
+        similarity=arguments.similarity,
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
+    )
+    _save(report, arguments.out)
+
+
+def _probe(arguments: argparse.Namespace) -> None:
+    from neuroprobe.pipeline import probe_model
+    from neuroprobe.vocabulary import ConceptGroup, Vocabulary
+
+    vocabulary = Vocabulary.probing_blog()
+    if arguments.words:
+        lists = [Vocabulary.from_file(path) for path in arguments.words]
+        vocabulary = Vocabulary([ConceptGroup(path.stem, words.names, none="none") for path, words in zip(arguments.words, lists, strict=True)])
+    images, source, model, transform = _inputs(arguments, vocabulary)
+    report = probe_model(
+        model,
+        images,
+        source,
+        layers=arguments.layers,
+        layout=arguments.layout,
+        transform=transform,
+        n_positive=arguments.positives,
+        n_negative=arguments.negatives,
+        checkpoints=_named(arguments.checkpoints),
+        seeds=arguments.seeds,
+        held_out=arguments.held_out,
+        batch_size=arguments.batch_size,
+        workers=arguments.workers,
+    )
+    _save(report, arguments.out)
+
+
+def _inputs(arguments: argparse.Namespace, vocabulary: Vocabulary) -> tuple[Images, ConceptSource, nn.Module, Transform]:
+    """What both commands need; the cheap checks come first."""
+    from neuroprobe.concepts import ConceptSource
+    from neuroprobe.encoders import ClipEncoder, resolve_device
+    from neuroprobe.images import Images
+    from neuroprobe.models import load_model
+    from neuroprobe.recorder import check_layers
+
+    device = resolve_device(arguments.device)
+    images = Images(arguments.images, on_error=arguments.on_error)
+    weights = None if arguments.weights.lower() == "none" else arguments.weights
+    model, transform = load_model(arguments.model, weights=weights)
+    check_layers(model, arguments.layers)
+    encoder = ClipEncoder(arguments.clip, device=device, trust=arguments.trust)
+    return images, ConceptSource(encoder, vocabulary), model.to(device), transform
+
+
+def _named(checkpoints: Sequence[Path] | None) -> dict[str, Path] | None:
+    """Checkpoints by the stem of their file."""
+    if not checkpoints:
+        return None
+    named = {path.stem: path for path in checkpoints}
+    if len(named) < len(checkpoints):
+        raise InputError(f"Expected checkpoint files of different names, but got {', '.join(map(str, checkpoints))}. Rename some.")
+    return named
+
+
+def _save(report: Report, folder: Path) -> None:
+    paths = report.save(folder)
+    print(report.summary())
+    print("Written: " + ", ".join(str(path) for path in paths))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""The whole path in two calls: what the command line, the demo and the examples run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from neuroprobe.checkpoints import Checkpoint, fingerprint_checkpoints
+from neuroprobe.collection import Transform, collect
+from neuroprobe.concepts import ConceptSource
+from neuroprobe.dissection import DEFAULT_SIMILARITY, dissect
+from neuroprobe.images import Images
+from neuroprobe.pooling import Layout, Pooling
+from neuroprobe.recorder import ActivationRecorder, check_layers
+from neuroprobe.report import LabelReport, ProbeReport
+from neuroprobe.similarity import Similarity, get_similarity
+from neuroprobe.study import BLOG_PROBES, Features, ProbingStudy, check_probes
+
+
+def dissect_model(
+    model: nn.Module,
+    images: Images,
+    source: ConceptSource,
+    *,
+    layers: Sequence[str],
+    transform: Transform,
+    pooling: Pooling = "mean",
+    layout: Layout | None = None,
+    similarity: str | Similarity = DEFAULT_SIMILARITY,
+    parameters: Mapping[str, Any] | None = None,
+    batch_size: int = 64,
+    workers: int = 0,
+    progress: bool | None = None,
+) -> LabelReport:
+    """Record the layers and score the concepts in one pass over the images, and label every unit.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    images : Images
+    source : ConceptSource
+    layers : sequence of str
+        Exact module names.
+    transform : callable
+        From a PIL image to the model's input.
+    pooling, layout
+        As in `neuroprobe.ActivationRecorder`.
+    similarity, parameters
+        As in `neuroprobe.dissect`.
+    batch_size, workers, progress
+        As in `neuroprobe.collection.collect`.
+
+    Returns
+    -------
+    LabelReport
+    """
+    get_similarity(similarity)  # an unknown name fails before the long run
+    recorder = ActivationRecorder(model, layers, pooling=pooling, layout=layout)
+    activations, scores = collect(
+        images,
+        [recorder.consumer(transform), source.consumer()],
+        batch_size=batch_size,
+        workers=workers,
+        progress=progress,
+        description="record and score",
+    )
+    return dissect(activations, scores, similarity=similarity, parameters=parameters)
+
+
+def probe_model(
+    model: nn.Module,
+    images: Images,
+    source: ConceptSource,
+    *,
+    layers: Sequence[str],
+    transform: Transform,
+    n_positive: int = 100,
+    n_negative: int = 200,
+    probes: Sequence[tuple[str, Features]] = BLOG_PROBES,
+    checkpoints: Mapping[str, Checkpoint] | None = None,
+    seeds: Sequence[int] = (0,),
+    held_out: float = 0.3,
+    layout: Layout | None = None,
+    batch_size: int = 64,
+    workers: int = 0,
+    progress: bool | None = None,
+) -> ProbeReport:
+    """Make concept sets with the source, and probe every layer for every concept.
+
+    Parameters
+    ----------
+    model, images, source, layers, transform
+        As in `dissect_model`.
+    n_positive, n_negative : int, default 100 and 200
+        As in `neuroprobe.ConceptSource.rank`; its seed is the first of `seeds`.
+    probes, checkpoints, seeds, held_out, layout
+        As in `neuroprobe.ProbingStudy`.
+    batch_size, workers, progress
+        As in `neuroprobe.collection.collect`.
+
+    Returns
+    -------
+    ProbeReport
+    """
+    # what is wrong with these shows before the ranking, which can take long
+    check_layers(model, layers)
+    check_probes(probes)
+    if checkpoints is not None:
+        fingerprint_checkpoints(model, checkpoints)
+    concept_sets = source.rank(
+        images,
+        n_positive=n_positive,
+        n_negative=n_negative,
+        seed=seeds[0],
+        batch_size=batch_size,
+        workers=workers,
+        progress=progress,
+    )
+    study = ProbingStudy(
+        model,
+        layers,
+        concept_sets,
+        probes=probes,
+        checkpoints=checkpoints,
+        seeds=seeds,
+        held_out=held_out,
+        layout=layout,
+    )
+    return study.run(images, transform=transform, batch_size=batch_size, workers=workers, progress=progress)

@@ -1,0 +1,379 @@
+"""Images: what goes in, what comes out, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import DAMAGED, GOOD, noise
+from PIL import Image
+from torchvision.transforms.functional import normalize, to_tensor
+
+from neuroprobe import Images
+from neuroprobe.exceptions import InputError, UnknownNameError, UnreadableImageError
+
+
+def pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "images"
+    (root / "deep" / "er").mkdir(parents=True)
+    noise(1).save(root / "b.png")
+    noise(2).save(root / "deep" / "a.PNG")
+    noise(3).save(root / "deep" / "er" / "c.bmp")
+    (root / "notes.txt").write_text("no image, and not called one")
+    return root
+
+
+class TestFolder:
+    def test_ids_are_relative_paths_in_order(self, folder: Path) -> None:
+        images = Images(folder)
+        assert images.ids == ("b.png", "deep/a.PNG", "deep/er/c.bmp")
+        for i, seed in enumerate((1, 2, 3)):
+            np.testing.assert_array_equal(pixels(images[i]), pixels(noise(seed)))
+
+    def test_a_string_is_a_folder_too(self, folder: Path) -> None:
+        assert Images(str(folder)).fingerprint == Images(folder).fingerprint
+
+    def test_missing(self, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match="Expected a folder of images, but there is nothing at '.*nowhere'"):
+            Images(tmp_path / "nowhere")
+
+    def test_a_file(self, folder: Path) -> None:
+        with pytest.raises(InputError, match=r"Expected a folder of images, but there is a file at '.*b.png'"):
+            Images(folder / "b.png")
+
+    def test_empty(self, tmp_path: Path) -> None:
+        (tmp_path / "notes.txt").write_text("text")
+        with pytest.raises(InputError, match=r"found none. Looked for files ending in .bmp, .gif, .jpeg"):
+            Images(tmp_path)
+
+    def test_a_folder_called_like_an_image_is_searched_and_is_none(self, folder: Path) -> None:
+        (folder / "z.png").mkdir()
+        noise(4).save(folder / "z.png" / "inside.png")
+        assert Images(folder).ids[-1] == "z.png/inside.png"
+
+
+class TestPaths:
+    def test_ids_are_the_paths_as_given(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(folder)
+        images = Images(["deep/a.PNG", Path("b.png")])
+        assert images.ids == ("deep/a.PNG", "b.png")
+        np.testing.assert_array_equal(pixels(images[0]), pixels(noise(2)))
+
+    def test_the_same_path_twice(self, folder: Path) -> None:
+        with pytest.raises(InputError, match=r"Expected unique image ids, but '.*b.png' occurs twice"):
+            Images([folder / "b.png", str(folder / "b.png")])
+
+    def test_none(self) -> None:
+        with pytest.raises(InputError, match="Expected at least one image, but got an empty list"):
+            Images([])
+
+    def test_missing_file_is_named_at_once(self, folder: Path) -> None:
+        with pytest.raises(UnreadableImageError, match=r"'.*gone.png' cannot be read \(.*No such file"):
+            Images([folder / "b.png", folder / "gone.png"])
+
+    def test_something_else(self) -> None:
+        with pytest.raises(InputError, match="Expected a folder, a list of paths, or a dataset with a length and items, but got int"):
+            Images(7)
+
+    def test_on_error_of_another_name(self, folder: Path) -> None:
+        with pytest.raises(InputError, match="Expected `on_error` to be 'raise' or 'skip', but got 'ignore'"):
+            Images(folder, on_error="ignore")  # type: ignore[arg-type]
+
+
+class TestDamagedFiles:
+    @pytest.mark.parametrize("name", ["b_empty.jpg", "e_text.jpg", "f_wrong_header.png"])
+    def test_a_wrong_beginning_shows_at_once(self, damaged_folder: Path, name: str) -> None:
+        with pytest.raises(UnreadableImageError, match=f"Expected an image, but '.*{name}' cannot be read .*on_error='skip'"):
+            Images([damaged_folder / "a_good.png", damaged_folder / name])
+
+    def test_a_truncated_file_shows_when_it_is_read(self, damaged_folder: Path) -> None:
+        images = Images([damaged_folder / "c_truncated.jpg"])
+        with pytest.raises(UnreadableImageError, match=r"c_truncated.jpg' cannot be read \(.*truncated"):
+            images[0]
+
+    def test_a_folder_is_refused_by_the_first_damaged_file(self, damaged_folder: Path) -> None:
+        with pytest.raises(UnreadableImageError, match="b_empty.jpg"):
+            Images(damaged_folder)
+
+    def test_skipping_keeps_the_ids_until_a_pass(self, damaged_folder: Path) -> None:
+        images = Images(damaged_folder, on_error="skip")
+        assert images.ids == tuple(sorted(GOOD + DAMAGED))
+        for id_ in DAMAGED:
+            with pytest.raises(UnreadableImageError, match=id_):
+                images[images.ids.index(id_)]
+
+    def test_a_png_called_jpg_is_read(self, damaged_folder: Path) -> None:
+        np.testing.assert_array_equal(pixels(Images([damaged_folder / "d_misnamed.jpg"])[0]), pixels(noise(2)))
+
+    def test_unreadable_images_count_in_the_fingerprint(self, damaged_folder: Path) -> None:
+        whole = Images(damaged_folder, on_error="skip")
+        assert whole.fingerprint != Images([damaged_folder / name for name in GOOD]).fingerprint
+        assert whole.fingerprint == Images(damaged_folder, on_error="skip").fingerprint
+
+
+class TestModes:
+    """Whatever a file holds, an RGB image comes out."""
+
+    def read(self, path: Path) -> np.ndarray:
+        image = Images([path])[0]
+        assert image.mode == "RGB"
+        return pixels(image)
+
+    def test_grey(self, tmp_path: Path) -> None:
+        grey = noise(1).convert("L")
+        grey.save(tmp_path / "x.png")
+        np.testing.assert_array_equal(self.read(tmp_path / "x.png"), np.stack([pixels(grey)] * 3, axis=2))
+
+    def test_palette(self, tmp_path: Path) -> None:
+        palette = noise(1).quantize(16)
+        palette.save(tmp_path / "x.png")
+        np.testing.assert_array_equal(self.read(tmp_path / "x.png"), pixels(palette.convert("RGB")))
+
+    def test_rgba_loses_its_alpha(self, tmp_path: Path) -> None:
+        image = noise(1)
+        image.putalpha(77)
+        image.save(tmp_path / "x.png")
+        np.testing.assert_array_equal(self.read(tmp_path / "x.png"), pixels(noise(1)))
+
+    def test_black_and_white(self, tmp_path: Path) -> None:
+        bits = np.random.default_rng(0).integers(0, 2, (9, 11)).astype(bool)
+        Image.fromarray(bits).save(tmp_path / "x.png")
+        np.testing.assert_array_equal(self.read(tmp_path / "x.png"), np.stack([bits * np.uint8(255)] * 3, axis=2))
+
+    def test_cmyk(self, tmp_path: Path) -> None:
+        ink = np.zeros((16, 16, 4), dtype=np.uint8)
+        ink[..., 1:3] = 255  # magenta and yellow: red
+        Image.fromarray(ink, mode="CMYK").save(tmp_path / "x.tif")
+        Image.fromarray(ink, mode="CMYK").save(tmp_path / "x.jpg", quality=100)
+        np.testing.assert_array_equal(self.read(tmp_path / "x.tif")[8, 8], [255, 0, 0])
+        np.testing.assert_allclose(self.read(tmp_path / "x.jpg")[8, 8].astype(int), [255, 0, 0], atol=4)
+
+    def test_16_bit_grey_keeps_its_range(self, tmp_path: Path) -> None:
+        deep = np.linspace(0, 65535, 256).reshape(16, 16).astype(np.uint16)
+        Image.fromarray(deep).save(tmp_path / "x.png")
+        read = self.read(tmp_path / "x.png")
+        np.testing.assert_allclose(read[..., 0], deep / 257, atol=1)
+        assert (read.min(), read.max()) == (0, 255)
+
+    @pytest.mark.parametrize("suffix", ["jpg", "png"])
+    @pytest.mark.parametrize("orientation", range(1, 9))
+    def test_exif_orientation(self, tmp_path: Path, orientation: int, suffix: str) -> None:
+        shown = np.zeros((32, 48, 3), dtype=np.uint8)  # what a viewer shows: red at the top left, blue at the top right
+        shown[:16, :24], shown[:16, 24:] = (250, 0, 0), (0, 0, 250)
+        stored = _as_stored(Image.fromarray(shown), orientation)
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        stored.save(tmp_path / f"x.{suffix}", exif=exif)
+        read = self.read(tmp_path / f"x.{suffix}").astype(int)
+        assert read.shape == (32, 48, 3)
+        np.testing.assert_allclose(read[4::24, 6::36], shown[4::24, 6::36], atol=8)
+
+    def test_image_is_a_copy_each_time(self, tmp_path: Path) -> None:
+        noise(1).save(tmp_path / "x.png")
+        images = Images([tmp_path / "x.png"])
+        images[0].paste((0, 0, 0), (0, 0, 48, 40))
+        np.testing.assert_array_equal(pixels(images[0]), pixels(noise(1)))
+
+
+def _as_stored(shown: Image.Image, orientation: int) -> Image.Image:
+    """Undo what EXIF (CIPA DC-008, tag 274) tells a viewer to do."""
+    undo = {
+        2: [Image.Transpose.FLIP_LEFT_RIGHT],
+        3: [Image.Transpose.ROTATE_180],
+        4: [Image.Transpose.FLIP_TOP_BOTTOM],
+        5: [Image.Transpose.TRANSPOSE],
+        6: [Image.Transpose.ROTATE_90],  # a viewer turns it clockwise
+        7: [Image.Transpose.TRANSVERSE],
+        8: [Image.Transpose.ROTATE_270],
+    }
+    for step in undo.get(orientation, []):
+        shown = shown.transpose(step)
+    return shown
+
+
+class TestDatasets:
+    PICTURE = noise(5, size=(10, 8))
+
+    @pytest.mark.parametrize(
+        "item",
+        [
+            PICTURE,
+            pixels(PICTURE),
+            torch.from_numpy(pixels(PICTURE).copy()).permute(2, 0, 1),
+            to_tensor(PICTURE),
+            to_tensor(PICTURE).double(),
+            to_tensor(PICTURE).requires_grad_(),
+            pixels(PICTURE) / 255,
+            (PICTURE, 3),
+            [to_tensor(PICTURE), {"label": 3}],
+            {"label": 3, "image": PICTURE},
+            {"img": pixels(PICTURE)},
+        ],
+        ids=["pil", "array", "uint8 tensor", "tensor", "double", "grad", "float array", "tuple", "list", "dict image", "dict img"],
+    )
+    def test_every_kind_of_item_gives_the_same_image(self, item: object) -> None:
+        images = Images([item])
+        assert images.ids == ("0",)
+        np.testing.assert_array_equal(pixels(images[0]), pixels(self.PICTURE))
+        assert images.fingerprint == Images([self.PICTURE]).fingerprint
+
+    def test_one_channel(self) -> None:
+        grey = np.arange(48, dtype=np.uint8).reshape(6, 8)
+        for item in (grey[..., None], torch.from_numpy(grey)[None], torch.from_numpy(grey / np.float32(255))[None]):
+            np.testing.assert_array_equal(pixels(Images([item])[0]), np.stack([grey] * 3, axis=2))
+
+    def test_one_array_of_many_images(self) -> None:
+        many = np.random.default_rng(0).integers(0, 256, (4, 6, 8, 3), dtype=np.uint8)
+        np.testing.assert_array_equal(pixels(Images(many)[2]), many[2])
+
+    def test_a_normalised_tensor_is_refused_with_a_hint(self) -> None:
+        normalised = normalize(to_tensor(self.PICTURE), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        with pytest.raises(UnreadableImageError, match=r"item 0 .* values in \[0, 1\], but got -.* without its normalising transform"):
+            Images([normalised])[0]
+
+    @pytest.mark.parametrize(
+        ("item", "message"),
+        [
+            (torch.zeros(4, 8, 8), r"item 0 .* but got Tensor of shape \(4, 8, 8\)"),
+            (torch.zeros(8, 8), r"but got Tensor of shape \(8, 8\)"),
+            (np.zeros((3, 8, 8)), r"but got ndarray of shape \(3, 8, 8\)"),
+            (np.zeros((8, 8, 3), dtype=np.int64), "to be uint8 or floating, but got int64"),
+            (torch.full((3, 8, 8), float("nan")), r"values in \[0, 1\], but got nan"),
+            ({"picture": PICTURE}, "under 'image' in a dict.*, but got dict"),
+            (None, "but got NoneType"),
+        ],
+    )
+    def test_items_that_are_no_images(self, item: object, message: str) -> None:
+        with pytest.raises(UnreadableImageError, match=message):
+            Images([item])[0]
+
+    def test_its_own_ids(self) -> None:
+        class Numbered(list):  # as torchvision's CocoDetection
+            ids = (139, 285)
+
+        images = Images(Numbered([noise(1), noise(2)]))
+        assert images.ids == ("139", "285")
+        np.testing.assert_array_equal(pixels(images.subset(["285"])[0]), pixels(noise(2)))
+
+    def test_its_own_ids_must_fit(self) -> None:
+        class Wrong(list):
+            ids = ("a", "b", "c")
+
+        with pytest.raises(InputError, match=r"Expected one id per image \(2\), but got 3"):
+            Images(Wrong([noise(1), noise(2)]))
+
+    def test_empty(self) -> None:
+        with pytest.raises(InputError, match="Expected at least one image, but the dataset is empty"):
+            Images(np.zeros((0, 8, 8, 3), dtype=np.uint8))
+
+    def test_a_damaged_file_behind_a_dataset_is_unreadable_too(self, damaged_folder: Path) -> None:
+        class Lazy:
+            paths = (damaged_folder / "c_truncated.jpg", damaged_folder / "e_text.jpg")
+
+            def __len__(self) -> int:
+                return 2
+
+            def __getitem__(self, index: int) -> Image.Image:
+                return Image.open(self.paths[index])  # the truncated one fails only when its pixels are needed
+
+        for index in (0, 1):
+            with pytest.raises(UnreadableImageError, match=f"item {index} of the dataset cannot be read"):
+                Images(Lazy())[index]
+
+
+class TestIds:
+    def test_given(self) -> None:
+        assert Images([noise(1), noise(2)], ids=["x", "y"]).ids == ("x", "y")
+
+    def test_too_few(self) -> None:
+        with pytest.raises(InputError, match=r"Expected one id per image \(2\), but got 1"):
+            Images([noise(1), noise(2)], ids=["x"])
+
+    def test_twice(self) -> None:
+        with pytest.raises(InputError, match="Expected unique image ids, but 'x' occurs twice"):
+            Images([noise(1), noise(2)], ids=["x", "x"])
+
+    def test_negative_index_and_end(self) -> None:
+        images = Images([noise(1), noise(2)])
+        np.testing.assert_array_equal(pixels(images[-1]), pixels(noise(2)))
+        assert len(list(images)) == 2
+        with pytest.raises(IndexError):
+            images[2]
+
+
+class TestFingerprint:
+    def test_content_and_not_its_place(self, folder: Path, tmp_path: Path) -> None:
+        elsewhere = tmp_path / "elsewhere"
+        shutil.copytree(folder, elsewhere)
+        os.rename(elsewhere / "b.png", elsewhere / "another_name.png")
+        os.utime(elsewhere / "another_name.png", (0, 0))
+        assert Images(elsewhere).fingerprint == Images(folder).fingerprint
+        assert Images(folder, ids=["1", "2", "3"]).fingerprint == Images(folder).fingerprint
+
+    def test_one_changed_pixel_changes_it(self, folder: Path) -> None:
+        before = Images(folder).fingerprint
+        image = noise(3)
+        image.putpixel((0, 0), (1, 2, 3))
+        image.save(folder / "deep" / "er" / "c.bmp")
+        assert Images(folder).fingerprint != before
+
+    def test_order_counts(self) -> None:
+        assert Images([noise(1), noise(2)]).fingerprint != Images([noise(2), noise(1)]).fingerprint
+
+    def test_same_bytes_of_another_shape_differ(self) -> None:
+        flat = np.arange(96, dtype=np.uint8)
+        assert Images([flat.reshape(4, 8, 3)]).fingerprint != Images([flat.reshape(8, 4, 3)]).fingerprint
+
+
+class TestSubset:
+    images = Images([noise(i) for i in range(4)], ids=["cat", "dog", "owl", "fox"])
+
+    def test_order_is_as_asked(self) -> None:
+        part = self.images.subset(["fox", "cat"])
+        assert part.ids == ("fox", "cat")
+        np.testing.assert_array_equal(pixels(part[0]), pixels(noise(3)))
+        np.testing.assert_array_equal(pixels(part[1]), pixels(noise(0)))
+        assert part.digest(1) == self.images.digest(0)
+
+    def test_subset_of_a_subset(self) -> None:
+        part = self.images.subset(["fox", "owl", "cat"]).subset(["cat", "owl"])
+        np.testing.assert_array_equal(pixels(part[0]), pixels(noise(0)))
+        assert part.fingerprint == Images([noise(0), noise(2)]).fingerprint
+
+    def test_unknown_id(self) -> None:
+        with pytest.raises(UnknownNameError, match=r"Expected ids of this probing set, but got 'cats'. Did you mean 'cat'"):
+            self.images.subset(["dog", "cats"])
+
+    def test_an_index_is_no_id(self) -> None:
+        with pytest.raises(UnknownNameError, match="Expected ids of this probing set, but got 0"):
+            self.images.subset([0])  # type: ignore[list-item]
+
+    def test_one_id_alone(self) -> None:
+        with pytest.raises(InputError, match=r"but got the single id 'cat'. Write \['cat'\]"):
+            self.images.subset("cat")
+
+    def test_none(self) -> None:
+        with pytest.raises(InputError, match="Expected at least one id of this probing set, but got none"):
+            self.images.subset([])
+
+    def test_twice(self) -> None:
+        with pytest.raises(InputError, match="'cat' occurs twice"):
+            self.images.subset(["cat", "cat"])
+
+    def test_keeps_what_happens_on_errors(self, damaged_folder: Path) -> None:
+        assert Images(damaged_folder, on_error="skip").subset(GOOD).on_error == "skip"
+
+
+def test_images_can_be_sent_to_another_process(folder: Path, world: Images) -> None:
+    for images in (Images(folder), world):
+        assert pickle.loads(pickle.dumps(images)).fingerprint == images.fingerprint  # noqa: S301

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from neuroprobe.exceptions import InputError, UnknownNameError
+from neuroprobe.vocabulary import ConceptGroup, Vocabulary
+
+
+def prompts(vocabulary: Vocabulary) -> dict[str, tuple[str, ...]]:
+    return {concept.name: concept.prompts for concept in vocabulary.concepts}
+
+
+# --- groups
+
+
+def test_prompts_come_from_every_template_in_order() -> None:
+    group = ConceptGroup("colour", ("red", "blue"), templates=("a {} thing", "{}", "it is {}!"))
+    assert [c.prompts for c in group.members()] == [("a red thing", "red", "it is red!"), ("a blue thing", "blue", "it is blue!")]
+
+
+def test_the_default_template_is_the_blogs() -> None:
+    assert ConceptGroup("colour", ("red",)).members()[0].prompts == ("This image has a concept: red",)
+
+
+def test_none_is_last_and_has_prompts_but_is_not_a_concept() -> None:
+    group = ConceptGroup("colour", ("red", "blue"), none="none")
+    assert group.names == ("red", "blue", "none")
+    assert group.concepts == ("red", "blue")
+    assert group.members()[-1].prompts == ("This image has a concept: none",)
+
+
+def test_a_group_keeps_no_list_that_could_change() -> None:
+    words, templates = ["red"], ["{}"]
+    group = ConceptGroup("colour", words, templates=templates)  # type: ignore[arg-type]
+    words.append("blue")
+    templates.append("a {}")
+    assert (group.names, group.members()[0].prompts) == (("red",), ("red",))
+
+
+@pytest.mark.parametrize("template", ["a photo", "", "{} and {}", "a {0}", "{ }"])
+def test_a_template_needs_exactly_one_place(template: str) -> None:
+    with pytest.raises(InputError, match=r"a prompt template with exactly one '\{\}', but got"):
+        ConceptGroup("colour", ("red",), templates=("{}", template))
+
+
+def test_a_group_needs_a_template() -> None:
+    with pytest.raises(InputError, match="at least one prompt template for the group 'colour'"):
+        ConceptGroup("colour", ("red",), templates=())
+
+
+def test_a_group_needs_a_concept() -> None:
+    with pytest.raises(InputError, match="at least one concept in the group 'colour', but got none"):
+        ConceptGroup("colour", ())
+
+
+@pytest.mark.parametrize("name", ["", "  ", None, 3])
+def test_names_that_are_no_text_are_refused(name) -> None:
+    with pytest.raises(InputError, match=f"names that are not empty in colour, but got {name!r}"):
+        ConceptGroup("colour", ("red", name))
+
+
+@pytest.mark.parametrize(("concepts", "none"), [(("red", "blue", "red"), None), (("red", "blue"), "red")])
+def test_a_name_twice_in_a_group_is_refused(concepts, none) -> None:
+    with pytest.raises(InputError, match="every name once in colour, but 'red' occurs twice"):
+        ConceptGroup("colour", concepts, none=none)
+
+
+def test_a_single_text_is_one_template_not_its_letters() -> None:
+    assert prompts(Vocabulary.from_words(["red"], templates="a photo of {}")) == {"red": ("a photo of red",)}  # type: ignore[arg-type]
+    assert prompts(Vocabulary([ConceptGroup("c", "red", templates="a {}")])) == {"red": ("a red",)}  # type: ignore[arg-type]
+
+
+# --- vocabularies
+
+
+def test_the_blogs_groups() -> None:
+    vocabulary = Vocabulary.probing_blog()
+    assert [(g.name, g.names) for g in vocabulary.groups] == [
+        ("colour", ("red", "yellow", "blue", "green", "none")),
+        ("pattern", ("zigzagged", "striped", "dotted", "none")),
+        ("sex", ("male", "female", "none")),
+    ]
+    assert len(vocabulary) == len(vocabulary.names) == 12
+
+
+def test_a_vocabulary_needs_a_group() -> None:
+    with pytest.raises(InputError, match="at least one group of concepts"):
+        Vocabulary([])
+
+
+def test_two_groups_of_one_name_are_refused() -> None:
+    with pytest.raises(InputError, match="every name once in the groups' names, but 'a' occurs twice"):
+        Vocabulary([ConceptGroup("a", ("red",)), ConceptGroup("a", ("blue",))])
+
+
+def test_a_concept_in_two_groups_is_refused() -> None:
+    with pytest.raises(InputError, match="every name once in the vocabulary, but 'orange' occurs twice"):
+        Vocabulary([ConceptGroup("colour", ("red", "orange")), ConceptGroup("fruit", ("orange",))])
+
+
+def test_group_of() -> None:
+    vocabulary = Vocabulary.probing_blog()
+    assert vocabulary.group_of("striped").name == "pattern"
+    with pytest.raises(UnknownNameError, match=r"a concept of the vocabulary, but got 'stripped'\. Did you mean 'striped'"):
+        vocabulary.group_of("stripped")
+
+
+def test_the_fingerprint_follows_names_groups_and_prompts() -> None:
+    def of(group: str, words: tuple[str, ...], template: str) -> str:
+        return Vocabulary([ConceptGroup(group, words, templates=(template,))]).fingerprint
+
+    assert of("g", ("a", "b"), "{}") == of("g", ("a", "b"), "{}")
+    others = [of("h", ("a", "b"), "{}"), of("g", ("b", "a"), "{}"), of("g", ("ab",), "{}"), of("g", ("a", "b"), "a {}")]
+    assert len({of("g", ("a", "b"), "{}"), *others}) == 5
+
+
+def test_from_words_refuses_one_text_an_empty_list_and_doubles() -> None:
+    with pytest.raises(InputError, match="a list of words, but got the single text 'red, blue'"):
+        Vocabulary.from_words("red, blue")
+    with pytest.raises(InputError, match="at least one concept"):
+        Vocabulary.from_words([])
+    with pytest.raises(InputError, match="'red' occurs twice"):
+        Vocabulary.from_words(["red", "blue", "red"])
+
+
+def test_from_words_takes_a_generator() -> None:
+    assert Vocabulary.from_words(w for w in ("red", "blue")).names == ("red", "blue")
+
+
+@pytest.mark.parametrize("word", ["{}", "{0}", "{red}", "a}b{", "%s", "\\1", "{{}}"])
+def test_braces_in_a_word_stay_as_they_are(word: str) -> None:
+    assert prompts(Vocabulary.from_words([word], templates=["say {} now", "{}"])) == {word: (f"say {word} now", word)}
+
+
+# --- word lists
+
+
+def word_list(folder: Path, data: bytes) -> Path:
+    path = folder / "my words.txt"
+    path.write_bytes(data)
+    return path
+
+
+def test_a_file_gives_its_lines_and_its_name(tmp_path: Path) -> None:
+    vocabulary = Vocabulary.from_file(word_list(tmp_path, b"red\nhot dog\n\n  striped \n"))
+    assert vocabulary.names == ("red", "hot dog", "striped")
+    assert vocabulary.groups[0].name == "my words"
+    assert prompts(vocabulary)["hot dog"] == ("hot dog",)
+
+
+def test_byte_order_mark_and_windows_line_ends_are_no_part_of_a_word(tmp_path: Path) -> None:
+    plain = Vocabulary.from_file(word_list(tmp_path, b"red\nblue"))
+    assert Vocabulary.from_file(word_list(tmp_path, b"\xef\xbb\xbfred\r\n\r\nblue\r\n")).fingerprint == plain.fingerprint
+
+
+def test_scripts_other_than_latin(tmp_path: Path) -> None:
+    words = ("красный", "縞模様", "أحمر", "🔴", "é", "e\u0301")
+    assert Vocabulary.from_file(word_list(tmp_path, "\n".join(words).encode())).names == words
+
+
+def test_only_line_ends_end_a_line(tmp_path: Path) -> None:
+    # str.splitlines also cuts at form feeds, line separators and the like
+    words = ("a\x0cb", "c\u2028d", "e\x85f")
+    assert Vocabulary.from_file(word_list(tmp_path, "\n".join(words).encode())).names == words
+
+
+@pytest.mark.parametrize("data", ["grün".encode("latin-1"), "red\nblue".encode("utf-16")])
+def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(InputError, match=r"a word list in UTF-8, but .*my words\.txt' is not: .*Save it as UTF-8"):
+        Vocabulary.from_file(word_list(tmp_path, data))
+
+
+@pytest.mark.parametrize("data", [b"", b"\n \r\n\t\n", b"\xef\xbb\xbf"])
+def test_a_file_without_words_is_refused(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(InputError, match=r"one concept per line, but .*my words\.txt' holds none"):
+        Vocabulary.from_file(word_list(tmp_path, data))
+
+
+def test_a_word_twice_in_a_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="'red' occurs twice. Remove one of them"):
+        Vocabulary.from_file(word_list(tmp_path, b"red\nblue\n red\n"))
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nothing\.txt' cannot be read: No such file"):
+        Vocabulary.from_file(tmp_path / "nothing.txt")
+    with pytest.raises(InputError, match="cannot be read: Is a directory"):
+        Vocabulary.from_file(tmp_path)
+
+
+def test_a_hundred_thousand_words(tmp_path: Path) -> None:
+    words = [f"word {i}" for i in range(100_000)]
+    vocabulary = Vocabulary.from_file(word_list(tmp_path, "\n".join(words).encode()), templates=["a {}"])
+    assert (len(vocabulary), vocabulary.names[99_999]) == (100_000, "word 99999")
+    assert vocabulary.concepts[-1].prompts == ("a word 99999",)
+    assert vocabulary.group_of("word 99999").name == "my words"
