@@ -104,6 +104,7 @@ def _add_probe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--held-out", type=float, default=0.3, help="share of each class kept for the test (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one split each (default: 0)")
     parser.add_argument("--checkpoints", type=Path, nargs="+", metavar="FILE", help="state dicts to probe in turn instead of the weights")
+    parser.add_argument("--jobs", type=int, default=-1, help="processes that fit probes (default: one per processor)")
     parser.set_defaults(run=_probe)
 
 
@@ -172,6 +173,7 @@ def _probe(arguments: argparse.Namespace) -> None:
         held_out=arguments.held_out,
         batch_size=arguments.batch_size,
         workers=arguments.workers,
+        n_jobs=arguments.jobs,
     )
     _save(report, arguments.out)
 

@@ -80,9 +80,13 @@ class ConceptSource:
         progress: bool | None = None,
     ) -> ConceptSets:
         """Score the images and rank them within every group; see `ConceptScores.rank`."""
-        _check_set_sizes(len(images), n_positive, n_negative)
+        _check_ranking(len(images), n_positive, n_negative, seed, self._softmax_temperature())
         scores = self.score(images, batch_size=batch_size, workers=workers, progress=progress)
         return scores.rank(n_positive=n_positive, n_negative=n_negative, seed=seed)
+
+    def _softmax_temperature(self) -> float | None:
+        scale = getattr(self.encoder, "logit_scale", None)
+        return self.temperature if self.temperature is not None else (1 / float(scale) if scale else None)
 
     def consumer(self) -> ConceptPass:
         """This source as a consumer of `neuroprobe.collection.collect`, whose result is the `ConceptScores`.
@@ -105,17 +109,20 @@ class ConceptPass:
         return self._source.encoder.transform
 
     def consume(self, batch: torch.Tensor) -> None:
-        self._chunks.append(_checked(self._source.encoder.encode_images(batch), len(batch), "encode_images"))
+        vectors = _checked(self._source.encoder.encode_images(batch), len(batch), "encode_images")
+        d = self._source.text_vectors().shape[1]
+        if vectors.shape[1] != d:
+            raise InputError(f"Expected `encode_images` to return vectors of the texts' {d} dimensions, but got {vectors.shape[1]}.")
+        self._chunks.append(vectors)
 
     def finish(self, collected: Collected) -> ConceptScores:
         source = self._source
-        scale = getattr(source.encoder, "logit_scale", None)
         return ConceptScores(
             image_vectors=torch.cat(self._chunks),
             text_vectors=source.text_vectors(),
             vocabulary=source.vocabulary,
             ids=collected.ids,
-            temperature=source.temperature if source.temperature is not None else (1 / float(scale) if scale else None),
+            temperature=source._softmax_temperature(),
             metadata={
                 "encoder": source.encoder.fingerprint,
                 "vocabulary": source.vocabulary.fingerprint,
@@ -178,7 +185,7 @@ class ConceptScores:
         if group not in names:
             raise UnknownNameError(f"Expected a group of the vocabulary, but got {group!r}. {suggest(group, names)}")
         if self.temperature is None:
-            raise InputError("Expected an encoder with `logit_scale`, or a temperature: ConceptSource(encoder, vocabulary, temperature=0.01).")
+            raise InputError(_NO_TEMPERATURE)
         rows = [i for i, concept in enumerate(self.vocabulary.concepts) if concept.group == group]
         return torch.softmax(self.image_vectors @ self.text_vectors[rows].T / self.temperature, dim=1)
 
@@ -197,9 +204,9 @@ class ConceptScores:
         Raises
         ------
         InputError
-            Fewer images than positives and negatives together.
+            Fewer images than positives and negatives together, a negative seed, or no temperature.
         """
-        _check_set_sizes(len(self.ids), n_positive, n_negative)
+        _check_ranking(len(self.ids), n_positive, n_negative, seed, self.temperature)
         sets = {}
         for group in self.vocabulary.groups:
             likelihoods = self.likelihoods(group.name)
@@ -263,6 +270,9 @@ class ConceptSets(Mapping[str, ConceptSet]):
             raise UnknownNameError(f"Expected a concept with sets, but got {concept!r}. {suggest(concept, self.sets)}")
         return self.sets[concept]
 
+    def __contains__(self, concept: object) -> bool:
+        return concept in self.sets
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.sets)
 
@@ -270,7 +280,14 @@ class ConceptSets(Mapping[str, ConceptSet]):
         return len(self.sets)
 
 
-def _check_set_sizes(n_images: int, n_positive: int, n_negative: int) -> None:
+_NO_TEMPERATURE = "Expected an encoder with `logit_scale`, or a temperature: ConceptSource(encoder, vocabulary, temperature=0.01)."
+
+
+def _check_ranking(n_images: int, n_positive: int, n_negative: int, seed: int, temperature: float | None) -> None:
+    if temperature is None:
+        raise InputError(_NO_TEMPERATURE)
+    if seed < 0:
+        raise InputError(f"Expected a seed of 0 or more, but got {seed}.")
     if n_positive < 1 or n_negative < 1:
         raise InputError(f"Expected at least one positive and one negative, but got {n_positive} and {n_negative}.")
     if n_images < n_positive + n_negative:
@@ -281,7 +298,7 @@ def _check_set_sizes(n_images: int, n_positive: int, n_negative: int) -> None:
 
 
 def _checked(vectors: torch.Tensor, n: int, method: str) -> torch.Tensor:
-    vectors = vectors.detach().float().cpu()
+    vectors = torch.as_tensor(vectors).detach().float().cpu()
     if vectors.ndim != 2 or len(vectors) != n:
         raise InputError(f"Expected `{method}` to return [{n}, d], but got {tuple(vectors.shape)}.")
     lengths = vectors.norm(dim=1)

@@ -85,6 +85,7 @@ def probe_model(
     layout: Layout | None = None,
     batch_size: int = 64,
     workers: int = 0,
+    n_jobs: int | None = None,
     progress: bool | None = None,
 ) -> ProbeReport:
     """Make concept sets with the source, and probe every layer for every concept.
@@ -99,6 +100,8 @@ def probe_model(
         As in `neuroprobe.ProbingStudy`.
     batch_size, workers, progress
         As in `neuroprobe.collection.collect`.
+    n_jobs : int, optional
+        As in `neuroprobe.ProbingStudy.run`.
 
     Returns
     -------
@@ -128,4 +131,4 @@ def probe_model(
         held_out=held_out,
         layout=layout,
     )
-    return study.run(images, transform=transform, batch_size=batch_size, workers=workers, progress=progress)
+    return study.run(images, transform=transform, batch_size=batch_size, workers=workers, n_jobs=n_jobs, progress=progress)

@@ -25,8 +25,8 @@ Scaling: TypeAlias = Literal["unit", "layer"]
 
 _Array: TypeAlias = npt.NDArray[Any]
 
-#: Singular values below this share of the greatest are rounding.
-_RELATIVE_RANK = 1e-6
+#: Eigenvalues (squared singular values) below this share of the greatest are rounding.
+_RELATIVE_RANK = 1e-10
 
 
 class _Coordinates:
@@ -40,8 +40,9 @@ class _Coordinates:
             raise InputError(f"Expected `scaling` to be 'unit' or 'layer', but got {scaling!r}.")
         self.mean: _Array = X.mean(axis=0)
         centred = X - self.mean
-        spread = centred.std(axis=0) if scaling == "unit" else np.full(X.shape[1], np.sqrt(np.mean(centred**2)))
-        self.scale: _Array = np.where(spread > 0, spread, 1)
+        spread, size = (centred.std(axis=0), np.abs(self.mean)) if scaling == "unit" else (_rms(centred), _rms(self.mean))
+        varies = spread > len(X) * np.finfo(float).eps * size  # what is left of a constant is rounding
+        self.scale: _Array = np.where(varies, spread, 1)
         centred /= self.scale
         self.basis: _Array | None = None
         if X.shape[1] > X.shape[0]:
@@ -57,6 +58,10 @@ class _Coordinates:
     def in_units(self, weights: _Array) -> _Array:
         """Weights [k, rank] of these coordinates as weights [k, n_units] of the units as they came."""
         return np.asarray((weights if self.basis is None else weights @ self.basis.T) / self.scale)
+
+
+def _rms(values: _Array) -> np.float64:
+    return np.float64(np.sqrt(np.mean(values**2)))
 
 
 class _Probe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -130,7 +135,7 @@ class LinearProbe(_Probe):
     def fit(self, X: Any, y: Any) -> Self:
         """Fit on [n_images, n_units] and two classes."""
         Z, targets = self._prepare(X, y)
-        solved = LogisticRegression(C=self.C, max_iter=self.max_iter).fit(Z, targets)
+        solved = LogisticRegression(C=self.C, max_iter=self.max_iter, tol=1e-8).fit(Z, targets)
         self.n_iter_ = solved.n_iter_
         self.coef_ = self._coordinates.in_units(solved.coef_)
         self.intercept_ = solved.intercept_ - self.coef_ @ self._coordinates.mean
@@ -158,7 +163,7 @@ class NonlinearProbe(_Probe):
         squared weights (biases left out).
     scaling : {"unit", "layer"}, default "unit"
         As in `LinearProbe`.
-    max_iter : int, default 200
+    max_iter : int, default 100
     random_state : int, RandomState or None, default None
         Of the first weights.
 
@@ -176,7 +181,7 @@ class NonlinearProbe(_Probe):
     """
 
     def __init__(
-        self, *, hidden: int = 32, alpha: float = 0.01, scaling: Scaling = "unit", max_iter: int = 200, random_state: Any = None
+        self, *, hidden: int = 32, alpha: float = 0.01, scaling: Scaling = "unit", max_iter: int = 100, random_state: Any = None
     ) -> None:
         self.hidden = hidden
         self.alpha = alpha

@@ -5,18 +5,18 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
+from joblib import Parallel, delayed
 from sklearn.model_selection import train_test_split
 from torch import nn
 from tqdm import tqdm
 from typing_extensions import TypeAlias
 
 from neuroprobe.activations import Activations
+from neuroprobe.cells import Split, fit_cells
 from neuroprobe.checkpoints import Checkpoint, fingerprint_checkpoints, load_checkpoint
 from neuroprobe.collection import Transform, collect
 from neuroprobe.concepts import ConceptSet, ConceptSets
@@ -62,7 +62,7 @@ class ProbingStudy:
     UnknownNameError
         A layer, or a kind of probe or features, that does not exist.
     InputError
-        A concept with too few images for two classes in both parts.
+        No concept, one with too few images for two classes in both parts, or seeds that are none.
     CheckpointError
         Checkpoints that do not fit the model, or that have equal weights.
     """
@@ -85,16 +85,23 @@ class ProbingStudy:
         self.probes = check_probes(probes)
         self.checkpoints = checkpoints
         self._fingerprints = {"model": fingerprint_model(model)} if checkpoints is None else fingerprint_checkpoints(model, checkpoints)
-        self.seeds = tuple(seeds)
+        self.seeds = _checked_seeds(seeds)
         self.held_out = held_out
         self.layout: Layout | None = layout
-        if not self.seeds:
-            raise InputError("Expected at least one seed, but got none.")
+        if not concept_sets:
+            raise InputError("Expected at least one concept, but `concept_sets` is empty.")
         for concept_set in concept_sets.values():
             split(concept_set, held_out=held_out, seed=self.seeds[0])
 
     def run(
-        self, images: Images, *, transform: Transform, batch_size: int = 64, workers: int = 0, progress: bool | None = None
+        self,
+        images: Images,
+        *,
+        transform: Transform,
+        batch_size: int = 64,
+        workers: int = 0,
+        n_jobs: int | None = None,
+        progress: bool | None = None,
     ) -> ProbeReport:
         """Record what the probes need, concept by concept, and fit them.
 
@@ -106,6 +113,9 @@ class ProbingStudy:
             From a PIL image to the model's input.
         batch_size, workers, progress
             As in `neuroprobe.collection.collect`.
+        n_jobs : int, optional
+            Processes that fit probes while this one records, as in scikit-learn: None for one, -1 for one per
+            processor. The result is the same for any number.
 
         Returns
         -------
@@ -113,14 +123,27 @@ class ProbingStudy:
         """
         parts = {concept: images.subset(set_.ids) for concept, set_ in self.concept_sets.items()}
         silent = not (sys.stderr.isatty() if progress is None else progress)
-        rows: list[dict[str, Any]] = []
-        for checkpoint, model in self._models():
-            with tqdm(parts.items(), unit="concept", desc=f"probe {checkpoint}", disable=silent) as bar:
-                for concept, part in bar:
-                    features = self._record(model, part, transform, batch_size, workers)
-                    cells = self._cells(self.concept_sets[concept], features)
-                    rows += [{"concept": concept, "checkpoint": checkpoint, **cell} for cell in cells]
+        keys = [(checkpoint, concept) for checkpoint in self._fingerprints for concept in parts]
+        jobs = self._jobs(parts, transform, batch_size, workers)
+        fitted = Parallel(n_jobs=n_jobs, return_as="generator", pre_dispatch="n_jobs")(jobs)
+        with tqdm(fitted, total=len(keys), unit="concept", desc="probe", disable=silent) as bar:
+            rows = [
+                {"concept": concept, "checkpoint": checkpoint, **cell}
+                for (checkpoint, concept), cells in zip(keys, bar, strict=True)
+                for cell in cells
+            ]
         return ProbeReport(pd.DataFrame(rows), self._metadata(transform))
+
+    def _jobs(self, parts: Mapping[str, Images], transform: Transform, batch_size: int, workers: int) -> Iterator[Any]:
+        """What is to be fitted, recorded only when its turn comes: one concept's images are in memory at a time and job."""
+        for _, model in self._models():
+            for concept, part in parts.items():
+                recorded = self._record(model, part, transform, batch_size, workers)
+                concept_set = self.concept_sets[concept]
+                _check_complete(concept_set, recorded)
+                features = {name: dict(activations.arrays) for name, activations in recorded.items()}
+                splits = {seed: split(concept_set, held_out=self.held_out, seed=seed) for seed in self.seeds}
+                yield delayed(fit_cells)(features, concept_set.targets, splits, probes=self.probes)
 
     def _models(self) -> Iterator[tuple[str, nn.Module]]:
         """Every checkpoint's name, and a model with its weights."""
@@ -141,25 +164,6 @@ class ProbingStudy:
         )
         return recorded  # type: ignore[no-any-return]
 
-    def _cells(self, concept_set: ConceptSet, features: Mapping[str, Activations]) -> Iterator[dict[str, Any]]:
-        read = next(iter(features.values())).ids
-        if read != concept_set.ids:
-            missing = sorted(set(concept_set.ids) - set(read))
-            raise InputError(f"Expected every image of {concept_set.concept!r} to be readable, but {missing[0]!r} is not. Make the sets again.")
-        for seed in self.seeds:
-            parts = split(concept_set, held_out=self.held_out, seed=seed)
-            for layer in self.layers:
-                for kind, name in self.probes:
-                    yield {
-                        "layer": layer,
-                        "probe": f"prob-layer-{kind}",
-                        "scope": "layer",
-                        "kind": kind,
-                        "features": name,
-                        "seed": seed,
-                        **_fit_and_score(kind, features[name][layer], concept_set.targets, parts, scaled_by_unit=name == "pooled", seed=seed),
-                    }
-
     def _metadata(self, transform: Transform) -> dict[str, Any]:
         return {
             "checkpoints": self._fingerprints,
@@ -169,14 +173,6 @@ class ProbingStudy:
             "transform": repr(transform),
             "versions": versions(),
         }
-
-
-@dataclass(frozen=True)
-class Split:
-    """Rows of the training part and of the held-out part; they share none."""
-
-    train: npt.NDArray[np.int64]
-    test: npt.NDArray[np.int64]
 
 
 def split(concept_set: ConceptSet, *, held_out: float, seed: int) -> Split:
@@ -208,19 +204,17 @@ def _too_few(concept_set: ConceptSet, held_out: float) -> str:
     )
 
 
-def _fit_and_score(
-    kind: str, X: npt.NDArray[np.float32], targets: npt.NDArray[np.int64], parts: Split, *, scaled_by_unit: bool, seed: int
-) -> dict[str, Any]:
-    probe = make_probe(kind, scaling="unit" if scaled_by_unit else "layer", seed=seed)
-    probe.fit(X[parts.train], targets[parts.train])
-    held_out = targets[parts.test]
-    return {
-        "n_train": len(parts.train),
-        "n_test": len(parts.test),
-        "train_accuracy": float(np.mean(probe.predict(X[parts.train]) == targets[parts.train])),
-        "test_accuracy": float(np.mean(probe.predict(X[parts.test]) == held_out)),
-        "baseline": float(max(np.mean(held_out), 1 - np.mean(held_out))),
-    }
+def _check_complete(concept_set: ConceptSet, recorded: Mapping[str, Activations]) -> None:
+    for activations in recorded.values():
+        missing = sorted(set(concept_set.ids) - set(activations.ids))
+        if missing:
+            raise InputError(f"Expected every image of {concept_set.concept!r} to be readable, but {missing[0]!r} is not. Make the sets again.")
+
+
+def _checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    if not len(seeds) or len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
+        raise InputError(f"Expected `seeds` to be integers from 0 to 2**32 - 1, each once and at least one, but got {list(seeds)}.")
+    return tuple(seeds)
 
 
 def check_probes(probes: Sequence[tuple[str, Features]]) -> tuple[tuple[str, Features], ...]:

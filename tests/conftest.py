@@ -28,6 +28,10 @@ def noise(seed: int, *, size: tuple[int, int] = (48, 40)) -> Image.Image:
     return Image.fromarray(pixels).resize(size, Image.Resampling.BILINEAR)
 
 
+def pytest_configure() -> None:
+    torch.set_num_threads(1)  # the models are small: threads would only wait for each other
+
+
 @contextmanager
 def _same_random_states() -> Iterator[None]:
     before = _random_states()

@@ -108,7 +108,10 @@ class TestLoading:
             (lambda s: {**s, "0.bias": torch.zeros(5)}, r"keys are 1 of another shape \(such as '0.bias'\)"),
             (lambda s: {**s, "0.bias": torch.zeros(4, 1)}, r"keys are 1 of another shape \(such as '0.bias'\)"),
             (lambda s: {**s, "0.bias": [0, 0, 0, 0]}, r"keys are 1 of another shape \(such as '0.bias'\)"),
-            (lambda s: {f"module.{k}": v for k, v in s.items()}, r"7 missing \(such as '0.weight'\), 7 left over \(such as 'module.0.weight'\)"),
+            (
+                lambda s: {f"module.{k}": v for k, v in s.items()},
+                r"7 missing \(such as '0.weight'\), 7 left over \(such as 'module.0.weight'\)",
+            ),
         ],
         ids=["missing", "left over", "size", "axes", "no tensor", "prefix"],
     )

@@ -30,7 +30,9 @@ def slow_pool(output: torch.Tensor, pooling: str, axis: int) -> list[list[float]
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "none"])
-@pytest.mark.parametrize(("shape", "axis"), [((2, 3, 4, 5), 1), ((2, 4, 5, 3), 3), ((2, 6, 3), 2), ((2, 3, 6), 1), ((2, 3, 2, 4, 2), 1), ((2, 7), 1)])
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((2, 3, 4, 5), 1), ((2, 4, 5, 3), 3), ((2, 6, 3), 2), ((2, 3, 6), 1), ((2, 3, 2, 4, 2), 1), ((2, 7), 1)]
+)
 def test_against_plain_python(shape: tuple[int, ...], axis: int, pooling: str) -> None:
     output = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     rows = pool(output, pooling, unit_axis=axis)  # type: ignore[arg-type]

@@ -91,6 +91,7 @@ def probe_layers(images: Images, encoder: ClipEncoder, *, seed: int) -> ProbeRep
         n_negative=2 * n_positive,
         checkpoints={"untrained": files[first], "trained": files[last]},
         seeds=(seed,),
+        n_jobs=-1,
     )
 
 
