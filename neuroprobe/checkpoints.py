@@ -5,11 +5,10 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import nn
-from typing_extensions import TypeAlias
 
 from neuroprobe.exceptions import CheckpointError
 from neuroprobe.fingerprints import fingerprint_model
@@ -34,7 +33,9 @@ def load_state_dict(path: str | Path) -> Mapping[str, torch.Tensor]:
         raise CheckpointError(f"Expected a file of weights, but there is nothing at {str(path)!r}.") from error
     except Exception as error:  # the unpickler raises many kinds
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise CheckpointError(f"Expected a file of weights that torch.load(weights_only=True) reads, but {str(path)!r} is not: {reason}") from error
+        raise CheckpointError(
+            f"Expected a file of weights that torch.load(weights_only=True) reads, but {str(path)!r} is not: {reason}"
+        ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]

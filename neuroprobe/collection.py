@@ -8,13 +8,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
-from typing_extensions import TypeAlias
 
 from neuroprobe.exceptions import InputError, UnreadableImageError
 from neuroprobe.fingerprints import fingerprint_texts

@@ -8,12 +8,11 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from typing_extensions import TypeAlias
 
 from neuroprobe.exceptions import InputError, UnknownNameError, UnreadableImageError, suggest
 from neuroprobe.fingerprints import fingerprint_bytes, fingerprint_texts
@@ -225,7 +224,7 @@ def _item_to_image(item: Any, index: int) -> Image.Image:
 def _array_to_image(array: np.ndarray, index: int) -> Image.Image:
     if np.issubdtype(array.dtype, np.floating):
         low, high = float(array.min()), float(array.max())
-        if not (0 <= low and high <= 1):
+        if not (low >= 0 and high <= 1):
             raise UnreadableImageError(
                 f"Expected item {index} of the dataset to hold values in [0, 1], but got {low:.3g} to {high:.3g}. "
                 "Give the dataset without its normalising transform: each model brings its own."
@@ -248,9 +247,7 @@ def _adapter(source: Any, on_error: OnError) -> ImageSource:
         if len(source) == 0:
             raise InputError("Expected at least one image, but the dataset is empty.")
         return _DatasetItems(source)
-    raise InputError(
-        f"Expected a folder, a list of paths, or a dataset with a length and items, but got {type(source).__name__}."
-    )
+    raise InputError(f"Expected a folder, a list of paths, or a dataset with a length and items, but got {type(source).__name__}.")
 
 
 def _folder(folder: Path, on_error: OnError) -> _Files:

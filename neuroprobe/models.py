@@ -67,7 +67,7 @@ def _torchvision_model(name: str, weights: str | None, seed: int) -> tuple[nn.Mo
     if weights is None:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators' generators too
-            return torchvision.models.get_model(name, weights=None), choices.DEFAULT.transforms()  # type: ignore[attr-defined]
+            return torchvision.models.get_model(name, weights=None), choices.DEFAULT.transforms()
     if weights not in choices.__members__:
         raise UnknownNameError(
             f"Expected the name of weights for {name}, or a file, but got {weights!r}. {suggest(weights, choices.__members__)}"

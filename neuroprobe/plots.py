@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 
 _MOST_CONCEPTS = 25
 
@@ -26,11 +26,12 @@ def plot_labels(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     counts = pd.crosstab(named["concept"], named["layer"]).reindex(index=frequent, columns=layers, fill_value=0)
     shares = counts / table.groupby("layer").size().reindex(layers)
     ax = _axes(ax, 2.5 + 0.42 * len(layers), 1.6 + 0.24 * max(len(frequent), 1))
-    picture = ax.imshow(shares.to_numpy(), cmap="viridis", aspect="auto", vmin=0)
+    if frequent:
+        picture = ax.imshow(shares.to_numpy(), cmap="viridis", aspect="auto", vmin=0)
+        _figure_of(ax).colorbar(picture, ax=ax, label="share of the layer's units")
     ax.set_yticks(range(len(frequent)), [_shortened(concept) for concept in frequent])
     _layer_ticks(ax, layers)
     ax.set_title(f"Labels of {len(table)} units" + (f", the {len(frequent)} most frequent" if len(frequent) == _MOST_CONCEPTS else ""))
-    _figure_of(ax).colorbar(picture, ax=ax, label="share of the layer's units")
     return ax
 
 
@@ -54,7 +55,7 @@ def plot_layers(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         for color, (kind, features) in enumerate(probes):
             rows = part[(part["kind"] == kind) & (part["features"] == features)]
             means = rows.groupby("layer")["test_accuracy"].mean().reindex(layers)
-            label = f"{kind}, {features}" + (f", {checkpoint}" if len(checkpoints) > 1 else "")
+            label = f"{kind}, {features}" + (f", {_shortened(checkpoint)}" if len(checkpoints) > 1 else "")
             ax.plot(range(len(layers)), means, linestyle=styles[i % len(styles)], color=f"C{color}", marker="o", markersize=3, label=label)
     ax.axhline(float(table["baseline"].mean()), color="grey", linewidth=1, label="baseline: the more frequent class")
     _layer_ticks(ax, layers)
@@ -69,8 +70,8 @@ def _axes(ax: Axes | None, width: float, height: float) -> Axes:
     return Figure(figsize=(width, height)).subplots() if ax is None else ax
 
 
-def _figure_of(ax: Axes) -> Figure:
-    figure = ax.get_figure(root=True)
+def _figure_of(ax: Axes) -> FigureBase:
+    figure = ax.get_figure()
     if figure is None:
         raise ValueError("Expected axes that belong to a figure.")
     return figure
@@ -78,9 +79,10 @@ def _figure_of(ax: Axes) -> Figure:
 
 def _layer_ticks(ax: Axes, layers: list[str]) -> None:
     step = int(np.ceil(len(layers) / 60))
-    ax.set_xticks(range(0, len(layers), step), layers[::step], rotation=90)
+    ax.set_xticks(range(0, len(layers), step), [_shortened(layer, limit=60) for layer in layers[::step]], rotation=90)
 
 
 def _shortened(text: str, limit: int = 30) -> str:
-    # a dollar sign would start a formula
+    # fonts have no glyphs for tabs and line ends; a dollar sign would start a formula
+    text = " ".join(text.split())
     return (text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}").replace("$", r"\$")

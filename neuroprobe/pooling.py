@@ -10,14 +10,13 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torchvision.models.convnext import LayerNorm2d
 from torchvision.ops import FrozenBatchNorm2d, Permute, SqueezeExcitation
-from typing_extensions import TypeAlias
 
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 
@@ -55,7 +54,7 @@ def describe_function(function: Callable[..., Any]) -> str:
         return f"{describe_function(function.func)}({', '.join(bound)})"
     if hasattr(function, "__qualname__"):
         return f"{function.__module__}.{function.__qualname__}"
-    if type(function).__repr__ is not object.__repr__:
+    if type(function).__repr__ is not object.__repr__:  # type: ignore[comparison-overlap]
         return repr(function)
     return f"{type(function).__module__}.{type(function).__qualname__}"
 

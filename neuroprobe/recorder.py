@@ -93,9 +93,7 @@ class ActivationRecorder:
     torch.Size([2, 512])
     """
 
-    def __init__(
-        self, model: nn.Module, layers: Sequence[str], *, pooling: Pooling = "mean", layout: Layout | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, layers: Sequence[str], *, pooling: Pooling = "mean", layout: Layout | None = None) -> None:
         check_pooling(pooling)
         if layout is not None and layout not in UNIT_AXES:
             raise UnknownNameError(f"Expected a layout, but got {layout!r}. {suggest(str(layout), UNIT_AXES)}")
@@ -114,10 +112,9 @@ class ActivationRecorder:
         modules = dict(self.model.named_modules())
         with ExitStack() as stack:
             stack.enter_context(tracker.following(self.model))
-            handles = [self.model.register_forward_pre_hook(lambda module, args: tape._start_forward())]
-            stack.callback(lambda: [handle.remove() for handle in handles])
+            stack.callback(self.model.register_forward_pre_hook(lambda module, args: tape._start_forward()).remove)
             for layer in self.layers:
-                handles.append(modules[layer].register_forward_hook(self._hook(layer, tape, tracker)))
+                stack.callback(modules[layer].register_forward_hook(self._hook(layer, tape, tracker)).remove)
             yield tape
 
     def _hook(self, layer: str, tape: Tape, tracker: UnitAxisTracker) -> Callable[[nn.Module, Any, Any], None]:

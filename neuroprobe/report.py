@@ -6,6 +6,7 @@ A report is a table and the facts it was made from. Saved, it is a folder that p
 from __future__ import annotations
 
 import base64
+import csv
 import io
 import json
 import os
@@ -54,10 +55,11 @@ class Report:
         missing = [column for column in self.required if column not in table.columns]
         if missing:
             raise InputError(f"Expected a table with the columns {', '.join(self.required)}, but {', '.join(missing)} is missing.")
-        self._table = table.reset_index(drop=True).copy()
+        # what a CSV file gives back is double precision
+        self._table = table.reset_index(drop=True).astype(dict.fromkeys(table.select_dtypes(("float16", "float32")), "float64"))
         try:
             self._metadata = json.dumps(dict(metadata), default=_plain)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise InputError(f"Expected metadata that JSON can hold: {error}.") from error
 
     @property
@@ -73,6 +75,8 @@ class Report:
     def to_csv(self, path: str | Path | None = None) -> str:
         """The table as CSV, also written to `path` if one is given."""
         text = self._table.to_csv(index=False, lineterminator="\n")
+        if "\r" in text:  # left unquoted by csv, and a line end to its readers
+            text = self._table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
         return _written(text, path)
 
     def to_markdown(self, path: str | Path | None = None) -> str:
@@ -134,17 +138,28 @@ class Report:
         folder = Path(folder)
         try:
             facts = json.loads((folder / f"{cls.name}.json").read_text(encoding="utf-8"))
+            kind, fingerprint, metadata = facts["report"], facts["table"], facts["metadata"]
             text = (folder / f"{cls.name}.csv").read_bytes().decode()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"Expected a complete {cls.__name__} in {str(folder)!r}, but it cannot be read: {error}.") from error
-        if facts.get("table") != fingerprint_bytes(text.encode()) or facts.get("report") != cls.__name__:
+        if fingerprint != fingerprint_bytes(text.encode()) or kind != cls.__name__:
             raise InputError(
                 f"Expected the {cls.__name__} that was saved in {str(folder)!r}, but {cls.name}.csv is not the table that {cls.name}.json "
                 "describes. Make the report again, or read an edited table with pandas."
             )
+        return cls(cls._read_table(text), metadata)
+
+    @classmethod
+    def _read_table(cls, text: str) -> pd.DataFrame:
+        columns = pd.read_csv(io.StringIO(text), nrows=0).columns
+        texts = [column for column in columns if cls._holds_text(column)]
         # "" is the only missing value, and never in a text column: a concept may be called "NA"
-        table = pd.read_csv(io.StringIO(text), dtype=dict.fromkeys(cls.text_columns, str), keep_default_na=False, na_values=_na_values(text, cls.text_columns))
-        return cls(table, facts["metadata"])
+        missing = {column: [""] for column in columns if column not in texts}
+        return pd.read_csv(io.StringIO(text), dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=missing)
+
+    @classmethod
+    def _holds_text(cls, column: str) -> bool:
+        return column in cls.text_columns
 
     def _figure(self) -> bytes:
         buffer = io.BytesIO()
@@ -174,7 +189,11 @@ class LabelReport(Report):
     name = "labels"
     title = "What the units respond to"
     required = ("layer", "unit", "concept", "score", "status")
-    text_columns = ("layer", "concept", "status", *(f"concept_{rank}" for rank in range(2, 101)))
+    text_columns = ("layer", "concept", "status")
+
+    @classmethod
+    def _holds_text(cls, column: str) -> bool:
+        return super()._holds_text(column) or column.startswith("concept_")
 
     def label(self, layer: str, unit: int) -> str:
         """The concept of one unit; "" if it has none.
@@ -247,11 +266,6 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not JSON")
 
 
-def _na_values(text: str, text_columns: tuple[str, ...]) -> dict[str, list[str]]:
-    header = pd.read_csv(io.StringIO(text), nrows=0).columns
-    return {column: [""] for column in header if column not in text_columns}
-
-
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return "" if value != value else f"{value:.4g}"
@@ -259,7 +273,8 @@ def _cell(value: Any) -> str:
 
 
 def _markdown_cell(value: Any) -> str:
-    return _cell(value).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ").replace("\r", " ")
+    text = _cell(value).replace("\\", "\\\\").replace("|", "\\|").replace("[", "\\[").replace("<", "&lt;")
+    return text.replace("\n", " ").replace("\r", " ")
 
 
 def _written(text: str, path: str | Path | None) -> str:

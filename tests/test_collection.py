@@ -88,13 +88,13 @@ def test_skipped_images_leave_the_others_aligned(damaged_folder: Path, batch_siz
 @pytest.mark.parametrize("workers", [0, 2])
 def test_raising_names_the_file(damaged_folder: Path, workers: int) -> None:
     images = Images([damaged_folder / name for name in ("a_good.png", "c_truncated.jpg", "g_good.jpg")])
-    with pytest.raises(UnreadableImageError, match="Expected an image, but '.*c_truncated.jpg' cannot be read"):
+    with pytest.raises(UnreadableImageError, match=r"Expected an image, but '.*c_truncated.jpg' cannot be read"):
         collect(images, [Keep()], workers=workers)
 
 
 def test_nothing_left(damaged_folder: Path) -> None:
     images = Images([damaged_folder / name for name in DAMAGED], on_error="skip")
-    with pytest.raises(InputError, match="at least one readable image, but all 4 were skipped. The first: .*b_empty.jpg"):
+    with pytest.raises(InputError, match=r"at least one readable image, but all 4 were skipped. The first: .*b_empty.jpg"):
         collect(images, [Keep()])
 
 

@@ -96,7 +96,7 @@ def test_top_is_at_most_the_number_of_concepts() -> None:
     assert [c for c in table.columns if c.startswith("concept")] == ["concept", *(f"concept_{i}" for i in range(2, len(WORDS) + 1))]
     ranked = table[[c for c in table.columns if c.startswith("concept")]]
     assert all(sorted(row) == sorted(WORDS) for row in ranked.to_numpy().tolist())
-    assert [c for c in dissect(random_activations(), SCORES, top=1).table] == ["layer", "unit", "concept", "score", "status"]
+    assert list(dissect(random_activations(), SCORES, top=1).table) == ["layer", "unit", "concept", "score", "status"]
 
 
 def test_parameters_reach_the_function() -> None:

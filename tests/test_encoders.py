@@ -15,6 +15,12 @@ from torch.nn import functional as F
 from neuroprobe.encoders import ClipEncoder, ImageTextEncoder, import_clip, resolve_device
 from neuroprobe.exceptions import CheckpointError, InputError, UnknownNameError
 
+# clip.load tries torch.jit.load first, and the archives of these tests are traced
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning"),
+    pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning"),
+]
+
 TEXTS = ["red", "This image has a concept: striped", "a", "縞模様 and 🔴", "one two three four five six seven eight nine ten"]
 
 
@@ -57,7 +63,7 @@ def test_vectors_are_those_of_clip_itself(folder: Path, kind: str) -> None:
         images, texts = theirs.encode_image(pixels), theirs.encode_text(import_clip().tokenize(TEXTS))
     torch.testing.assert_close(encoder.encode_images(pixels), F.normalize(images, dim=1), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(encoder.encode_texts(TEXTS), F.normalize(texts, dim=1), rtol=1e-5, atol=1e-6)
-    assert encoder.logit_scale == pytest.approx(float(theirs.logit_scale.exp()))
+    assert encoder.logit_scale == pytest.approx(float(theirs.logit_scale.detach().exp()))
 
 
 @pytest.mark.parametrize("kind", ["vit", "resnet"])
@@ -97,7 +103,9 @@ def test_texts_do_not_depend_on_their_neighbours(folder: Path) -> None:
 def test_more_texts_than_a_batch_keep_their_order(folder: Path) -> None:
     encoder = ClipEncoder(folder / "vit.pt", device="cpu")
     texts = [f"{i}" for i in range(300)]
-    torch.testing.assert_close(encoder.encode_texts(texts)[[5, 255, 256, 299]], encoder.encode_texts(["5", "255", "256", "299"]), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        encoder.encode_texts(texts)[[5, 255, 256, 299]], encoder.encode_texts(["5", "255", "256", "299"]), rtol=0, atol=1e-6
+    )
 
 
 def test_loading_leaves_the_global_random_state_alone(folder: Path) -> None:
@@ -181,7 +189,9 @@ def test_a_damaged_archive_is_refused(tmp_path: Path, archive: Path) -> None:
 
 def test_another_networks_weights_are_refused_naming_what_lacks(tmp_path: Path) -> None:
     torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pt")
-    with pytest.raises(CheckpointError, match=r"resnet18\.pt' lacks token_embedding\.weight, positional_embedding, .*logit_scale.*open_clip"):
+    with pytest.raises(
+        CheckpointError, match=r"resnet18\.pt' lacks token_embedding\.weight, positional_embedding, .*logit_scale.*open_clip"
+    ):
         ClipEncoder(tmp_path / "resnet18.pt", device="cpu")
 
 

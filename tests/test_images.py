@@ -44,7 +44,7 @@ class TestFolder:
         assert Images(str(folder)).fingerprint == Images(folder).fingerprint
 
     def test_missing(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match="Expected a folder of images, but there is nothing at '.*nowhere'"):
+        with pytest.raises(InputError, match=r"Expected a folder of images, but there is nothing at '.*nowhere'"):
             Images(tmp_path / "nowhere")
 
     def test_a_file(self, folder: Path) -> None:
@@ -102,7 +102,7 @@ class TestDamagedFiles:
             images[0]
 
     def test_a_folder_is_refused_by_the_first_damaged_file(self, damaged_folder: Path) -> None:
-        with pytest.raises(UnreadableImageError, match="b_empty.jpg"):
+        with pytest.raises(UnreadableImageError, match=r"b_empty.jpg"):
             Images(damaged_folder)
 
     def test_skipping_keeps_the_ids_until_a_pass(self, damaged_folder: Path) -> None:

@@ -76,7 +76,7 @@ class TestTorchvision:
         assert fingerprint_model(load_model(SMALL, weights="epoch30")[0]) == fingerprint_model(trained)
 
     def test_a_file_that_is_missing(self) -> None:
-        with pytest.raises(CheckpointError, match="Expected a file of weights, but there is nothing at 'gone.pt'"):
+        with pytest.raises(CheckpointError, match=r"Expected a file of weights, but there is nothing at 'gone.pt'"):
             load_model(SMALL, weights="gone.pt")
 
     def test_a_file_of_another_model(self, tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ class TestTorchvision:
 
     def test_unknown_name_of_weights(self) -> None:
         with pytest.raises(
-            UnknownNameError, match="weights for resnet50, or a file, but got 'IMAGENET1K_V3'. Did you mean 'IMAGENET1K_V[12]'"
+            UnknownNameError, match=r"weights for resnet50, or a file, but got 'IMAGENET1K_V3'. Did you mean 'IMAGENET1K_V[12]'"
         ):
             load_model("resnet50", weights="IMAGENET1K_V3")
 
@@ -134,7 +134,7 @@ class TestFunctions:
         torch.testing.assert_close(dict(model.state_dict()), dict(weights))
 
     def test_weights_by_name(self, models: Callable[[str], str]) -> None:
-        with pytest.raises(UnknownNameError, match="Expected `weights` to be a file for '.*:make', but there is no file 'IMAGENET1K_V1'"):
+        with pytest.raises(UnknownNameError, match=r"Expected `weights` to be a file for '.*:make', but there is no file 'IMAGENET1K_V1'"):
             load_model(f"{models('def make(): return nn.Linear(2, 3)')}:make", weights="IMAGENET1K_V1")
 
     @pytest.mark.parametrize(

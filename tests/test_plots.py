@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from neuroprobe.plots import plot_labels, plot_layers
 
-HOSTILE = ["$", "$x", "$x$", "$\\frac$", "a $\\nonsense{ b$", "\\$x\\$", "_hidden", "a\nb", "x" * 200, "<b>", "{}", "%d", "\\"]
+HOSTILE = ["$", "$x", "$x$", "$\\frac$", "a $\\nonsense{ b$", "\\$x\\$", "_hidden", "a\nb", "c\td\re", "x" * 200, "<b>", "{}", "%d", "\\"]
 
 
 def label_table(concepts: list[str], layers: list[str] | None = None) -> pd.DataFrame:
@@ -35,7 +35,6 @@ def drawn(ax: Axes) -> Figure:
     """Draw everything; a text matplotlib cannot read fails here."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", message="Glyph")
         figure = ax.figure
         figure.savefig("/dev/null", format="png")
     return figure

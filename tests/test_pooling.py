@@ -294,5 +294,5 @@ class TestLayout:
         torch.testing.assert_close(tape["1"], expected)
 
     def test_unknown(self) -> None:
-        with pytest.raises(UnknownNameError, match="Expected a layout, but got 'nhw'. Did you mean 'nhwc'"):
+        with pytest.raises(UnknownNameError, match=r"Expected a layout, but got 'nhw'. Did you mean 'nhwc'"):
             ActivationRecorder(self.moved, ["0"], layout="nhw")  # type: ignore[arg-type]

@@ -82,7 +82,9 @@ def test_the_gradient_is_that_of_the_loss(alpha: float) -> None:
     for _ in range(3):
         weights = generator.normal(size=4 * hidden + 2 * hidden + 1)
         error = check_grad(
-            lambda w: _loss_and_gradient(w, Z, targets, hidden, alpha)[0], lambda w: _loss_and_gradient(w, Z, targets, hidden, alpha)[1], weights
+            lambda w: _loss_and_gradient(w, Z, targets, hidden, alpha)[0],
+            lambda w: _loss_and_gradient(w, Z, targets, hidden, alpha)[1],
+            weights,
         )
         assert error < 1e-5
 
@@ -248,7 +250,9 @@ def test_probabilities_are_the_decisions(probe) -> None:
 
 
 @each_probe
-@pytest.mark.parametrize(("targets", "shown"), [([1] * 10, "two classes, but all 10 targets have one class: .*1"), ([0, 1, 2] * 4, "3 classes")])
+@pytest.mark.parametrize(
+    ("targets", "shown"), [([1] * 10, "two classes, but all 10 targets have one class: .*1"), ([0, 1, 2] * 4, "3 classes")]
+)
 def test_other_than_two_classes_are_refused(probe, targets: list[int], shown: str) -> None:
     with pytest.raises(InputError, match=shown):
         clone(probe).fit(np.random.default_rng(0).normal(size=(len(targets), 3)), targets)

@@ -45,7 +45,7 @@ class TestNames:
     model = torchvision.models.mobilenet_v2(weights=None, width_mult=0.25)
 
     def test_nearest_names_are_told(self) -> None:
-        with pytest.raises(UnknownNameError, match="module names of MobileNetV2, but got 'features.19'. Did you mean 'features.9' or"):
+        with pytest.raises(UnknownNameError, match=r"module names of MobileNetV2, but got 'features.19'. Did you mean 'features.9' or"):
             ActivationRecorder(self.model, ["features.18", "features.19"])
 
     @pytest.mark.parametrize("prefix", ["feature", "features.", "features.1.con", "features.*", "module:1", "FEATURES.1", ""])
@@ -214,7 +214,7 @@ class TestWhatCannotBeRecorded:
 
     def test_a_relu_that_a_block_uses_twice(self) -> None:
         recorder = ActivationRecorder(network("resnet18"), ["layer1.0.relu"])
-        with pytest.raises(InputError, match="'layer1.0.relu' to run once .* Record the modules around it instead"), recorder.recording():
+        with pytest.raises(InputError, match=r"'layer1.0.relu' to run once .* Record the modules around it instead"), recorder.recording():
             network("resnet18")(batch())
 
     def test_a_module_that_is_never_reached(self) -> None:
@@ -231,11 +231,13 @@ class TestWhatCannotBeRecorded:
             ActivationRecorder(model, ["0", "head"]).record(world, transform=transforms.ToTensor())
 
     def test_no_forward_at_all(self) -> None:
-        with pytest.raises(UnknownNameError, match="'shared', but it was never reached. Run the model inside the `with` block"):
+        with pytest.raises(UnknownNameError, match=r"'shared', but it was never reached. Run the model inside the `with` block"):
             self.run(layers=["shared"])["shared"]
 
     def test_a_module_that_returns_a_tuple(self) -> None:
-        with pytest.raises(InputError, match="Expected 'pair' to return a tensor, but it returns tuple. Record a module inside it instead"):
+        with pytest.raises(
+            InputError, match=r"Expected 'pair' to return a tensor, but it returns tuple. Record a module inside it instead"
+        ):
             self.run(1, layers=["pair"])
 
     def test_self_attention_returns_a_tuple(self) -> None:
@@ -304,7 +306,7 @@ class TestTape:
         assert [(layer, rows.shape[1]) for layer, rows in tape.items()] == [("features.3", 8), ("features.1", 8)]
         assert "features.3" in tape
         assert "features.2" not in tape
-        with pytest.raises(UnknownNameError, match="Expected a recorded layer, but got 'features.2'. Did you mean 'features.[13]'"):
+        with pytest.raises(UnknownNameError, match=r"Expected a recorded layer, but got 'features.2'. Did you mean 'features.[13]'"):
             tape["features.2"]
 
     def test_gradients_are_not_recorded_and_still_flow(self) -> None:
@@ -424,7 +426,7 @@ class TestRecordingASet:
 
     def test_a_damaged_image_is_named(self, damaged_folder: Path, target: nn.Module) -> None:
         images = Images([damaged_folder / "a_good.png", damaged_folder / "c_truncated.jpg"])
-        with pytest.raises(UnreadableImageError, match="c_truncated.jpg' cannot be read"):
+        with pytest.raises(UnreadableImageError, match=r"c_truncated.jpg' cannot be read"):
             ActivationRecorder(target, ["features.5"]).record(images, transform=target_transform())
 
     def test_a_broken_model_is_refused(self, world: Images, target: nn.Module) -> None:

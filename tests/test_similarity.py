@@ -46,7 +46,9 @@ def slow_cosine(activations: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return result
 
 
-def slow_log_p(activations: np.ndarray, scores: np.ndarray, *, k: int, a: float, p_start: float, p_end: float, min_prob: float) -> np.ndarray:
+def slow_log_p(
+    activations: np.ndarray, scores: np.ndarray, *, k: int, a: float, p_start: float, p_end: float, min_prob: float
+) -> np.ndarray:
     """sum over the unit's top images of log(1 + p_i (P_i - 1)), one number at a time."""
     n, n_units = activations.shape
     result = np.zeros((n_units, scores.shape[1]))

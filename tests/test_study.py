@@ -11,6 +11,7 @@ from torch import nn
 
 from neuroprobe.concepts import ConceptSet, ConceptSets
 from neuroprobe.exceptions import CheckpointError, InputError, UnknownNameError
+from neuroprobe.images import Images
 from neuroprobe.probes import LinearProbe, NonlinearProbe
 from neuroprobe.study import BLOG_PROBES, ProbingStudy, split
 from neuroprobe.world import ATTRIBUTES, WorldDataset, load_target, target_checkpoints, target_transform, world_images
@@ -108,7 +109,9 @@ def test_random_labels_are_learned_by_heart_and_not_predicted(model, kind: str) 
 
 
 def test_a_concept_the_layer_knows_is_read_from_images_not_seen(model) -> None:
-    table = ProbingStudy(model, ["classifier"], sets(true_set("striped")), probes=LINEAR, seeds=range(3)).run(IMAGES, transform=TRANSFORM).table
+    table = (
+        ProbingStudy(model, ["classifier"], sets(true_set("striped")), probes=LINEAR, seeds=range(3)).run(IMAGES, transform=TRANSFORM).table
+    )
     assert table["test_accuracy"].min() > 0.8
 
 
@@ -137,7 +140,9 @@ def test_every_number_is_measured_as_it_says(model, layer: str) -> None:
         probe.fit(X[parts.train], A.targets[parts.train])
         row = table.loc[(layer, kind, features)]
         assert (row["n_train"], row["n_test"]) == (60, 40)
-        assert row["test_accuracy"] == pytest.approx(probe.score(X[parts.test], held_out), abs=0.026)  # an image on the edge may fall either way
+        assert row["test_accuracy"] == pytest.approx(
+            probe.score(X[parts.test], held_out), abs=0.026
+        )  # an image on the edge may fall either way
         assert row["train_accuracy"] == pytest.approx(probe.score(X[parts.train], A.targets[parts.train]), abs=0.018)
         assert row["baseline"] == max(np.mean(held_out == 0), np.mean(held_out == 1))
         assert row["probe"] == f"prob-layer-{kind}"
@@ -146,7 +151,9 @@ def test_every_number_is_measured_as_it_says(model, layer: str) -> None:
 def test_the_baseline_is_the_majority_of_the_held_out_part(model) -> None:
     for n_positive, n_negative in ((25, 75), (75, 25)):
         concept_set = random_set("a", n_positive=n_positive, n_negative=n_negative)
-        (row,) = ProbingStudy(model, ["classifier"], sets(concept_set), probes=LINEAR).run(IMAGES, transform=TRANSFORM).table.to_dict("records")
+        (row,) = (
+            ProbingStudy(model, ["classifier"], sets(concept_set), probes=LINEAR).run(IMAGES, transform=TRANSFORM).table.to_dict("records")
+        )
         share = concept_set.targets[split(concept_set, held_out=0.3, seed=0).test].mean()
         assert row["baseline"] == max(share, 1 - share) > 0.7
 
@@ -162,7 +169,9 @@ def test_a_layer_is_exactly_the_module_of_that_name(model) -> None:
     for i in range(10, 19):
         for parameter in changed.features[i].parameters():
             nn.init.zeros_(parameter)
-    assert cells(ProbingStudy(changed, ["features.1"], sets(A), probes=LINEAR, seeds=(0, 1)).run(IMAGES, transform=TRANSFORM).table) == alone
+    assert (
+        cells(ProbingStudy(changed, ["features.1"], sets(A), probes=LINEAR, seeds=(0, 1)).run(IMAGES, transform=TRANSFORM).table) == alone
+    )
 
 
 def test_a_result_does_not_depend_on_what_else_is_asked(model) -> None:
@@ -173,8 +182,10 @@ def test_a_result_does_not_depend_on_what_else_is_asked(model) -> None:
     whole = cells(ProbingStudy(model, layers, sets(A, B), **options).run(IMAGES, transform=TRANSFORM).table)
     assert len(whole) == 2 * 2 * 2 * 2 * 3
 
-    def check(layers=layers, concept_sets=sets(A, B), **changed) -> None:
-        part = cells(ProbingStudy(model, layers, concept_sets, **{**options, **changed}).run(IMAGES, transform=TRANSFORM).table)
+    def check(layers=layers, concept_sets=None, **changed) -> None:
+        part = cells(
+            ProbingStudy(model, layers, concept_sets or sets(A, B), **{**options, **changed}).run(IMAGES, transform=TRANSFORM).table
+        )
         assert part
         assert part == {key: whole[key] for key in part}
 
@@ -185,6 +196,12 @@ def test_a_result_does_not_depend_on_what_else_is_asked(model) -> None:
     check(probes=[("nonlinear", "spatial")])
     check(probes=[("nonlinear", "pooled"), ("linear", "pooled")])
     check(checkpoints={"step_05000": states["step_05000"]})
+
+
+def test_the_number_of_jobs_changes_nothing(model) -> None:
+    study = ProbingStudy(model, ["features.1", "features.18"], sets(A, B), seeds=(0, 3), checkpoints={"as it is": model.state_dict()})
+    one, two = (study.run(IMAGES, transform=TRANSFORM, n_jobs=n).table for n in (1, 2))
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
 
 
 def test_global_random_states_neither_matter_nor_change(model) -> None:
@@ -209,7 +226,9 @@ def test_every_checkpoint_is_measured_with_its_own_weights(model) -> None:
     together = ProbingStudy(model, ["classifier"], concept_sets, probes=LINEAR, checkpoints={n: files[n] for n in chosen}, seeds=range(3))
     report = together.run(IMAGES, transform=TRANSFORM)
     for name in chosen:
-        alone = ProbingStudy(load_target(name), ["classifier"], concept_sets, probes=LINEAR, seeds=range(3)).run(IMAGES, transform=TRANSFORM)
+        alone = ProbingStudy(load_target(name), ["classifier"], concept_sets, probes=LINEAR, seeds=range(3)).run(
+            IMAGES, transform=TRANSFORM
+        )
         part = report.table[report.table["checkpoint"] == name].reset_index(drop=True)
         pd.testing.assert_frame_equal(part.drop(columns="checkpoint"), alone.table.drop(columns="checkpoint"), check_exact=True)
         assert report.metadata["checkpoints"][name] == alone.metadata["checkpoints"]["model"]
@@ -226,8 +245,12 @@ class Unread:
 
 def test_checkpoints_of_equal_weights_are_refused_naming_both(model) -> None:
     state = model.state_dict()
-    checkpoints = {"epoch 30": state, "epoch 60": torch.load(target_checkpoints()["step_00000"], weights_only=True), "epoch 90": dict(state)}
-    with pytest.raises(CheckpointError, match="checkpoints that differ, but 'epoch 30' and 'epoch 90' have the same weights. Remove one"):
+    checkpoints = {
+        "epoch 30": state,
+        "epoch 60": torch.load(target_checkpoints()["step_00000"], weights_only=True),
+        "epoch 90": dict(state),
+    }
+    with pytest.raises(CheckpointError, match=r"checkpoints that differ, but 'epoch 30' and 'epoch 90' have the same weights\. Remove one"):
         ProbingStudy(model, ["features.1"], sets(A), checkpoints=checkpoints).run(IMAGES, transform=Unread())
 
 
@@ -267,7 +290,9 @@ def test_the_given_model_is_untouched(checkpoints) -> None:
 
 
 def test_the_report_says_how_it_was_made(model) -> None:
-    metadata = ProbingStudy(model, ["features.1"], sets(A), probes=LINEAR, seeds=(4, 2), held_out=0.25).run(IMAGES, transform=TRANSFORM).metadata
+    metadata = (
+        ProbingStudy(model, ["features.1"], sets(A), probes=LINEAR, seeds=(4, 2), held_out=0.25).run(IMAGES, transform=TRANSFORM).metadata
+    )
     assert (metadata["seeds"], metadata["held_out"], metadata["concept_sets"]) == ([4, 2], 0.25, {"made": "by hand"})
     assert set(metadata["checkpoints"]) == {"model"}
     assert "CenterCrop" in metadata["transform"]
@@ -305,6 +330,17 @@ def test_no_concepts_are_refused(model) -> None:
 def test_no_checkpoints_are_refused(model) -> None:
     with pytest.raises(CheckpointError, match="at least one checkpoint, but got none"):
         ProbingStudy(model, ["features.1"], sets(A), checkpoints={})
+
+
+def test_an_image_that_cannot_be_read_is_told_by_its_concept(model, tmp_path) -> None:
+    paths = [tmp_path / f"{i}.png" for i in range(20)]
+    for i, path in enumerate(paths):
+        IMAGES[i].save(path)
+    paths[3].write_bytes(b"no image")
+    images = Images(paths, on_error="skip")
+    concept_set = ConceptSet("a", "g", tuple(images.ids[:10]), tuple(images.ids[10:]))
+    with pytest.raises(InputError, match=r"every image of 'a' to be readable, but '.*/3\.png' is not"):
+        ProbingStudy(model, ["features.1"], sets(concept_set), probes=LINEAR).run(images, transform=TRANSFORM)
 
 
 def test_images_that_are_not_in_the_probing_set_are_refused(model) -> None:

@@ -81,7 +81,7 @@ class TestImages:
             world_images(n, seed=seed)
 
     def test_unknown_combinations(self) -> None:
-        with pytest.raises(UnknownNameError, match="Expected the name of a set of combinations, but got 'unsen'. Did you mean 'unseen'"):
+        with pytest.raises(UnknownNameError, match=r"Expected the name of a set of combinations, but got 'unsen'. Did you mean 'unseen'"):
             world_images(3, combinations="unsen")  # type: ignore[arg-type]
 
     @pytest.mark.parametrize("index", [-1, 3])
@@ -169,7 +169,7 @@ class TestSampling:
         for scene in sampled(500, seed=1):
             for item in scene.objects:
                 for centre in (item.x, item.y):
-                    assert -1 / 64 < centre - item.radius  # less than a pixel may be cut off
+                    assert centre - item.radius > -1 / 64  # less than a pixel may be cut off
                     assert centre + item.radius < 1 + 1 / 64
             if len(scene.objects) == 2:
                 left, right = scene.objects
@@ -352,6 +352,6 @@ class TestTarget:
 
     def test_unknown_checkpoint(self) -> None:
         with pytest.raises(
-            UnknownNameError, match="Expected a checkpoint of the world's target, but got 'step_5000'. Did you mean 'step_0?5000'"
+            UnknownNameError, match=r"Expected a checkpoint of the world's target, but got 'step_5000'. Did you mean 'step_0?5000'"
         ):
             load_target("step_5000")

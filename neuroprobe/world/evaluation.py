@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from neuroprobe.checkpoints import load_checkpoint
 from neuroprobe.collection import collect
 from neuroprobe.concepts import ConceptScores, ConceptSource
 from neuroprobe.encoders import ImageTextEncoder
@@ -14,7 +18,7 @@ from neuroprobe.recorder import ActivationRecorder
 from neuroprobe.vocabulary import BLOG_TEMPLATE, ConceptGroup, Vocabulary
 from neuroprobe.world.images import WorldDataset
 from neuroprobe.world.scenes import ATTRIBUTES, COLOURS, PATTERNS, SHAPES, Combinations
-from neuroprobe.world.target import target_transform
+from neuroprobe.world.target import build_target, target_transform
 
 _GROUPS = {"shape": SHAPES, "colour": COLOURS, "pattern": PATTERNS}
 
@@ -65,3 +69,18 @@ def target_accuracies(model: torch.nn.Module, *, n_images: int, seed: int) -> di
     recall = (predicted & truth).sum(axis=0) / truth.sum(axis=0)
     specificity = (~predicted & ~truth).sum(axis=0) / (~truth).sum(axis=0)
     return {"accuracy": float(np.mean(predicted == truth)), "balanced_accuracy": float(np.mean((recall + specificity) / 2))}
+
+
+def clip_figures(encoder: ImageTextEncoder) -> dict[str, dict[str, float]]:
+    """All figures of the world's CLIP, on images it was not trained on."""
+    return {
+        "zero-shot accuracy, combinations seen": zero_shot_accuracies(encoder, n_images=4000, seed=11, combinations="seen"),
+        "zero-shot accuracy, combinations never seen": zero_shot_accuracies(encoder, n_images=4000, seed=12, combinations="unseen"),
+        "precision at 100 of 2,000 images": precisions_at(100, encoder, n_images=2000, seed=13),
+    }
+
+
+def target_figures(files: Sequence[Path]) -> dict[str, dict[str, float]]:
+    """The accuracies of every checkpoint of the target, on images it was not trained on."""
+    model = build_target()
+    return {file.stem: target_accuracies(load_checkpoint(model, file), n_images=2000, seed=14) for file in files}

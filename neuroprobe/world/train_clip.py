@@ -1,4 +1,4 @@
-"""Train the world's CLIP: ``python -m neuroprobe.world.train_clip``, about 25 minutes on one core.
+"""Train the world's CLIP: ``python -m neuroprobe.world.train_clip``, about half an hour on one core.
 
 The architecture and the file format are clip-anytorch's. The loss is a sigmoid loss over the batch's whole truth
 matrix (which caption is true of which image; cf. SigLIP, Zhai et al. 2023), because captions here are true of many
@@ -17,9 +17,19 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from neuroprobe.encoders import import_clip
-from neuroprobe.world.captions import UNKNOWN_WORD, Caption, SceneTable, sample_caption, truth_matrix, wrap_in_unknown_words
-from neuroprobe.world.training import draw_many
+from neuroprobe.encoders import ClipEncoder, import_clip
+from neuroprobe.world.captions import (
+    TEMPLATES,
+    UNKNOWN_WORD,
+    Caption,
+    SceneTable,
+    sample_caption,
+    truth_matrix,
+    wrap_in_unknown_words,
+)
+from neuroprobe.world.evaluation import clip_figures
+from neuroprobe.world.scenes import ATTRIBUTES
+from neuroprobe.world.training import draw_many, write_record
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's own
 CONTEXT_LENGTH, VOCABULARY_SIZE = 77, 49408
@@ -103,9 +113,6 @@ def _texts(captions: list[Caption], generator: np.random.Generator) -> list[str]
 
 
 def _all_words() -> list[str]:
-    from neuroprobe.world.captions import TEMPLATES
-    from neuroprobe.world.scenes import ATTRIBUTES
-
     return [*ATTRIBUTES, *(t.format("") for t in TEMPLATES), "a object and nothing on background none"]
 
 
@@ -140,8 +147,10 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     started = time.time()
     state = train(steps=args.steps, n_images=args.images, seed=args.seed, processes=args.processes)
+    seconds = round(time.time() - started)
     save_deflated(state, args.out)
-    print(f"{args.out}: {args.out.stat().st_size / 1e6:.2f} MB, {time.time() - started:.0f} s")
+    facts = {"steps": args.steps, "n_images": args.images, "seed": args.seed, "seconds": seconds}
+    write_record(args.out.with_suffix(".json"), files=[args.out], **facts, figures=clip_figures(ClipEncoder(args.out, device="cpu")))
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from neuroprobe.world.evaluation import target_figures
 from neuroprobe.world.scenes import ATTRIBUTES, Scene
 from neuroprobe.world.target import CHECKPOINTS, MEAN, STD, build_target
-from neuroprobe.world.training import draw_many
+from neuroprobe.world.training import draw_many, write_record
 
 
 def attribute_table(scenes: list[Scene]) -> torch.Tensor:
@@ -67,7 +68,7 @@ def save(model: torch.nn.Module, path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "target")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "target_checkpoints")
     parser.add_argument("--images", type=int, default=60_000)
     parser.add_argument("--seed", type=int, default=2)
     parser.add_argument("--processes", type=int, default=2)
@@ -77,7 +78,9 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     started = time.time()
     train(args.out, n_images=args.images, seed=args.seed, processes=args.processes)
-    print(f"{args.out}: {time.time() - started:.0f} s")
+    files = [args.out / f"step_{step:05d}.pt" for step in CHECKPOINTS]
+    facts = {"n_images": args.images, "seed": args.seed, "seconds": round(time.time() - started)}
+    write_record(args.out / "record.json", files=files, **facts, figures=target_figures(files))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,15 @@
+"""Sphinx configuration: ``sphinx-build -W docs docs/_build``."""
+
+from importlib.metadata import version as installed_version
+
+project = "neuroprobe"
+author = "The neuroprobe developers"
+version = release = installed_version("neuroprobe-clip")
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+html_theme = "furo"
+exclude_patterns = ["_build"]
+autodoc_typehints = "none"  # the docstrings give types with shapes
+autodoc_member_order = "bysource"
+napoleon_use_ivar = True
+napoleon_google_docstring = False
+default_role = "code"
