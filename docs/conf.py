@@ -13,3 +13,5 @@ autodoc_member_order = "bysource"
 napoleon_use_ivar = True
 napoleon_google_docstring = False
 default_role = "code"
+# what scikit-learn adds to its estimators
+autodoc_default_options = {"exclude-members": "set_score_request, set_fit_request, set_predict_request"}

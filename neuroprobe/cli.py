@@ -50,9 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(
-        prog="neuroprobe", description="Probe and name the neurons of a vision model with concepts from CLIP."
-    )
+    parser = argparse.ArgumentParser(prog="neuroprobe", description="Probe and name the neurons of a vision model with concepts from CLIP.")
     parser.add_argument("--version", action="version", version=f"neuroprobe {neuroprobe.__version__}")
     commands = parser.add_subparsers(required=True, metavar="command")
     _add_demo(commands)
@@ -63,7 +61,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("demo", help="the whole path on the offline world, in about a minute")
-    parser.add_argument("--out", type=Path, default=Path("neuroprobe-demo"), help="folder for tables, figures and pages (default: %(default)s)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("neuroprobe-demo"), help="folder for tables, figures and pages (default: %(default)s)"
+    )
     parser.add_argument("--images", type=int, default=1000, help="how many images to render, 300 or more (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the images, the sets and the splits (default: %(default)s)")
     parser.set_defaults(run=_demo)
@@ -110,11 +110,19 @@ def _add_probe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _add_common(parser: argparse.ArgumentParser, *, out: str) -> None:
     parser.add_argument("model", help="a torchvision model's name, or module:function that returns a model (or a model and its transform)")
-    parser.add_argument("--weights", default="DEFAULT", help="name of torchvision weights, a file with a state dict, or none for random (default: %(default)s)")
+    parser.add_argument(
+        "--weights",
+        default="DEFAULT",
+        help="name of torchvision weights, a file with a state dict, or none for random (default: %(default)s)",
+    )
     parser.add_argument("--layers", nargs="+", required=True, metavar="LAYER", help="exact module names, as in model.named_modules()")
-    parser.add_argument("--layout", choices=("nchw", "nhwc", "nlc"), help="where the units are in a layer's output (default: from the modules' types)")
+    parser.add_argument(
+        "--layout", choices=("nchw", "nhwc", "nlc"), help="where the units are in a layer's output (default: from the modules' types)"
+    )
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of images, searched recursively")
-    parser.add_argument("--on-error", default="raise", choices=("raise", "skip"), help="what to do with a file that is no image (default: %(default)s)")
+    parser.add_argument(
+        "--on-error", default="raise", choices=("raise", "skip"), help="what to do with a file that is no image (default: %(default)s)"
+    )
     parser.add_argument("--clip", required=True, metavar="NAME_OR_FILE", help="a CLIP model such as ViT-B/16, or a checkpoint file of one")
     parser.add_argument("--trust", action="store_true", help="also load a TorchScript archive, which can run code, for --clip")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")
@@ -157,7 +165,9 @@ def _probe(arguments: argparse.Namespace) -> None:
     vocabulary = Vocabulary.probing_blog()
     if arguments.words:
         lists = [Vocabulary.from_file(path) for path in arguments.words]
-        vocabulary = Vocabulary([ConceptGroup(path.stem, words.names, none="none") for path, words in zip(arguments.words, lists, strict=True)])
+        vocabulary = Vocabulary(
+            [ConceptGroup(path.stem, words.names, none="none") for path, words in zip(arguments.words, lists, strict=True)]
+        )
     images, source, model, transform = _inputs(arguments, vocabulary)
     report = probe_model(
         model,

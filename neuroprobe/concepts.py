@@ -63,9 +63,7 @@ class ConceptSource:
         batch_size, workers, progress
             As in `neuroprobe.collection.collect`.
         """
-        (scores,) = collect(
-            images, [self.consumer()], batch_size=batch_size, workers=workers, progress=progress, description="score"
-        )
+        (scores,) = collect(images, [self.consumer()], batch_size=batch_size, workers=workers, progress=progress, description="score")
         return scores  # type: ignore[no-any-return]
 
     def rank(
@@ -242,7 +240,9 @@ class ConceptSet:
     def __post_init__(self) -> None:
         for side in (self.positives, self.negatives):
             if not side or len(set(side)) < len(side):
-                raise InputError(f"Expected positives and negatives of {self.concept!r}, each image once, but a side is empty or repeats one.")
+                raise InputError(
+                    f"Expected positives and negatives of {self.concept!r}, each image once, but a side is empty or repeats one."
+                )
         both = set(self.positives) & set(self.negatives)
         if both:
             raise InputError(f"Expected no image on both sides of {self.concept!r}, but {sorted(both)[0]!r} is.")
@@ -303,5 +303,7 @@ def _checked(vectors: torch.Tensor, n: int, method: str) -> torch.Tensor:
         raise InputError(f"Expected `{method}` to return [{n}, d], but got {tuple(vectors.shape)}.")
     lengths = vectors.norm(dim=1)
     if not torch.allclose(lengths, torch.ones(n), atol=1e-3):
-        raise InputError(f"Expected `{method}` to return unit vectors, but one has length {float(lengths[(lengths - 1).abs().argmax()]):.3g}.")
+        raise InputError(
+            f"Expected `{method}` to return unit vectors, but one has length {float(lengths[(lengths - 1).abs().argmax()]):.3g}."
+        )
     return vectors

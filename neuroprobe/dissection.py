@@ -96,9 +96,7 @@ def _never_varies(values: torch.Tensor) -> npt.NDArray[np.bool_]:
     return (values.amax(dim=0) == values.amin(dim=0)).numpy()
 
 
-def _label_table(
-    layer: str, alike: torch.Tensor, constant: npt.NDArray[np.bool_], concepts: Sequence[str], top: int
-) -> pd.DataFrame:
+def _label_table(layer: str, alike: torch.Tensor, constant: npt.NDArray[np.bool_], concepts: Sequence[str], top: int) -> pd.DataFrame:
     best, columns = (x.numpy() for x in torch.topk(alike, top, dim=1))  # [n_units, top] each
     names = np.asarray(concepts, dtype=object)[columns]
     names[constant], best[constant] = "", np.nan
@@ -125,9 +123,7 @@ def _checked_layers(activations: Activations, layers: Sequence[str] | None) -> l
     return chosen
 
 
-def _chosen_units(
-    activations: Activations, layers: Sequence[str], units: Mapping[str, Iterable[int]]
-) -> dict[str, list[int]]:
+def _chosen_units(activations: Activations, layers: Sequence[str], units: Mapping[str, Iterable[int]]) -> dict[str, list[int]]:
     for layer in units:
         if layer not in layers:
             raise UnknownNameError(f"Expected `units` for the layers {list(layers)}, but got {layer!r}.")

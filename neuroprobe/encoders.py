@@ -98,7 +98,7 @@ class ClipEncoder:
         self._clip = import_clip()
         self.device = resolve_device(device)
         state = _clip_state_dict(self._clip, name_or_path, trust=trust, download_root=download_root)
-        self.model = _build_clip(state, str(name_or_path)).to(self.device).eval()
+        self.model: Any = _build_clip(state, str(name_or_path)).to(self.device).eval()
         self.transform: Transform = self._clip.clip._transform(self.model.visual.input_resolution)
         self.logit_scale = float(self.model.logit_scale.detach().exp())
         self.fingerprint = fingerprint_model(self.model)
@@ -118,7 +118,7 @@ class ClipEncoder:
             No texts, or one longer than CLIP's context (77 tokens).
         """
         tokens = _tokenize(self._clip, texts, self.model.context_length)
-        return torch.cat([self._encode_tokens(part) for part in tokens.split(_TEXT_BATCH)])
+        return torch.cat([self._encode_tokens(part) for part in torch.split(tokens, _TEXT_BATCH)])
 
     def _encode_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         # attention is causal and the text's vector is read at its last token, so the padding behind can go
@@ -182,9 +182,7 @@ def _pkg_resources_stand_in() -> Iterator[None]:
             sys.modules["pkg_resources"] = real
 
 
-def _clip_state_dict(
-    clip: Any, name_or_path: str | Path, *, trust: bool, download_root: str | Path | None
-) -> Mapping[str, torch.Tensor]:
+def _clip_state_dict(clip: Any, name_or_path: str | Path, *, trust: bool, download_root: str | Path | None) -> Mapping[str, torch.Tensor]:
     models = clip.clip._MODELS
     if str(name_or_path) in models:
         root = Path(download_root) if download_root else Path.home() / ".cache" / "clip"
@@ -220,7 +218,8 @@ def _is_torchscript(path: Path) -> bool:
 
 def _torchscript_state_dict(path: Path) -> Mapping[str, torch.Tensor]:
     try:
-        return dict(torch.jit.load(str(path), map_location="cpu").state_dict())
+        archive = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+        return dict(archive.state_dict())
     except RuntimeError as error:
         raise CheckpointError(f"Expected a TorchScript archive of CLIP, but {str(path)!r} cannot be read: {error}") from error
 
@@ -228,7 +227,7 @@ def _torchscript_state_dict(path: Path) -> Mapping[str, torch.Tensor]:
 _NEEDED = ("token_embedding.weight", "positional_embedding", "ln_final.weight", "text_projection", "logit_scale")
 
 
-def _build_clip(state: Mapping[str, torch.Tensor], name: str) -> nn.Module:
+def _build_clip(state: Mapping[str, torch.Tensor], name: str) -> Any:
     from clip.model import build_model
 
     missing = [key for key in _NEEDED if key not in state]

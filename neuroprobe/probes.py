@@ -7,7 +7,7 @@ given back for the units.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
-from typing_extensions import Self, TypeAlias
+from typing_extensions import Self
 
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 
@@ -79,7 +79,9 @@ class _Probe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if len(self.classes_) == 1:
             raise InputError(f"Expected two classes, but all {len(y)} targets have one class: {self.classes_[0]!r}.")
         if len(self.classes_) > 2:
-            raise InputError(f"Only binary classification is supported. The type of the target is multiclass: {len(self.classes_)} classes.")
+            raise InputError(
+                f"Only binary classification is supported. The type of the target is multiclass: {len(self.classes_)} classes."
+            )
         self._coordinates = _Coordinates(X, self.scaling)
         return self._coordinates(X), (y == self.classes_[1]).astype(np.float64)
 

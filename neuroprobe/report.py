@@ -240,7 +240,8 @@ class ProbeReport(Report):
     def summary(self) -> str:
         columns = [c for c in ("concept", "layer", "checkpoint") if c in self._table]
         counts = ", ".join(f"{self._table[column].nunique()} {column}s" for column in columns)
-        return f"{len(self._table)} probes: {counts}; mean test accuracy {self._table['test_accuracy'].mean():.3f}, mean baseline {self._table['baseline'].mean():.3f}"
+        accuracy, baseline = self._table["test_accuracy"].mean(), self._table["baseline"].mean()
+        return f"{len(self._table)} probes: {counts}; mean test accuracy {accuracy:.3f}, mean baseline {baseline:.3f}"
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Mean test accuracy of every kind of probe along the layers, and the baseline."""

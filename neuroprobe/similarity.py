@@ -15,11 +15,10 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import torch
-from typing_extensions import TypeAlias
 
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 

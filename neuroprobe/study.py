@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,6 @@ from joblib import Parallel, delayed
 from sklearn.model_selection import train_test_split
 from torch import nn
 from tqdm import tqdm
-from typing_extensions import TypeAlias
 
 from neuroprobe.activations import Activations
 from neuroprobe.cells import Split, fit_cells
@@ -154,14 +153,10 @@ class ProbingStudy:
         for name, checkpoint in self.checkpoints.items():
             yield name, load_checkpoint(model, checkpoint, name=name)
 
-    def _record(
-        self, model: nn.Module, images: Images, transform: Transform, batch_size: int, workers: int
-    ) -> dict[str, Activations]:
-        wanted = dict.fromkeys(features for _, features in self.probes)
+    def _record(self, model: nn.Module, images: Images, transform: Transform, batch_size: int, workers: int) -> dict[str, Activations]:
+        wanted: list[str] = list(dict.fromkeys(features for _, features in self.probes))
         recorders = {f: ActivationRecorder(model, self.layers, pooling=_POOLING[f], layout=self.layout) for f in wanted}
-        (recorded,) = collect(
-            images, [ForwardPass(recorders, transform)], batch_size=batch_size, workers=workers, progress=False
-        )
+        (recorded,) = collect(images, [ForwardPass(recorders, transform)], batch_size=batch_size, workers=workers, progress=False)
         return recorded  # type: ignore[no-any-return]
 
     def _metadata(self, transform: Transform) -> dict[str, Any]:
@@ -208,7 +203,9 @@ def _check_complete(concept_set: ConceptSet, recorded: Mapping[str, Activations]
     for activations in recorded.values():
         missing = sorted(set(concept_set.ids) - set(activations.ids))
         if missing:
-            raise InputError(f"Expected every image of {concept_set.concept!r} to be readable, but {missing[0]!r} is not. Make the sets again.")
+            raise InputError(
+                f"Expected every image of {concept_set.concept!r} to be readable, but {missing[0]!r} is not. Make the sets again."
+            )
 
 
 def _checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:

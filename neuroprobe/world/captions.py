@@ -124,6 +124,6 @@ def _phrase(wanted: _Attributes) -> str:
 
 
 def wrap_in_unknown_words(text: str, generator: np.random.Generator) -> str:
-    """Put one to three unknown words before, after or around a caption."""
+    """Put up to two unknown words before a caption, and up to two after it."""
     before, after = (int(k) for k in generator.integers(0, 3, size=2))
     return " ".join([UNKNOWN_WORD] * before + [text] + [UNKNOWN_WORD] * after)

@@ -27,8 +27,8 @@ def zero_shot_accuracies(encoder: ImageTextEncoder, *, n_images: int, seed: int,
     """Share of images with one object whose shape, colour and pattern are likeliest among all, by the blog's prompt."""
     dataset = WorldDataset(n_images, seed=seed, combinations=combinations)
     single = [i for i in range(n_images) if len(dataset.scene(i).objects) == 1]
-    source = ConceptSource(encoder, Vocabulary([ConceptGroup(name, values, templates=(BLOG_TEMPLATE,)) for name, values in _GROUPS.items()]))
-    scores = source.score(Images(dataset).subset([dataset.ids[i] for i in single]), progress=False)
+    vocabulary = Vocabulary([ConceptGroup(name, values, templates=(BLOG_TEMPLATE,)) for name, values in _GROUPS.items()])
+    scores = ConceptSource(encoder, vocabulary).score(Images(dataset).subset([dataset.ids[i] for i in single]), progress=False)
     accuracies = {}
     for name, values in _GROUPS.items():
         truth = [getattr(dataset.scene(i).objects[0], name) for i in single]

@@ -54,7 +54,7 @@ def render(scene: Scene, generator: np.random.Generator) -> npt.NDArray[np.uint8
 
 def _grid(side: int) -> tuple[_Plane, _Plane]:
     """Pixel centres, [side, side] each: x to the right and y downwards, in fractions of the side."""
-    centres = (np.arange(side, dtype=np.float32) + 0.5) / side
+    centres: _Plane = np.asarray((np.arange(side) + 0.5) / side, dtype=np.float32)
     y, x = np.meshgrid(centres, centres, indexing="ij")
     return x, y
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import product
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
-from typing_extensions import TypeAlias
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "diamond", "male", "female")
 COLOURS = ("red", "yellow", "blue", "green", "orange", "purple", "pink", "cyan")

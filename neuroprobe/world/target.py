@@ -30,7 +30,8 @@ def build_target() -> nn.Module:
 
     Its first weights draw on torch's global random state, as any module's do.
     """
-    return MobileNetV2(num_classes=len(ATTRIBUTES), width_mult=0.25)
+    model: nn.Module = MobileNetV2(num_classes=len(ATTRIBUTES), width_mult=0.25)
+    return model
 
 
 def target_checkpoints() -> dict[str, Path]:
@@ -56,7 +57,7 @@ def load_target(checkpoint: str = "step_05000") -> nn.Module:
 
 def target_transform() -> Transform:
     """From a PIL image to the target's input, float32 [3, 64, 64]."""
-    return transforms.Compose(
+    transform: Transform = transforms.Compose(
         [
             transforms.Resize(64),
             transforms.CenterCrop(64),
@@ -64,6 +65,7 @@ def target_transform() -> Transform:
             transforms.Normalize(MEAN, STD),
         ]
     )
+    return transform
 
 
 def target_with_transform() -> tuple[nn.Module, Transform]:

@@ -90,12 +90,13 @@ def train(*, steps: int, n_images: int, seed: int, processes: int, batch_size: i
         logits = _logits(model, pixels[rows], tokenizer(_texts(captions, generator)), generator) + bias
         loss = F.binary_cross_entropy_with_logits(logits, truth)
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
         model.logit_scale.data.clamp_(max=float(np.log(100)))
         if step % 250 == 0:
-            print(f"step {step} of {steps}, loss {loss.item():.4f}, scale {model.logit_scale.exp().item():.1f}, bias {bias.item():.2f}, {time.time() - started:.0f} s", flush=True)
+            scale = model.logit_scale.exp().item()
+            print(f"step {step} of {steps}, loss {loss.item():.4f}, scale {scale:.1f}, {time.time() - started:.0f} s", flush=True)
     return _clip_state_dict(model, tokenizer)
 
 

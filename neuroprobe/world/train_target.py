@@ -52,7 +52,7 @@ def train(folder: Path, *, n_images: int, seed: int, processes: int, batch_size:
             images = images.flip(3)  # every attribute is symmetric
         loss = F.binary_cross_entropy_with_logits(model(images), truth[rows])
         optimiser.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         schedule.step()
         if step % 250 == 0:
