@@ -211,7 +211,8 @@ class ConceptScores:
             for column, name in enumerate(group.concepts):
                 ranking = torch.argsort(likelihoods[:, column], descending=True, stable=True).numpy()
                 generator = np.random.default_rng((seed, zlib.crc32(f"{group.name}/{name}".encode())))
-                negatives = generator.choice(ranking[n_positive:], size=n_negative, replace=False)
+                others = np.sort(ranking[n_positive:])  # so that rounding, which can turn neighbours round, changes no draw
+                negatives = generator.choice(others, size=n_negative, replace=False)
                 sets[name] = ConceptSet(name, group.name, self._ids_of(ranking[:n_positive]), self._ids_of(negatives))
         return ConceptSets(sets, {**self.metadata, "temperature": self.temperature, "seed": seed})
 

@@ -17,8 +17,13 @@ class InputError(NeuroprobeError, ValueError):
     """An argument or a file's content is not what is needed."""
 
 
-class UnknownNameError(NeuroprobeError, LookupError):
-    """A layer, concept, similarity function or the like that does not exist."""
+class UnknownNameError(NeuroprobeError, KeyError):
+    """A layer, concept, similarity function or the like that does not exist.
+
+    A `KeyError`, so that ``get`` and ``in`` of our mappings work; its text is the message, not a quotation of it.
+    """
+
+    __str__ = Exception.__str__
 
 
 class UnreadableImageError(NeuroprobeError, OSError):

@@ -22,7 +22,7 @@ from neuroprobe.concepts import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.fingerprints import fingerprint_model
 from neuroprobe.images import Images
-from neuroprobe.pooling import Layout
+from neuroprobe.pooling import Layout, describe_function
 from neuroprobe.probes import make_probe
 from neuroprobe.recorder import ActivationRecorder, ForwardPass, check_layers
 from neuroprobe.report import ProbeReport, versions
@@ -165,7 +165,7 @@ class ProbingStudy:
             "concept_sets": dict(self.concept_sets.metadata),
             "held_out": self.held_out,
             "seeds": list(self.seeds),
-            "transform": repr(transform),
+            "transform": describe_function(transform),
             "versions": versions(),
         }
 

@@ -181,6 +181,27 @@ def test_ranking_does_not_depend_on_the_other_groups() -> None:
     assert all(backwards[concept] == whole[concept] for concept in whole)
 
 
+def test_ranking_does_not_depend_on_the_order_within_the_group() -> None:
+    first = ConceptSource(ENCODER, Vocabulary([ConceptGroup("c", ("red", "blue", "green"), none="none")])).rank(IMAGES, **SIZES)
+    second = ConceptSource(ENCODER, Vocabulary([ConceptGroup("c", ("green", "red", "blue"), none="none")])).rank(IMAGES, **SIZES)
+    for concept in first:
+        assert set(first[concept].positives) == set(second[concept].positives)
+        assert first[concept].negatives == second[concept].negatives
+
+
+def test_rounding_changes_no_negatives() -> None:
+    scores = scores_of(30, ["a", "b", "c"])
+    ids = tuple(f"image {i}" for i in range(60))
+    noise = 1e-7 * torch.randn(60, 12, generator=torch.Generator().manual_seed(0))
+    drawn = []
+    for vectors in (scores.image_vectors.repeat(2, 1), scores.image_vectors.repeat(2, 1) + noise):  # every image twice
+        twice = ConceptScores(vectors, scores.text_vectors, scores.vocabulary, ids, 0.05, {})
+        drawn.append(twice.rank(n_positive=10, n_negative=20))
+    for concept in "abc":
+        assert set(drawn[0][concept].positives) == set(drawn[1][concept].positives)
+        assert drawn[0][concept].negatives == drawn[1][concept].negatives
+
+
 def test_ranking_leaves_global_random_states_alone() -> None:
     np.random.seed(0)
     before = np.random.get_state()[1].tolist(), torch.get_rng_state()

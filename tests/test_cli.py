@@ -1,0 +1,173 @@
+"""The command line: real runs on rendered images saved as files, and one readable line for whatever is wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from neuroprobe import LabelReport, ProbeReport
+from neuroprobe.cli import main
+from neuroprobe.world import CLIP_PATH, target_checkpoints, world_images
+
+TARGET = "neuroprobe.world:target_with_transform"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """150 of the world's images as PNG files."""
+    path = tmp_path_factory.mktemp("photos")
+    images = world_images(150, seed=9)
+    for i in range(len(images)):
+        images[i].save(path / f"{i:03d}.png")
+    return path
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("words") / "colours.txt"
+    path.write_text("red\nblue\ngreen\nyellow\n", encoding="utf-8")
+    return path
+
+
+def dissect_arguments(
+    folder: Path, words: Path, out: Path, *more: str, model: str = TARGET, layers: tuple[str, ...] = ("classifier",)
+) -> list[str]:
+    common = ["--layers", *layers, "--images", str(folder), "--clip", str(CLIP_PATH), "--device", "cpu", "--out", str(out)]
+    return ["dissect", model, *common, "--words", str(words), *more]
+
+
+def probe_arguments(folder: Path, out: Path, *more: str) -> list[str]:
+    common = ["--images", str(folder), "--clip", str(CLIP_PATH), "--device", "cpu", "--out", str(out), "--jobs", "1"]
+    return ["probe", TARGET, "--layers", "features.1", "features.18", *common, *more]
+
+
+def the_line(capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on standard error."""
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("neuroprobe: Expected ")
+    return lines[0]
+
+
+def test_dissect_names_units_by_the_words_of_the_file(folder: Path, words: Path, tmp_path: Path) -> None:
+    assert main(dissect_arguments(folder, words, tmp_path, "--template", "This image has a concept: {}")) == 0
+    table = LabelReport.load(tmp_path).table
+    assert set(table["concept"]) <= {"red", "blue", "green", "yellow"}
+    assert table.loc[table["unit"] == 10, "concept"].tolist() == ["red"]  # the output trained for red
+    assert list(pd.read_csv(tmp_path / "labels.csv").columns[:4]) == ["layer", "unit", "concept", "score"]
+
+
+def test_dissect_takes_a_torchvision_model_with_random_weights(folder: Path, words: Path, tmp_path: Path) -> None:
+    arguments = dissect_arguments(
+        folder, words, tmp_path, "--weights", "none", "--similarity", "cos_similarity", model="shufflenet_v2_x0_5", layers=("stage2", "fc")
+    )
+    assert main(arguments) == 0
+    table = LabelReport.load(tmp_path).table
+    assert table.groupby("layer").size().to_dict() == {"fc": 1000, "stage2": 48}
+
+
+def test_probe_measures_every_concept_layer_and_checkpoint(folder: Path, tmp_path: Path) -> None:
+    files = [str(target_checkpoints()[name]) for name in ("step_00000", "step_05000")]
+    assert main(probe_arguments(folder, tmp_path, "--positives", "15", "--negatives", "30", "--checkpoints", *files)) == 0
+    table = ProbeReport.load(tmp_path).table
+    assert len(table) == 9 * 2 * 2 * 3
+    assert set(table["checkpoint"]) == {"step_00000", "step_05000"}
+    assert set(zip(table["n_train"], table["n_test"], strict=True)) == {(31, 14)}
+
+
+def test_probe_takes_word_lists_as_groups(folder: Path, words: Path, tmp_path: Path) -> None:
+    assert main(probe_arguments(folder, tmp_path, "--words", str(words), "--positives", "10", "--negatives", "20")) == 0
+    assert set(ProbeReport.load(tmp_path).table["concept"]) == {"red", "blue", "green", "yellow"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers": ("features.8x",)}, "Did you mean 'features.8'"),
+        ({"model": "resnet05"}, "Did you mean 'resnet50'"),
+        ({"model": "no_such_module:f"}, "cannot be imported"),
+        ({"folder": "nothing-here"}, "there is nothing at"),
+        ({"words": "no-such-list.txt"}, "cannot be read"),
+        ({"more": ("--clip", "ViT-B/23")}, "Did you mean 'ViT-B/32'"),
+        ({"more": ("--weights", "no_such.pt")}, "there is nothing at 'no_such.pt'"),
+        ({"more": ("--similarity", "soft_wpmy")}, "Did you mean 'soft_wpmi'"),
+        ({"more": ("--device", "warp")}, "a device of this machine"),
+        ({"more": ("--template", "no place")}, "exactly one '{}'"),
+        ({"more": ("--batch-size", "0")}, "`batch_size` to be at least 1"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_one_line_and_code_2(
+    change: dict, message: str, folder: Path, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = dissect_arguments(
+        Path(change.get("folder", folder)),
+        Path(change.get("words", words)),
+        tmp_path / "out",
+        *change.get("more", ()),
+        model=change.get("model", TARGET),
+        layers=change.get("layers", ("classifier",)),
+    )
+    assert main(arguments) == 2
+    assert message in the_line(capsys)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_file_that_is_no_image_is_named_or_skipped(words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(20):
+        world_images(20)[i].save(photos / f"{i}.png")
+    (photos / "broken.jpg").write_text("no image")
+    arguments = dissect_arguments(photos, words, tmp_path / "out")
+    assert main(arguments) == 2
+    assert "broken.jpg" in the_line(capsys)
+    assert main([*arguments, "--on-error", "skip"]) == 0
+    metadata = LabelReport.load(tmp_path / "out").metadata
+    assert metadata["n_images"] == 20
+    assert list(metadata["activations"]["skipped"]) == ["broken.jpg"]
+
+
+def test_too_few_images_for_the_sets_fail_before_they_are_read(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(probe_arguments(folder, tmp_path)) == 2
+    assert "Expected at least 300 images (100 positives and 200 negatives), but got 150" in the_line(capsys)
+
+
+def test_checkpoints_that_do_not_fit_or_are_equal_are_refused(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ("--positives", "10", "--negatives", "20", "--checkpoints")
+    assert main(probe_arguments(folder, tmp_path, *sizes, str(CLIP_PATH))) == 2
+    assert "Expected the weights of MobileNetV2" in the_line(capsys)
+    trained = target_checkpoints()["step_05000"]
+    copy = tmp_path / "copy.pt"
+    copy.write_bytes(trained.read_bytes())
+    assert main(probe_arguments(folder, tmp_path, *sizes, str(trained), str(copy))) == 2
+    assert "'step_05000' and 'copy' have the same weights" in the_line(capsys)
+
+
+def test_demo_refuses_too_few_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--images", "20", "--out", str(tmp_path)]) == 2
+    assert "at least 300 images" in the_line(capsys)
+
+
+def test_a_report_that_cannot_be_written_is_one_line(folder: Path, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(dissect_arguments(folder, words, tmp_path / "file")) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_usage_errors_exit_with_2_and_help_with_0() -> None:
+    for arguments, code in ((["dissect"], 2), (["--help"], 0), (["probe", "--help"], 0)):
+        with pytest.raises(SystemExit) as stopped:
+            main(arguments)
+        assert stopped.value.code == code
+
+
+def test_python_dash_m_runs_the_same_program(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "neuroprobe", "demo", "--images", "1", "--out", str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("neuroprobe: Expected at least 300 images")

@@ -1,0 +1,117 @@
+"""The package as a whole: what importing it costs, its public names, and the documentation's code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import neuroprobe
+
+ROOT = Path(__file__).parent.parent
+START = ROOT / "docs" / "start.md"
+
+PUBLIC = [
+    "Images",
+    "ActivationRecorder",
+    "Activations",
+    "ImageTextEncoder",
+    "ClipEncoder",
+    "ConceptGroup",
+    "Vocabulary",
+    "ConceptSource",
+    "ConceptScores",
+    "ConceptSets",
+    "dissect",
+    "LinearProbe",
+    "NonlinearProbe",
+    "ProbingStudy",
+    "Report",
+    "LabelReport",
+    "ProbeReport",
+]
+
+
+def run(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
+
+
+def test_public_names_are_there_and_listed() -> None:
+    assert set(neuroprobe.__all__) == set(PUBLIC)
+    for name in PUBLIC:
+        assert getattr(neuroprobe, name).__module__.startswith("neuroprobe.")
+    assert set(PUBLIC) <= set(dir(neuroprobe))
+    with pytest.raises(AttributeError, match="no attribute 'Proobe'"):
+        neuroprobe.Proobe  # noqa: B018
+
+
+def test_importing_it_imports_none_of_the_heavy_packages() -> None:
+    loaded = run(
+        "import sys, neuroprobe, neuroprobe.world; print([m for m in ('clip', 'sklearn', 'pandas', 'matplotlib') if m in sys.modules])"
+    )
+    assert loaded == "[]"
+
+
+def test_recording_and_encoding_need_no_tables_and_plots() -> None:
+    code = (
+        "import sys; from neuroprobe import ActivationRecorder, ClipEncoder, ConceptSource, Images;"
+        "print('pandas' in sys.modules, 'clip' in sys.modules)"
+    )
+    assert run(code) == "False False"
+
+
+@pytest.mark.slow
+def test_importing_it_costs_little_beyond_torch() -> None:
+    code = (
+        "import torch, torchvision, time; t = time.perf_counter();"
+        "import neuroprobe, neuroprobe.recorder, neuroprobe.concepts; print(time.perf_counter() - t)"
+    )
+    assert min(float(run(code)) for _ in range(3)) < 0.3
+
+
+def test_importing_it_changes_nothing_global() -> None:
+    code = (
+        "import sys, torch, torchvision, numpy, logging; a = torch.get_rng_state(); h = list(logging.root.handlers); p = list(sys.path);"
+        "import neuroprobe, neuroprobe.world, neuroprobe.pipeline;"
+        "print(torch.equal(a, torch.get_rng_state()), h == logging.root.handlers, p == sys.path, 'pkg_resources' in sys.modules)"
+    )
+    assert run(code) == "True True True False"
+
+
+def test_the_start_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    blocks = re.findall(r"```python\n(.*?)```", START.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 5
+    for block in blocks:
+        exec(block, names)
+    assert names["labels"].label("classifier", 10) == "red"  # type: ignore[attr-defined]
+    means = names["probes"].table.groupby("layer")["test_accuracy"].mean()  # type: ignore[attr-defined]
+    assert means["features.18"] > means["features.2"]
+    assert (tmp_path / "report" / "labels.csv").is_file()
+
+
+def test_the_readmes_own_lines_run_with_a_model_and_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision
+
+    from neuroprobe.world import CLIP_PATH, target_transform, world_images
+
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (tmp_path / "photos").mkdir()
+    for i in range(12):
+        world_images(12)[i].save(tmp_path / "photos" / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    block = block.replace('"ViT-B/16"', repr(str(CLIP_PATH)))  # the one thing that would be downloaded
+    exec(block, {"my_model": torchvision.models.resnet18().eval(), "my_transform": target_transform()})
+    assert len(neuroprobe.LabelReport.load(tmp_path / "report")) == 256 + 512
+
+
+def test_the_readme_holds_both_commands() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name, ending in (("demo", ".venv/bin/neuroprobe demo"), ("test", ".venv/bin/python -m pytest")):
+        (command,) = re.findall(rf"<!-- command: {name} -->\n```bash\n(.+?)\n```", readme)
+        assert command.startswith("python3 -m venv .venv && ")
+        assert command.endswith(ending)
