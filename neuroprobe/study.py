@@ -21,10 +21,11 @@ from neuroprobe.collection import Transform, collect
 from neuroprobe.concepts import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.fingerprints import fingerprint_model
+from neuroprobe.forward_pass import ForwardPass
 from neuroprobe.images import Images
 from neuroprobe.pooling import Layout, describe_function
 from neuroprobe.probes import make_probe
-from neuroprobe.recorder import ActivationRecorder, ForwardPass, check_layers
+from neuroprobe.recorder import ActivationRecorder, check_layers
 from neuroprobe.report import ProbeReport, versions
 
 Features: TypeAlias = Literal["pooled", "spatial"]

@@ -22,7 +22,7 @@ from neuroprobe import ActivationRecorder, Images
 from neuroprobe.collection import collect
 from neuroprobe.exceptions import InputError, UnknownNameError, UnreadableImageError
 from neuroprobe.fingerprints import fingerprint_model
-from neuroprobe.recorder import ForwardPass
+from neuroprobe.forward_pass import ForwardPass
 from neuroprobe.world import target_transform
 
 
