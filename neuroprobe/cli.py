@@ -82,6 +82,9 @@ def _add_dissect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--template", default="{}", help="prompt with one {} for the word (default: the word alone)")
     parser.add_argument("--similarity", default="soft_wpmi", help="similarity function (default: %(default)s)")
     parser.add_argument("--pooling", default="mean", choices=("mean", "max"), help="over positions (default: %(default)s)")
+    parser.add_argument(
+        "--store", type=Path, metavar="DIR", help="keep the activations there, and go on from there if cut off (default: in memory)"
+    )
     parser.set_defaults(run=_dissect)
 
 
@@ -138,6 +141,14 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _dissect(arguments: argparse.Namespace) -> None:
+    from neuroprobe.distributed import process_group
+
+    with process_group() as distributed:
+        _dissect_in(arguments, distributed)
+
+
+def _dissect_in(arguments: argparse.Namespace, distributed: bool) -> None:
+    from neuroprobe.distributed import rank_and_size
     from neuroprobe.pipeline import dissect_model
     from neuroprobe.vocabulary import Vocabulary
 
@@ -152,10 +163,13 @@ def _dissect(arguments: argparse.Namespace) -> None:
         transform=transform,
         pooling=arguments.pooling,
         similarity=arguments.similarity,
+        store=arguments.store,
         batch_size=arguments.batch_size,
         workers=arguments.workers,
+        distributed=distributed,
     )
-    _save(report, arguments.out)
+    if rank_and_size(distributed)[0] == 0:
+        _save(report, arguments.out)
 
 
 def _probe(arguments: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from neuroprobe.collection import Collected, Transform, collect
+from neuroprobe.collection import BatchRecord, Collected, Transform, collect
 from neuroprobe.encoders import ImageTextEncoder
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.images import Images
@@ -100,23 +100,23 @@ class ConceptPass:
 
     def __init__(self, source: ConceptSource) -> None:
         self._source = source
-        self._chunks: list[torch.Tensor] = []
+        self._parts: dict[int, torch.Tensor] = {}
 
     @property
     def transform(self) -> Transform:
         return self._source.encoder.transform
 
-    def consume(self, batch: torch.Tensor) -> None:
+    def consume(self, batch: torch.Tensor, record: BatchRecord) -> None:
         vectors = _checked(self._source.encoder.encode_images(batch), len(batch), "encode_images")
         d = self._source.text_vectors().shape[1]
         if vectors.shape[1] != d:
             raise InputError(f"Expected `encode_images` to return vectors of the texts' {d} dimensions, but got {vectors.shape[1]}.")
-        self._chunks.append(vectors)
+        self._parts[record.number] = vectors
 
     def finish(self, collected: Collected) -> ConceptScores:
         source = self._source
         return ConceptScores(
-            image_vectors=torch.cat(self._chunks),
+            image_vectors=collected.joined(self._parts, width=(source.text_vectors().shape[1],)),
             text_vectors=source.text_vectors(),
             vocabulary=source.vocabulary,
             ids=collected.ids,

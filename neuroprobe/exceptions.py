@@ -34,6 +34,10 @@ class CheckpointError(NeuroprobeError, ValueError):
     """A file of weights that cannot be read safely, or does not fit the model."""
 
 
+class StoreError(NeuroprobeError, RuntimeError):
+    """A recording on disk that is of something else, not complete, in use, or cannot be written."""
+
+
 class MissingDependencyError(NeuroprobeError, ImportError):
     """An optional package is needed and not installed."""
 

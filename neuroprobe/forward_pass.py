@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from neuroprobe.activations import Activations
-from neuroprobe.collection import Collected, Transform
+from neuroprobe.collection import BatchRecord, Collected, Transform
 from neuroprobe.exceptions import InputError
 from neuroprobe.fingerprints import fingerprint_model
+from neuroprobe.keepers import Keeper, MemoryKeeper
 from neuroprobe.pooling import describe_function, describe_pooling
 from neuroprobe.recorder import ActivationRecorder
 
@@ -20,44 +20,69 @@ from neuroprobe.recorder import ActivationRecorder
 class ForwardPass:
     """A consumer that runs a model once per batch for one or several recorders of it.
 
-    Its result is a mapping from the recorders' names to their `Activations`.
+    Its result is a mapping from the recorders' names to what their keepers give: `Activations`, unless said otherwise.
+
+    Parameters
+    ----------
+    recorders : mapping from name to ActivationRecorder
+        All of one model.
+    transform : callable
+        From a PIL image to the model's input.
+    keepers : mapping from name to Keeper, optional
+        By default everything is kept in memory.
+    unwrap : bool, default False
+        For a single recorder: give its result instead of a mapping.
     """
 
-    def __init__(self, recorders: Mapping[str, ActivationRecorder], transform: Transform, *, unwrap: bool = False) -> None:
+    def __init__(
+        self,
+        recorders: Mapping[str, ActivationRecorder],
+        transform: Transform,
+        *,
+        keepers: Mapping[str, Keeper] | None = None,
+        unwrap: bool = False,
+    ) -> None:
         self.transform = transform
         self._recorders = dict(recorders)
+        self._keepers = {name: MemoryKeeper(recorder.layers) for name, recorder in recorders.items()} if keepers is None else dict(keepers)
         self._unwrap = unwrap
         self._model = next(iter(self._recorders.values())).model
-        self._chunks: dict[str, dict[str, list[torch.Tensor]]] = {
-            name: {layer: [] for layer in recorder.layers} for name, recorder in self._recorders.items()
-        }
+        self._fingerprint = fingerprint_model(self._model)
 
-    def consume(self, batch: torch.Tensor) -> None:
+    def recorded(self) -> Mapping[int, BatchRecord]:
+        """The batches that every keeper has already."""
+        first, *others = (keeper.recorded() for keeper in self._keepers.values())
+        return {number: record for number, record in first.items() if all(number in other for other in others)}
+
+    def consume(self, batch: torch.Tensor, record: BatchRecord) -> None:
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             stack.enter_context(evaluating(self._model))
             tapes = {name: stack.enter_context(recorder.recording()) for name, recorder in self._recorders.items()}
             self._model(batch.to(device_of(self._model)))
         for name, tape in tapes.items():
-            for layer, chunks in self._chunks[name].items():
-                chunks.append(_checked_rows(tape[layer], len(batch), layer))
+            self._keepers[name].keep(record, {layer: _checked_rows(tape[layer], len(batch), layer) for layer in tape})
 
     def finish(self, collected: Collected) -> Any:
-        results = {name: self._activations(name, collected) for name in self._recorders}
-        return results[""] if self._unwrap else results
+        found = {name: keeper.finish(collected, self._metadata(self._recorders[name], collected)) for name, keeper in self._keepers.items()}
+        return found[""] if self._unwrap else found
 
-    def _activations(self, name: str, collected: Collected) -> Activations:
-        recorder = self._recorders[name]
-        arrays = {layer: torch.cat(chunks).numpy() for layer, chunks in self._chunks[name].items()}
-        metadata = {
-            "model": fingerprint_model(recorder.model),
+    def _metadata(self, recorder: ActivationRecorder, collected: Collected) -> dict[str, Any]:
+        return {
+            "model": self._fingerprint,
             "images": collected.fingerprint,
-            "transform": describe_function(self.transform),
-            "pooling": describe_pooling(recorder.pooling),
-            "layout": recorder.layout,
+            **describe_recording(recorder, self.transform),
             "skipped": dict(collected.skipped),
         }
-        return Activations(arrays, collected.ids, metadata)
+
+
+def describe_recording(recorder: ActivationRecorder, transform: Transform) -> dict[str, Any]:
+    """What lies between the images and the recorded rows, apart from the model."""
+    return {
+        "transform": describe_function(transform),
+        "pooling": describe_pooling(recorder.pooling),
+        "layout": recorder.layout,
+    }
 
 
 def _checked_rows(rows: torch.Tensor, n_images: int, layer: str) -> torch.Tensor:
@@ -65,6 +90,11 @@ def _checked_rows(rows: torch.Tensor, n_images: int, layer: str) -> torch.Tensor
         raise InputError(
             f"Expected one row per image ({n_images}) from {layer!r}, but got {len(rows)}: the first axis of its output does not hold "
             "the images. Record a module around it instead."
+        )
+    if not torch.isfinite(rows).all():
+        raise InputError(
+            f"Expected finite activations, but {layer!r} gives some that are not. "
+            "Check the model's weights, its transform and the precision."
         )
     return rows
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -11,9 +12,11 @@ from neuroprobe.checkpoints import Checkpoint, fingerprint_checkpoints
 from neuroprobe.collection import Transform, collect
 from neuroprobe.concepts import ConceptSource
 from neuroprobe.dissection import DEFAULT_SIMILARITY, dissect
+from neuroprobe.forward_pass import ForwardPass
 from neuroprobe.images import Images
 from neuroprobe.pooling import Layout, Pooling
 from neuroprobe.recorder import ActivationRecorder, check_layers
+from neuroprobe.recording import keeping
 from neuroprobe.report import LabelReport, ProbeReport
 from neuroprobe.similarity import Similarity, get_similarity
 from neuroprobe.study import BLOG_PROBES, Features, ProbingStudy, check_probes
@@ -30,8 +33,10 @@ def dissect_model(
     layout: Layout | None = None,
     similarity: str | Similarity = DEFAULT_SIMILARITY,
     parameters: Mapping[str, Any] | None = None,
+    store: str | Path | None = None,
     batch_size: int = 64,
     workers: int = 0,
+    distributed: bool = False,
     progress: bool | None = None,
 ) -> LabelReport:
     """Record the layers and score the concepts in one pass over the images, and label every unit.
@@ -49,7 +54,9 @@ def dissect_model(
         As in `neuroprobe.ActivationRecorder`.
     similarity, parameters
         As in `neuroprobe.dissect`.
-    batch_size, workers, progress
+    store : path, optional
+        A folder for the activations, as in `neuroprobe.ActivationRecorder.record`; by default they stay in memory.
+    batch_size, workers, distributed, progress
         As in `neuroprobe.collection.collect`.
 
     Returns
@@ -58,14 +65,16 @@ def dissect_model(
     """
     get_similarity(similarity)  # an unknown name fails before the long run
     recorder = ActivationRecorder(model, layers, pooling=pooling, layout=layout)
-    activations, scores = collect(
-        images,
-        [recorder.consumer(transform), source.consumer()],
-        batch_size=batch_size,
-        workers=workers,
-        progress=progress,
-        description="record and score",
-    )
+    with keeping(recorder, images, transform, store=store, batch_size=batch_size, distributed=distributed) as keeper:
+        activations, scores = collect(
+            images,
+            [ForwardPass({"": recorder}, transform, keepers={"": keeper}, unwrap=True), source.consumer()],
+            batch_size=batch_size,
+            workers=workers,
+            distributed=distributed,
+            progress=progress,
+            description="record and score",
+        )
     return dissect(activations, scores, similarity=similarity, parameters=parameters)
 
 

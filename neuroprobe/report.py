@@ -9,7 +9,6 @@ import base64
 import csv
 import io
 import json
-import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -20,6 +19,7 @@ import pandas as pd
 from typing_extensions import Self
 
 from neuroprobe.exceptions import InputError
+from neuroprobe.files import write_whole
 from neuroprobe.fingerprints import fingerprint_bytes
 
 if TYPE_CHECKING:
@@ -120,10 +120,10 @@ class Report:
         paths["json"].unlink(missing_ok=True)
         table = self.to_csv(paths["csv"])
         self.to_markdown(paths["md"])
-        _write_whole(paths["png"], self._figure())
+        write_whole(paths["png"], self._figure())
         self.to_html(paths["html"])
         facts = {"report": type(self).__name__, "table": fingerprint_bytes(table.encode()), "metadata": self.metadata}
-        _write_whole(paths["json"], (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
+        write_whole(paths["json"], (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
         return list(paths.values())
 
     @classmethod
@@ -280,15 +280,5 @@ def _markdown_cell(value: Any) -> str:
 
 def _written(text: str, path: str | Path | None) -> str:
     if path is not None:
-        _write_whole(Path(path), text.encode())
+        write_whole(Path(path), text.encode())
     return text
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(data)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from torchvision import transforms
 from torchvision.transforms.functional import to_tensor
 
 from neuroprobe import Images
-from neuroprobe.collection import Collected, collect
+from neuroprobe.collection import BatchRecord, Collected, collect
 from neuroprobe.exceptions import InputError, UnreadableImageError
 
 
@@ -27,7 +27,7 @@ class Keep:
         self.transform = transform
         self.batches: list[torch.Tensor] = []
 
-    def consume(self, batch: torch.Tensor) -> None:
+    def consume(self, batch: torch.Tensor, record: BatchRecord) -> None:
         self.batches.append(batch.clone())
 
     def finish(self, collected: Collected) -> tuple[torch.Tensor, Collected]:

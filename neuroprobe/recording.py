@@ -1,0 +1,183 @@
+"""Recording a whole probing set: in memory, into a store on disk, or as summaries; once, or for a series of checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import neuroprobe
+from neuroprobe.activations import Activations
+from neuroprobe.checkpoints import Checkpoint, load_checkpoint
+from neuroprobe.collection import Transform, collect
+from neuroprobe.distributed import rank_and_size
+from neuroprobe.exceptions import InputError, StoreError
+from neuroprobe.fingerprints import fingerprint_model, fingerprint_texts
+from neuroprobe.forward_pass import ForwardPass, describe_recording
+from neuroprobe.images import Images
+from neuroprobe.keepers import Keeper, MemoryKeeper, ValueType
+from neuroprobe.pooling import Layout, Pooling
+from neuroprobe.recorder import ActivationRecorder
+from neuroprobe.store import StoreKeeper, locked, open_store
+
+_log = logging.getLogger(__name__)
+
+
+@contextmanager
+def keeping(
+    recorder: ActivationRecorder,
+    images: Images,
+    transform: Transform,
+    *,
+    store: str | Path | None,
+    dtype: ValueType = "float32",
+    batch_size: int = 64,
+    distributed: bool = False,
+) -> Iterator[Keeper]:
+    """A keeper for one recording: in memory, or in the store, which is locked for as long as the ``with`` block lasts.
+
+    Raises
+    ------
+    StoreError
+        The store is of another recording, in use, or cannot be written.
+    """
+    check_value_type(dtype)
+    if store is None:
+        yield MemoryKeeper(recorder.layers, dtype=dtype)
+        return
+    folder, (rank, _) = Path(store), rank_and_size(distributed)
+    identity = {
+        "model": fingerprint_model(recorder.model),
+        **describe_recording(recorder, transform),
+        "images": "a stream" if images.is_stream else fingerprint_texts(images.ids),
+        "batch_size": batch_size,
+        "neuroprobe": neuroprobe.__version__,
+    }
+    with ExitStack() as stack:
+        if rank == 0:
+            stack.enter_context(locked(folder))
+            keeper = StoreKeeper(folder, identity=identity, layers=recorder.layers, dtype=dtype)
+        if distributed:
+            torch.distributed.barrier()  # the first process makes the store, the others find it
+        if rank > 0:
+            keeper = StoreKeeper(folder, identity=identity, layers=recorder.layers, dtype=dtype, rank=rank)
+        stack.callback(keeper.close)
+        yield keeper
+
+
+def record(
+    recorder: ActivationRecorder,
+    images: Images,
+    *,
+    transform: Transform,
+    store: str | Path | None = None,
+    dtype: ValueType = "float32",
+    batch_size: int = 64,
+    workers: int = 0,
+    distributed: bool = False,
+    progress: bool | None = None,
+) -> Activations:
+    """Record a whole probing set; see `neuroprobe.ActivationRecorder.record`."""
+    with keeping(recorder, images, transform, store=store, dtype=dtype, batch_size=batch_size, distributed=distributed) as keeper:
+        if isinstance(keeper, StoreKeeper) and keeper.is_complete:
+            return _reopened(keeper.folder, images)
+        consumer = ForwardPass({"": recorder}, transform, keepers={"": keeper}, unwrap=True)
+        (activations,) = collect(
+            images, [consumer], batch_size=batch_size, workers=workers, distributed=distributed, progress=progress, description="record"
+        )
+    return activations  # type: ignore[no-any-return]
+
+
+def _reopened(folder: Path, images: Images) -> Activations:
+    """The recording that is there already, if the images still have the content they had."""
+    activations = open_store(folder)
+    if not images.is_stream:
+        positions = {id_: i for i, id_ in enumerate(images.ids)}
+        found = fingerprint_texts(images.digest(positions[id_]) for id_ in activations.ids)
+        if found != activations.metadata["images"]:
+            raise StoreError(
+                f"Expected the images that were recorded into {str(folder)!r}, but the content of some has changed since. "
+                "Choose another folder, or delete that one."
+            )
+    return activations
+
+
+def check_value_type(dtype: str) -> None:
+    """Raise `InputError` unless values of this type can be kept."""
+    if dtype not in ("float32", "float16"):
+        raise InputError(f"Expected `dtype` to be 'float32' or 'float16', but got {dtype!r}.")
+
+
+def record_checkpoints(
+    model: nn.Module,
+    checkpoints: Mapping[str, Checkpoint],
+    images: Images,
+    *,
+    layers: Sequence[str],
+    transform: Transform,
+    pooling: Pooling = "mean",
+    layout: Layout | None = None,
+    models_in_memory: int = 8,
+    batch_size: int = 64,
+    workers: int = 0,
+    distributed: bool = False,
+    progress: bool | None = None,
+) -> dict[str, Activations]:
+    """Record a series of checkpoints of one model.
+
+    Several are held at once, so that the images are decoded once for all of them. Checkpoints with equal weights are
+    recorded once; a warning names them, and their results are the same object.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Never changed.
+    checkpoints : mapping from name to state dict or file
+    images, layers, transform, pooling, layout
+        As in `neuroprobe.ActivationRecorder`.
+    models_in_memory : int, default 8
+        Copies of the model held at once; each round of so many decodes the images anew.
+    batch_size, workers, distributed, progress
+        As in `neuroprobe.collection.collect`.
+
+    Returns
+    -------
+    dict from name to Activations
+
+    Raises
+    ------
+    CheckpointError
+        A file that cannot be read safely or does not fit the model; all are checked before the first is recorded.
+    """
+    if models_in_memory < 1:
+        raise InputError(f"Expected `models_in_memory` to be at least 1, but got {models_in_memory}.")
+    names = _same_weights(model, checkpoints)
+    distinct = list(dict.fromkeys(names.values()))
+    found: dict[str, Activations] = {}
+    for start in range(0, len(distinct), models_in_memory):
+        part = distinct[start : start + models_in_memory]
+        copies = [load_checkpoint(copy.deepcopy(model), checkpoints[name], name=name) for name in part]
+        consumers = [ActivationRecorder(m, layers, pooling=pooling, layout=layout).consumer(transform) for m in copies]
+        recorded = collect(
+            images, consumers, batch_size=batch_size, workers=workers, distributed=distributed, progress=progress, description="record"
+        )
+        found.update(zip(part, recorded, strict=True))
+    return {name: found[first] for name, first in names.items()}
+
+
+def _same_weights(model: nn.Module, checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
+    """Every checkpoint's name, and the first name under which its weights came."""
+    model = copy.deepcopy(model)
+    first: dict[str, str] = {}
+    names = {}
+    for name, checkpoint in checkpoints.items():
+        fingerprint = fingerprint_model(load_checkpoint(model, checkpoint, name=name))
+        names[name] = first.setdefault(fingerprint, name)
+        if names[name] != name:
+            _log.warning("The checkpoints %r and %r have the same weights.", names[name], name)
+    return names

@@ -1,0 +1,299 @@
+"""Recordings on disk: one memory-mapped array per layer, a manifest that says what they are of, and a journal.
+
+A store is a folder:
+
+    manifest.json        what it is of (identity), and once complete the layers and their shapes
+    images.json          once complete: the images' ids and fingerprints, and what was skipped
+    layer-000.bin ...    values, [n_images, n_units], rows after each other
+    journal-0-0.jsonl    while it is written: a line per batch that is whole, with a checksum of its values
+
+A batch counts only once its line is in the journal, and its values fit the checksum. So whatever stops a recording,
+it goes on from there, and nothing half-written is ever read as whole.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from filelock import FileLock, Timeout
+
+from neuroprobe.activations import Activations
+from neuroprobe.collection import BatchRecord, Collected
+from neuroprobe.exceptions import StoreError
+from neuroprobe.files import write_whole
+from neuroprobe.keepers import ValueType
+
+_FORMAT = 1
+
+
+class StoreKeeper:
+    """Writes rows into a store; the result is `Activations` that are read from it.
+
+    Parameters
+    ----------
+    folder : Path
+    identity : mapping
+        What the recording is of. A store of anything else is refused.
+    layers : tuple of str
+    dtype : {"float32", "float16"}, default "float32"
+    rank : int, default 0
+        Each process writes its own rows and its own journal.
+
+    Raises
+    ------
+    StoreError
+        The folder holds something else, or a recording of something else; the message says what differs.
+    """
+
+    def __init__(
+        self, folder: Path, *, identity: Mapping[str, Any], layers: tuple[str, ...], dtype: ValueType = "float32", rank: int = 0
+    ) -> None:
+        self.folder, self.layers, self.rank = folder, layers, rank
+        self._identity = _as_json({**identity, "layers": list(layers), "dtype": dtype})
+        self._dtype = np.dtype(dtype)
+        self._files: dict[str, io.FileIO] = {}
+        self._widths: dict[str, int] = {}
+        self._open()
+        self._records = self._whole_batches()
+
+    def _open(self) -> None:
+        self.is_complete = False
+        manifest = self.folder / "manifest.json"
+        if manifest.is_file():
+            found = read_manifest(self.folder)
+            check_identity(self.folder, found["identity"], self._identity)
+            self.is_complete = bool(found["complete"])
+        elif self.folder.is_dir() and any(p.name != "lock" for p in self.folder.iterdir()):
+            raise StoreError(f"Expected an empty folder or a store, but {str(self.folder)!r} holds other files. Choose another folder.")
+        elif self.rank == 0:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_whole(manifest, json.dumps({"format": _FORMAT, "identity": self._identity, "complete": False}, indent=2).encode())
+
+    def _whole_batches(self) -> dict[int, BatchRecord]:
+        """The batches of all journals whose values are as they were written."""
+        records = {}
+        for path in sorted(self.folder.glob("journal-*.jsonl")):
+            for line in path.read_bytes().split(b"\n")[:-1]:  # what follows the last line end was not written whole
+                entry = json.loads(line)
+                record = BatchRecord(**entry["record"])
+                if self._checksum_on_disk(record, entry["widths"]) == entry["checksum"]:
+                    records[record.number] = record
+                    self._widths = entry["widths"]
+        return records
+
+    def _checksum_on_disk(self, record: BatchRecord, widths: Mapping[str, int]) -> int | None:
+        checksum = 0
+        for layer in self.layers:
+            try:
+                values = self._read_rows(layer, record.rows, widths[layer])
+            except (OSError, KeyError):
+                return None
+            checksum = zlib.crc32(values, checksum)
+        return checksum
+
+    def _read_rows(self, layer: str, rows: Sequence[int], width: int) -> bytes:
+        size, file, data = width * self._dtype.itemsize, self._file(layer), b""
+        for start, n in _runs(rows):
+            file.seek(start * size)
+            data += file.read(n * size)
+        return data
+
+    def recorded(self) -> Mapping[int, BatchRecord]:
+        return self._records
+
+    def keep(self, record: BatchRecord, rows: Mapping[str, torch.Tensor]) -> None:
+        checksum = 0
+        try:
+            for layer in self.layers:
+                values = np.ascontiguousarray(rows[layer].numpy(), dtype=self._dtype)
+                self._widths[layer] = values.shape[1]
+                checksum = zlib.crc32(values.tobytes(), checksum)
+                self._write_rows(layer, record.rows, values)
+            line = json.dumps({"record": asdict(record), "widths": self._widths, "checksum": checksum})
+            self._write(self._journal(), line.encode() + b"\n")
+        except OSError as error:
+            raise StoreError(
+                f"Expected to write batch {record.number} into {str(self.folder)!r}, but that failed ({error.strerror}). What is written "
+                "stays: make room, and record into the same store again to go on from there."
+            ) from error
+
+    def _write_rows(self, layer: str, rows: Sequence[int], values: npt.NDArray[Any]) -> None:
+        size, done = values.shape[1] * self._dtype.itemsize, 0
+        for start, n in _runs(rows):
+            self._file(layer).seek(start * size)
+            self._write(self._file(layer), values[done : done + n].tobytes())
+            done += n
+
+    def _write(self, file: io.FileIO, data: bytes) -> None:
+        while data:
+            data = data[file.write(data) :]
+
+    def _file(self, layer: str) -> io.FileIO:
+        if layer not in self._files:
+            path = self.folder / _layer_file(self.layers.index(layer))
+            path.touch()
+            self._files[layer] = io.FileIO(path, "r+")  # unbuffered: what is written is with the system, whatever happens here
+        return self._files[layer]
+
+    def _journal(self) -> io.FileIO:
+        """A journal of this run's own, so that no line follows one that was cut off."""
+        if "journal" not in self._files:
+            run = len(list(self.folder.glob(f"journal-{self.rank}-*.jsonl")))
+            self._files["journal"] = io.FileIO(self.folder / f"journal-{self.rank}-{run}.jsonl", "x")
+        return self._files["journal"]
+
+    def finish(self, collected: Collected, metadata: Mapping[str, Any]) -> Activations:
+        """Close the gaps that skipped images left, and declare the store complete."""
+        self.close()
+        if self.rank == 0:
+            self._complete(collected, metadata)
+        if collected.distributed:
+            torch.distributed.barrier()
+        return open_store(self.folder)
+
+    def _complete(self, collected: Collected, metadata: Mapping[str, Any]) -> None:
+        widths = self._widths or self._widths_of_journals()
+        for i, layer in enumerate(self.layers):
+            _close_gaps(self.folder / _layer_file(i), collected.rows, widths[layer] * self._dtype.itemsize)
+        images = {"ids": collected.ids, "skipped": dict(collected.skipped), "fingerprint": collected.fingerprint}
+        write_whole(self.folder / "images.json", json.dumps(images).encode())
+        shapes = {layer: [len(collected.ids), widths[layer]] for layer in self.layers}
+        manifest = {"format": _FORMAT, "identity": self._identity, "complete": True, "shapes": shapes, "metadata": _as_json(metadata)}
+        write_whole(self.folder / "manifest.json", json.dumps(manifest, indent=2).encode())
+        for journal in self.folder.glob("journal-*.jsonl"):
+            journal.unlink()
+
+    def _widths_of_journals(self) -> dict[str, int]:
+        self._whole_batches()
+        return self._widths
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files.values():
+            file.close()
+        self._files = {}
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """The store for one recording at a time; the lock goes with the process that holds it.
+
+    Raises
+    ------
+    StoreError
+        Another process is recording into it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "lock", timeout=0):
+            yield
+    except Timeout as error:
+        raise StoreError(
+            f"Expected a store that nobody else writes, but another process is recording into {str(folder)!r}. "
+            "Wait for it, or choose another folder."
+        ) from error
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a store.
+
+    Raises
+    ------
+    StoreError
+        There is none, or it is damaged or of another format.
+    """
+    try:
+        manifest = dict(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise StoreError(f"Expected a store of activations, but {str(folder / 'manifest.json')!r} cannot be read ({error}).") from error
+    if manifest.get("format") != _FORMAT:
+        raise StoreError(f"Expected a store of format {_FORMAT}, but {str(folder)!r} has {manifest.get('format')!r}. Record it again.")
+    return manifest
+
+
+def check_identity(folder: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raise `StoreError` with what differs, unless a store is of what is expected."""
+    differ = [key for key in {**found, **expected} if found.get(key) != expected.get(key)]
+    if differ:
+        what = "; ".join(f"{key} is {_shown(found.get(key))}, not {_shown(expected.get(key))}" for key in sorted(differ))
+        raise StoreError(
+            f"Expected a store of the same recording, but in {str(folder)!r} {what}. Choose another folder, or delete that one."
+        )
+
+
+def open_store(folder: str | Path) -> Activations:
+    """The activations of a complete store, memory-mapped: nothing is read before it is used.
+
+    Raises
+    ------
+    StoreError
+        There is no store, it is not complete, or its files do not have the sizes they should.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    if not manifest["complete"]:
+        raise StoreError(
+            f"Expected a complete store, but the recording into {str(folder)!r} was cut off. Record into the same store again to go on."
+        )
+    images = json.loads((folder / "images.json").read_text(encoding="utf-8"))
+    dtype = np.dtype(manifest["identity"]["dtype"])
+    arrays = {}
+    for i, (layer, shape) in enumerate(manifest["shapes"].items()):
+        path = folder / _layer_file(i)
+        size = path.stat().st_size if path.is_file() else 0
+        if size != shape[0] * shape[1] * dtype.itemsize:
+            raise StoreError(f"Expected {str(path)!r} to hold {shape} values of {dtype}, but it has {size} bytes. Record it again.")
+        arrays[layer] = np.memmap(path, dtype=dtype, mode="r", shape=tuple(shape))
+    return Activations(arrays, tuple(images["ids"]), {**manifest["metadata"], "dtype": manifest["identity"]["dtype"]})
+
+
+def _close_gaps(path: Path, rows: tuple[int, ...], row_size: int) -> None:
+    """Keep only these rows of a file, in a new file that takes its place whole."""
+    if rows == tuple(range(len(rows))):
+        os.truncate(path, len(rows) * row_size)
+        return
+    part = path.with_suffix(".part")
+    with open(path, "rb") as source, open(part, "wb") as target:
+        for start, n in _runs(rows):
+            source.seek(start * row_size)
+            for _ in range(n):
+                target.write(source.read(row_size))
+    os.replace(part, path)
+
+
+def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Increasing row numbers as runs of neighbours: (first, how many)."""
+    start, n = None, 0
+    for row in rows:
+        if start is not None and row == start + n:
+            n += 1
+            continue
+        if start is not None:
+            yield start, n
+        start, n = row, 1
+    if start is not None:
+        yield start, n
+
+
+def _layer_file(number: int) -> str:
+    return f"layer-{number:03d}.bin"  # by number: a layer's name may hold what a file's must not
+
+
+def _as_json(values: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(json.loads(json.dumps(dict(values))))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
