@@ -42,14 +42,14 @@ class ExactSums:
 
     def add(self, values: npt.NDArray[np.float32], largest: npt.NDArray[np.float32]) -> None:
         """Add rows of finite values, [n, n_units], given each unit's largest magnitude among them, [n_units]."""
-        exponents = np.frexp(largest)[1].astype(np.int64)  # largest < 2**exponents
+        exponents = np.frexp(largest)[1]  # largest < 2**exponents
         for rows in _blocks(values.shape[0], _ROWS):
             for columns in _blocks(values.shape[1], _COLUMNS):
                 block = values[rows, columns].astype(np.float64)
                 block = block if self.power == 1 else np.square(block, out=block)  # 48 bits: exact
                 self._add_block(block, self.power * exponents[columns], np.arange(columns.start, columns.stop))
 
-    def _add_block(self, rest: npt.NDArray[np.float64], exponents: npt.NDArray[np.int64], columns: npt.NDArray[np.int64]) -> None:
+    def _add_block(self, rest: npt.NDArray[np.float64], exponents: npt.NDArray[np.int32], columns: npt.NDArray[np.int64]) -> None:
         while True:
             anchor = np.ldexp(1.5, exponents + 52 - _SLICE_BITS)  # its last bit is the slice's last bit
             part = rest + anchor
@@ -65,7 +65,7 @@ class ExactSums:
 
     def _add_sums(self, sums: npt.NDArray[np.float64], columns: npt.NDArray[np.int64]) -> None:
         scaled = np.ldexp(sums, -self.power * _LOWEST_BIT)  # whole numbers
-        word = np.maximum(np.frexp(scaled)[1].astype(np.int64) - 53, 0) // _WORD
+        word = np.maximum(np.frexp(scaled)[1] - 53, 0) // _WORD
         scaled = np.ldexp(scaled, -_WORD * word)  # whole still, and below 2**85: three words
         flat, n_units = self._words.reshape(-1), self._words.shape[1]
         for place in (2, 1, 0):

@@ -11,6 +11,8 @@ from neuroprobe.exact_sums import ExactSums
 from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.summaries import ActivationSummary, LayerSummary
 
+pytestmark = pytest.mark.filterwarnings("error")
+
 K = 4
 
 
@@ -61,13 +63,14 @@ def plain_top(column, k, sign):
     return sorted(range(len(column)), key=lambda row: (-sign * column[row], row))[:k]
 
 
+@pytest.mark.parametrize("k", [1, K, 40])
 @pytest.mark.parametrize("kind", KINDS)
-def test_against_plain_code_on_the_whole_array(kind):
+def test_against_plain_code_on_the_whole_array(kind, k):
     values = random_values(kind)
-    found = summarise(values, grid(len(values))).statistics(lambda row: f"image {row}")
+    found = summarise(values, grid(len(values)), k=k).statistics(lambda row: f"image {row}")
     n = len(values)
     for unit, column in enumerate(values.T.astype(float)):
-        top, lowest = plain_top(column, K, 1), plain_top(column, K, -1)
+        top, lowest = plain_top(column, k, 1), plain_top(column, k, -1)
         assert found.top_rows[unit].tolist() == top
         assert found.lowest_rows[unit].tolist() == lowest
         assert found.top_values[unit].tolist() == column[top].tolist()
@@ -112,12 +115,13 @@ def test_words_carry_before_they_overflow(monkeypatch):
 def test_parts_merge_to_the_bits_of_the_whole(kind):
     values = random_values(kind)
     batches = grid(len(values))
-    whole = summarise(values, batches)
     for seed in range(12):
         rng = np.random.default_rng(seed)
+        k = int(rng.integers(1, 60))
+        whole = summarise(values, batches, k=k)
         numbers = rng.permutation(len(batches))
         cuts = np.sort(rng.integers(0, len(batches) + 1, size=rng.integers(0, 5)))
-        parts = [summarise(values, batches, part) for part in np.split(numbers, cuts)]  # some are empty
+        parts = [summarise(values, batches, part, k) for part in np.split(numbers, cuts)]  # some are empty
         while len(parts) > 1:  # a random tree
             one = parts.pop(rng.integers(len(parts)))
             other = parts.pop(rng.integers(len(parts)))
@@ -203,16 +207,23 @@ def test_only_the_rows_that_are_kept_are_asked_for():
     assert len(asked) <= 2 * 2 * K
 
 
+def held_bytes(thing):
+    """Of all arrays in an object, and in its own objects."""
+    arrays = [value.nbytes for value in vars(thing).values() if isinstance(value, np.ndarray)]
+    return sum(arrays) + sum(held_bytes(value) for value in vars(thing).values() if hasattr(value, "__dict__"))
+
+
 def test_memory_does_not_grow_with_the_images():
     values = torch.from_numpy(random_values("normal", n=64, units=20))
     summary = LayerSummary("fc", 20, k=K)
-    sizes = []
+    sizes = {held_bytes(summary)}
     for batch in range(300):
-        summary.update(values, rows=np.arange(64) + 64 * batch, batch=batch)
-        sizes.append(sum(array.nbytes for name, array in summary.to_arrays().items() if name != "batches"))
-    assert set(sizes) == {sizes[0]}
-    assert sizes[0] <= 20 * (2 * 8 * K + 4 * (10 + 19) + 8) + 100
-    assert summary.to_arrays()["batches"].nbytes <= 300 / 8 + 1
+        summary.update(values * (batch + 1), rows=np.arange(64) + 64 * batch, batch=batch)
+        sizes.add(held_bytes(summary))
+    assert sizes == {20 * 8 * (2 * 2 * K + 2 + 10 + 19 + 1)}
+    arrays = summary.to_arrays()
+    assert arrays.pop("batches").nbytes <= 300 / 8 + 1
+    assert sum(array.nbytes for array in arrays.values()) <= 20 * (2 * 8 * K + 4 * (10 + 19) + 8) + 100
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
