@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from neuroprobe.dissection import dissect
     from neuroprobe.encoders import ClipEncoder, ImageTextEncoder
     from neuroprobe.images import Images
+    from neuroprobe.layers import all_layers, block_layers, list_layers
     from neuroprobe.probes import LinearProbe, NonlinearProbe
     from neuroprobe.recorder import ActivationRecorder
     from neuroprobe.report import LabelReport, ProbeReport, Report
@@ -36,7 +37,10 @@ __all__ = [
     "ProbingStudy",
     "Report",
     "Vocabulary",
+    "all_layers",
+    "block_layers",
     "dissect",
+    "list_layers",
 ]
 
 # Names are imported when they are first used, so that `import neuroprobe` costs nothing that is not needed.
@@ -46,6 +50,7 @@ _MODULES = {
     "dissection": ("dissect",),
     "encoders": ("ClipEncoder", "ImageTextEncoder"),
     "images": ("Images",),
+    "layers": ("all_layers", "block_layers", "list_layers"),
     "probes": ("LinearProbe", "NonlinearProbe"),
     "recorder": ("ActivationRecorder",),
     "report": ("LabelReport", "ProbeReport", "Report"),

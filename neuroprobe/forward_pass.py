@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
 
 from neuroprobe.collection import BatchRecord, Collected, Transform
 from neuroprobe.exceptions import InputError
 from neuroprobe.fingerprints import fingerprint_model
+from neuroprobe.hooks import Hooks
 from neuroprobe.keepers import Keeper, MemoryKeeper
-from neuroprobe.pooling import describe_function, describe_pooling
+from neuroprobe.modes import device_of
+from neuroprobe.pooling import describe_function
 from neuroprobe.recorder import ActivationRecorder
 
 
@@ -47,6 +47,7 @@ class ForwardPass:
         self._keepers = {name: MemoryKeeper(recorder.layers) for name, recorder in recorders.items()} if keepers is None else dict(keepers)
         self._unwrap = unwrap
         self._model = next(iter(self._recorders.values())).model
+        self._hooks = Hooks(self._recorders, stop_early=True)
         self._fingerprint = fingerprint_model(self._model)
 
     def recorded(self) -> Mapping[int, BatchRecord]:
@@ -55,13 +56,8 @@ class ForwardPass:
         return {number: record for number, record in first.items() if all(number in other for other in others)}
 
     def consume(self, batch: torch.Tensor, record: BatchRecord) -> None:
-        with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(evaluating(self._model))
-            tapes = {name: stack.enter_context(recorder.recording()) for name, recorder in self._recorders.items()}
-            self._model(batch.to(device_of(self._model)))
-        for name, tape in tapes.items():
-            self._keepers[name].keep(record, {layer: _checked_rows(tape[layer], len(batch), layer) for layer in tape})
+        for name, rows in self._hooks.run(_placed(batch, device_of(self._model))).items():
+            self._keepers[name].keep(record, {layer: _checked_rows(rows[layer], len(batch), layer) for layer in rows})
 
     def finish(self, collected: Collected) -> Any:
         found = {name: keeper.finish(collected, self._metadata(self._recorders[name], collected)) for name, keeper in self._keepers.items()}
@@ -76,12 +72,16 @@ class ForwardPass:
         }
 
 
+def _placed(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
+    # images with their channels last make many convolutions faster (MobileNetV2 on a CPU: 1.6 times), and no model changes
+    return batch.to(device, memory_format=torch.channels_last) if batch.ndim == 4 else batch.to(device)
+
+
 def describe_recording(recorder: ActivationRecorder, transform: Transform) -> dict[str, Any]:
     """What lies between the images and the recorded rows, apart from the model."""
     return {
         "transform": describe_function(transform),
-        "pooling": describe_pooling(recorder.pooling),
-        "layout": recorder.layout,
+        **recorder.metadata,
     }
 
 
@@ -97,20 +97,3 @@ def _checked_rows(rows: torch.Tensor, n_images: int, layer: str) -> torch.Tensor
             "Check the model's weights, its transform and the precision."
         )
     return rows
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """Where the model's parameters are; the CPU if it has none."""
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; every module's own training flag comes back."""
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training

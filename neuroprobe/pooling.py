@@ -1,49 +1,45 @@
 """Pooling: how a module's output becomes one row of units per image.
 
-Which axis holds the units is never guessed from a shape. It follows from the modules that made the output (a
-convolution's channels are axis 1, a linear layer's features the last axis), or the user says it with ``layout``.
+Which axis holds the units is the matter of `neuroprobe.unit_axes`. Means are computed in float32 whatever the
+model's precision, so that values of bfloat16 do not collapse into ties.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
-from torchvision.models.convnext import LayerNorm2d
-from torchvision.ops import FrozenBatchNorm2d, Permute, SqueezeExcitation
 
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
+from neuroprobe.unit_axes import Layout as Layout
 
-PoolingName: TypeAlias = Literal["mean", "max", "none"]
-Pooling: TypeAlias = "PoolingName | Callable[[torch.Tensor], torch.Tensor]"
-Layout: TypeAlias = Literal["nchw", "nhwc", "nlc"]
+PoolingName: TypeAlias = Literal["mean", "max", "class_token", "mean_tokens", "none"]
+#: A name, ``("token", i)`` for the i-th token, or a function of the user's.
+Pooling: TypeAlias = "PoolingName | tuple[Literal['token'], int] | Callable[[torch.Tensor], torch.Tensor]"
 
-#: The axis of the units in every layout.
-UNIT_AXES: dict[str, int] = {"nchw": 1, "nhwc": 3, "nlc": 2}
-_DIMENSIONS = {"nchw": 4, "nhwc": 4, "nlc": 3}
-
-# [n, units, positions] -> [n, units'], by name
-_POOLINGS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
-    "mean": lambda values: values.mean(dim=2),
-    "max": lambda values: values.amax(dim=2),
-    "none": lambda values: values.flatten(1),
-}
+_NAMES = ("mean", "max", "class_token", "mean_tokens", "none")
+_NARROW = (torch.float16, torch.bfloat16)
 
 
 def check_pooling(pooling: Pooling) -> None:
-    """Raise `UnknownNameError` for a name that is none of "mean", "max" and "none"."""
-    if isinstance(pooling, str) and pooling not in _POOLINGS:
-        raise UnknownNameError(f"Expected a pooling's name or a function, but got {pooling!r}. {suggest(pooling, _POOLINGS)}")
+    """Raise `UnknownNameError` for an unknown name, `InputError` for what is no pooling at all."""
+    if isinstance(pooling, str):
+        if pooling not in _NAMES:
+            raise UnknownNameError(f"Expected a pooling's name or a function, but got {pooling!r}. {suggest(pooling, _NAMES)}")
+    elif not callable(pooling) and not _is_token(pooling):
+        raise InputError(f"Expected a pooling's name, ('token', 3) or a function, but got {pooling!r}. Names: {', '.join(_NAMES)}.")
+
+
+def _is_token(pooling: object) -> bool:
+    return isinstance(pooling, tuple) and len(pooling) == 2 and pooling[0] == "token" and type(pooling[1]) is int and pooling[1] >= 0
 
 
 def describe_pooling(pooling: Pooling) -> str:
-    """The name under which a result remembers its pooling."""
+    """The name under which a result remembers its pooling, with its parameters."""
+    if isinstance(pooling, tuple):
+        return f"token {pooling[1]}"
     return pooling if isinstance(pooling, str) else describe_function(pooling)
 
 
@@ -59,132 +55,85 @@ def describe_function(function: Callable[..., Any]) -> str:
     return f"{type(function).__module__}.{type(function).__qualname__}"
 
 
-def pool(output: torch.Tensor, pooling: Pooling, *, unit_axis: int) -> torch.Tensor:
+def pool(output: torch.Tensor, pooling: Pooling, *, unit_axis: int, image_axis: int = 0, layer: str = "the module") -> torch.Tensor:
     """One row of units per image.
 
     Parameters
     ----------
     output : Tensor, [n, ...]
         A module's output.
-    pooling : {"mean", "max", "none"} or callable
-        Over all positions: their mean, their maximum, or every position kept as a unit of its own (units vary
-        slowest: [n, units * positions]). A function gets the output as it is and returns [n, units].
+    pooling : {"mean", "max", "class_token", "mean_tokens", "none"}, ("token", i) or callable
+        "mean" and "max" are over all positions; "none" keeps every position as a unit of its own (units vary
+        slowest: [n, units * positions]). Of tokens [n, tokens, d], "class_token" is the first (``("token", 0)``),
+        ``("token", i)`` the i-th, and "mean_tokens" the mean over all but the first, the image's patches in a network
+        with a class token ("mean" takes the class token in). Rows [n, units] stay as they are. A function gets the
+        output as it is and returns [n, units].
     unit_axis : int
         The axis of the units in `output`.
+    image_axis : int, default 0
+        The axis of the images; 1 in [tokens, n, d].
+    layer : str
+        What errors call the module.
 
     Returns
     -------
     Tensor, [n, units], float32
         Never a view of `output`, which a later in-place operation may overwrite.
+
+    Raises
+    ------
+    InputError
+        A token that is not there, an output without tokens, or a function that returns anything but rows.
     """
+    if output.is_complex():
+        raise InputError(f"Expected real values from {layer!r}, but got {output.dtype}. Give a pooling function that takes its abs().")
     if callable(pooling):
-        rows = pooling(output)
-        if not isinstance(rows, torch.Tensor) or rows.ndim != 2 or rows.shape[0] != output.shape[0]:
-            shape = tuple(rows.shape) if isinstance(rows, torch.Tensor) else type(rows).__name__
-            raise InputError(f"Expected the pooling function to return [{output.shape[0]}, units], but got {shape}.")
+        rows = _checked(pooling(output), output.shape[image_axis])
     else:
-        values = output.movedim(unit_axis, 1)  # [n, ..., units, ...] -> [n, units, ...]
-        rows = values if values.ndim == 2 else _POOLINGS[pooling](values.flatten(2))
+        rows = _named(output, pooling, unit_axis, image_axis, layer)
     rows = rows.to(torch.float32)
     shares = rows.untyped_storage().data_ptr() == output.untyped_storage().data_ptr()
     return rows.clone() if shares else rows
 
 
-@dataclass(frozen=True)
-class _Origin:
-    """What the last module that fixed where the units are returned: the axis of its units, and its shape."""
-
-    axis: int
-    shape: tuple[int, ...]
-
-    def axis_in(self, shape: tuple[int, ...]) -> int | None:
-        """The axis of the units in a tensor made from that output; None if the shapes leave it open."""
-        axis, n_units = self.axis % len(shape), self.shape[self.axis]
-        if len(shape) == len(self.shape) and _without(shape, axis) == _without(self.shape, axis):
-            return axis  # as it was, or units concatenated or split
-        return axis if shape[axis] == n_units and shape[1:].count(n_units) == 1 else None
+def _checked(rows: object, n: int) -> torch.Tensor:
+    if not isinstance(rows, torch.Tensor) or rows.ndim != 2 or rows.shape[0] != n:
+        shape = tuple(rows.shape) if isinstance(rows, torch.Tensor) else type(rows).__name__
+        raise InputError(f"Expected the pooling function to return [{n}, units], but got {shape}.")
+    return rows
 
 
-def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
-    return shape[:axis] + shape[axis + 1 :]
+def _named(output: torch.Tensor, pooling: str | tuple[Literal["token"], int], unit_axis: int, image_axis: int, layer: str) -> torch.Tensor:
+    """Rows by one of our own poolings."""
+    if output.ndim == 2:
+        return output
+    if image_axis:
+        output = output.transpose(0, image_axis)  # [tokens, n, d] -> [n, tokens, d]
+    if isinstance(pooling, tuple) or pooling in ("class_token", "mean_tokens"):
+        return _of_tokens(output, pooling, unit_axis, layer)
+    positions = tuple(axis for axis in range(1, output.ndim) if axis != unit_axis % output.ndim)
+    if pooling == "max":
+        return output.amax(positions)
+    return _mean(output, positions) if pooling == "mean" else output.movedim(unit_axis, 1).flatten(1)
 
 
-class UnitAxisTracker:
-    """Follows a forward pass and knows which axis of the current tensor holds the units.
+def _mean(output: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
+    wide = torch.float32 if output.dtype in _NARROW or not output.is_floating_point() else None
+    return output.mean(axes, dtype=wide)
 
-    Convolutions, batch norms and the like put them on axis 1; linear layers and layer norms on the last axis;
-    `torchvision.ops.Permute` moves them; other modules (activations, dropout) leave them where they are.
-    """
 
-    def __init__(self) -> None:
-        self._last: _Origin | None = None
-
-    @contextmanager
-    def following(self, model: nn.Module) -> Iterator[None]:
-        """Hooks on the modules that decide; removed whatever happens."""
-        handles = [m.register_forward_hook(self._note) for m in model.modules() if isinstance(m, Permute) or _units_axis(m) is not None]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _note(self, module: nn.Module, args: Any, output: Any) -> None:
-        axis = self._permuted(module, args[0]) if isinstance(module, Permute) else _units_axis(module)
-        self._last = None if axis is None else _Origin(axis, tuple(output.shape))
-
-    def _permuted(self, module: Permute, before: torch.Tensor) -> int | None:
-        axis = self._axis_in(tuple(before.shape))
-        return None if axis is None else [d % before.ndim for d in module.dims].index(axis)
-
-    def _axis_in(self, shape: tuple[int, ...]) -> int | None:
-        return None if self._last is None or not 3 <= len(shape) <= 5 else self._last.axis_in(shape)
-
-    def unit_axis(self, output: torch.Tensor, *, layer: str, layout: Layout | None) -> int:
-        """The axis of the units in the output of `layer`, which has just run.
-
-        Raises
-        ------
-        InputError
-            It cannot be known, or what the user said does not fit the shape.
-        """
-        shape = tuple(output.shape)
-        if layout is not None and output.ndim > 2:
-            if output.ndim != _DIMENSIONS[layout]:
-                raise InputError(
-                    f"Expected the output of {layer!r} to have {_DIMENSIONS[layout]} axes ({layout}), but its shape is {shape}."
-                )
-            return UNIT_AXES[layout]
-        if output.ndim == 2:
-            return 1
-        axis = self._axis_in(shape)
-        if axis is not None:
-            return axis
+def _of_tokens(output: torch.Tensor, pooling: str | tuple[Literal["token"], int], unit_axis: int, layer: str) -> torch.Tensor:
+    shape = tuple(output.shape)
+    if output.ndim != 3 or unit_axis % 3 != 2:
         raise InputError(
-            f"Expected an output [n, units] or one whose units' axis follows from its modules, but {layer!r} gives {shape}. "
-            f"Say where its units are: layout='nchw', 'nhwc' or 'nlc', or pass a pooling function."
+            f"Expected tokens [n, tokens, units] from {layer!r} for the pooling {pooling!r}, but got {shape}. "
+            "Take 'mean' or 'max' for it, or leave the layer out."
         )
-
-
-_CHANNELS_FIRST = (
-    nn.modules.conv._ConvNd,
-    _NormBase,
-    nn.GroupNorm,
-    nn.modules.pooling._MaxPoolNd,
-    nn.modules.pooling._AvgPoolNd,
-    nn.modules.pooling._AdaptiveAvgPoolNd,
-    nn.modules.pooling._AdaptiveMaxPoolNd,
-    FrozenBatchNorm2d,
-    LayerNorm2d,
-    SqueezeExcitation,
-)
-_CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm, nn.Embedding)
-
-
-def _units_axis(module: nn.Module) -> int | None:
-    """The axis on which a module of this type puts its units; None if it leaves them where they are."""
-    if isinstance(module, _CHANNELS_FIRST):  # before channels last: LayerNorm2d is a LayerNorm
-        return 1
-    if len(getattr(module, "normalized_shape", ())) > 1:
-        return None  # a norm over several axes says nothing about which of them holds the units
-    return -1 if isinstance(module, _CHANNELS_LAST) else None
+    if pooling == "mean_tokens":
+        if shape[1] < 2:
+            raise InputError(f"Expected tokens beside the class token in {layer!r} for the pooling 'mean_tokens', but got {shape}.")
+        return _mean(output[:, 1:], (1,))
+    index = pooling[1] if isinstance(pooling, tuple) else 0
+    if index >= shape[1]:
+        raise InputError(f"Expected a token from 0 to {shape[1] - 1} of {layer!r}, but got {index}: its output's shape is {shape}.")
+    return output[:, index]

@@ -6,9 +6,9 @@ an exception.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import torch
 from torch import nn
@@ -16,51 +16,23 @@ from torch import nn
 from neuroprobe.activations import Activations
 from neuroprobe.collection import Transform, collect
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
+from neuroprobe.functions import identify_function
+from neuroprobe.hooks import Hooks
 from neuroprobe.images import Images
-from neuroprobe.pooling import UNIT_AXES, Layout, Pooling, UnitAxisTracker, check_pooling, pool
+from neuroprobe.layers import Layers, check_model
+from neuroprobe.layers import check_layers as check_layers
+from neuroprobe.modes import Precision, check_precision
+from neuroprobe.outputs import Selection, select_output
+from neuroprobe.pooling import Pooling, check_pooling, describe_pooling, pool
+from neuroprobe.tape import Tape as Tape
+from neuroprobe.unit_axes import Layout, UnitAxisTracker, check_layout
 
 if TYPE_CHECKING:
     from neuroprobe.forward_pass import ForwardPass
 
-
-class Tape(Mapping[str, torch.Tensor]):
-    """What has been recorded so far: layer -> [n_images, n_units], float32, on the CPU."""
-
-    def __init__(self, layers: Sequence[str]) -> None:
-        self._chunks: dict[str, list[torch.Tensor]] = {layer: [] for layer in layers}
-        self._in_forward = False
-        self._reached: set[str] = set()
-
-    def __getitem__(self, layer: str) -> torch.Tensor:
-        if layer not in self._chunks:
-            raise UnknownNameError(f"Expected a recorded layer, but got {layer!r}. {suggest(layer, self._chunks)}")
-        if not self._chunks[layer]:
-            raise UnknownNameError(
-                f"Expected a forward pass through {layer!r}, but it was never reached. Run the model inside the `with` block; "
-                "if you did, this layer takes no part in its forward."
-            )
-        return torch.cat(self._chunks[layer])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._chunks)
-
-    def __len__(self) -> int:
-        return len(self._chunks)
-
-    def __contains__(self, layer: object) -> bool:
-        return layer in self._chunks
-
-    def _start_forward(self) -> None:
-        self._in_forward = True
-        self._reached.clear()
-
-    def _append(self, layer: str, rows: torch.Tensor) -> None:
-        if self._in_forward and layer in self._reached:
-            raise InputError(
-                f"Expected {layer!r} to run once in a forward pass, but it runs several times. Record the modules around it instead."
-            )
-        self._reached.add(layer)
-        self._chunks[layer].append(rows)
+#: A function (or module) from a module's output to units.
+Units: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+_Value = TypeVar("_Value")
 
 
 class ActivationRecorder:
@@ -69,20 +41,38 @@ class ActivationRecorder:
     Parameters
     ----------
     model : torch.nn.Module
-    layers : sequence of str
-        Exact names, as in ``model.named_modules()``; never a prefix or a pattern.
-    pooling : {"mean", "max", "none"} or callable, default "mean"
+        Itself, not a DataParallel, compiled or scripted version of it.
+    layers : sequence of str, or callable
+        Exact names, as in ``model.named_modules()``, never a prefix or a pattern; or a function that says of a name and
+        its module whether it is wanted. See `neuroprobe.block_layers` and `neuroprobe.all_layers`.
+    pooling : {"mean", "max", "class_token", "mean_tokens", "none"}, ("token", i) or callable, default "mean"
         How a module's output becomes one row per image; see `neuroprobe.pooling.pool`. "none" keeps every
         position ("spatial" features).
-    layout : {"nchw", "nhwc", "nlc"}, optional
+    layout : {"nchw", "nhwc", "nlc", "lnc"} or mapping from layer, optional
         Where the units of outputs with more than two axes are; by default it follows from the modules' types.
+    select : mapping from layer to int, str or callable, optional
+        Which part is meant of an output that is a tuple or a dict.
+    call : mapping from layer to int, optional
+        Which call is meant, from 0, of a module that runs several times in a forward pass.
+    units : callable or mapping from layer to callable, optional
+        A function of a layer's output whose outputs are the units, such as a sparse autoencoder's encoder; a
+        `torch.nn.Module` or any function, applied before pooling. What it gives has the layout [n, units] or as above.
+    autocast : {"bfloat16", "float16"} or torch.dtype, optional
+        Mixed precision of the forward pass. Pooling and `units` work in float32 all the same.
+
+    Attributes
+    ----------
+    layers : tuple of str
+    metadata : dict
+        What tells this way of recording from others, apart from the model: all of the above by name, functions with
+        a fingerprint of their code and weights.
 
     Raises
     ------
     UnknownNameError
         A layer the model does not have; the message names the nearest ones.
     InputError
-        No layers, or one twice.
+        No layers, or one twice, or a model that hooks do not work in.
 
     Examples
     --------
@@ -95,41 +85,87 @@ class ActivationRecorder:
     torch.Size([2, 512])
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[str], *, pooling: Pooling = "mean", layout: Layout | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Layers,
+        *,
+        pooling: Pooling = "mean",
+        layout: Layout | Mapping[str, Layout] | None = None,
+        select: Mapping[str, Selection] | None = None,
+        call: Mapping[str, int] | None = None,
+        units: Units | Mapping[str, Units] | None = None,
+        autocast: Precision | None = None,
+    ) -> None:
         check_pooling(pooling)
-        if layout is not None and layout not in UNIT_AXES:
-            raise UnknownNameError(f"Expected a layout, but got {layout!r}. {suggest(str(layout), UNIT_AXES)}")
+        check_model(model)
         self.model = model
         self.layers = check_layers(model, layers)
         self.pooling: Pooling = pooling
-        self.layout: Layout | None = layout
+        self.layout = layout
+        self.select = _by_layer(self.layers, "select", select)
+        self.call = _by_layer(self.layers, "call", call)
+        self.units = _by_layer(self.layers, "units", dict.fromkeys(self.layers, units) if callable(units) else units)
+        self.autocast = check_precision(autocast)
+        self._layouts = _by_layer(self.layers, "layout", dict.fromkeys(self.layers, layout) if isinstance(layout, str) else layout)
+        for value in self._layouts.values():
+            check_layout(value)
+        _check_calls(self.call)
+        _check_functions(self.units)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What tells this way of recording from others."""
+        return {
+            "pooling": identify_function(self.pooling) if callable(self.pooling) else describe_pooling(self.pooling),
+            "layout": dict(self._layouts) if isinstance(self.layout, Mapping) else self.layout,
+            "select": {layer: identify_function(s) if callable(s) else s for layer, s in self.select.items()},
+            "call": dict(self.call),
+            "units": {layer: identify_function(function) for layer, function in self.units.items()},
+            "autocast": None if self.autocast is None else str(self.autocast).removeprefix("torch."),
+        }
 
     @contextmanager
-    def recording(self) -> Iterator[Tape]:
+    def recording(self, *, stop_early: bool = False) -> Iterator[Tape]:
         """Record every forward pass made inside the ``with`` block, whoever makes it.
 
         Rows of several forward passes follow each other. Gradients are not recorded.
+
+        Parameters
+        ----------
+        stop_early : bool, default False
+            End every forward pass but the first after the last module that is wanted. Each must then be in a block
+            ``with tape.forward():``, which is left at that point.
         """
-        tape, tracker = Tape(self.layers), UnitAxisTracker()
-        modules = dict(self.model.named_modules())
-        with ExitStack() as stack:
-            stack.enter_context(tracker.following(self.model))
-            stack.callback(self.model.register_forward_pre_hook(lambda module, args: tape._start_forward()).remove)
-            for layer in self.layers:
-                stack.callback(modules[layer].register_forward_hook(self._hook(layer, tape, tracker)).remove)
-            yield tape
+        hooks = Hooks({"": self}, stop_early=stop_early)
+        with hooks.hooked():
+            yield hooks.tapes[""]
 
-    def _hook(self, layer: str, tape: Tape, tracker: UnitAxisTracker) -> Callable[[nn.Module, Any, Any], None]:
-        def record(module: nn.Module, args: Any, output: Any) -> None:
-            if not isinstance(output, torch.Tensor):
-                raise InputError(
-                    f"Expected {layer!r} to return a tensor, but it returns {type(output).__name__}. Record a module inside it instead."
-                )
-            output = output.detach()
-            axis = 1 if callable(self.pooling) else tracker.unit_axis(output, layer=layer, layout=self.layout)
-            tape._append(layer, pool(output, self.pooling, unit_axis=axis).cpu())
+    def rows(self, layer: str, output: Any, tracker: UnitAxisTracker) -> torch.Tensor:
+        """The rows of units in what a layer returned just now, [n_images, n_units], float32."""
+        values = select_output(output, self.select.get(layer), layer=layer).detach()
+        if layer not in self.units:
+            return self._pooled(layer, values, tracker)
+        with tracker.aside():
+            return self._pooled(layer, self._encoded(layer, values), tracker)
 
-        return record
+    def _pooled(self, layer: str, values: torch.Tensor, tracker: UnitAxisTracker) -> torch.Tensor:
+        layout = self._layouts.get(layer)
+        if callable(self.pooling):
+            image_axis = layout.index("n") if layout and values.ndim > 2 else 0
+            return pool(values, self.pooling, unit_axis=1, image_axis=image_axis, layer=layer)
+        axes = tracker.axes(values, layer=layer, layout=layout)
+        rows = pool(values, self.pooling, unit_axis=axes.units, image_axis=axes.images, layer=layer)
+        return rows.cpu() if self.pooling == "none" else rows  # what is large does not wait on an accelerator
+
+    def _encoded(self, layer: str, values: torch.Tensor) -> torch.Tensor:
+        device = values.device.type
+        values = values.float() if torch.is_autocast_enabled(device) else values
+        with torch.no_grad(), torch.autocast(device, enabled=False):
+            units = self.units[layer](values)
+        if not isinstance(units, torch.Tensor):
+            raise InputError(f"Expected the `units` function of {layer!r} to return a tensor, but got {type(units).__name__}.")
+        return units
 
     def record(
         self,
@@ -170,22 +206,23 @@ class ActivationRecorder:
         return ForwardPass({"": self}, transform, unwrap=True)
 
 
-def check_layers(model: nn.Module, layers: Sequence[str]) -> tuple[str, ...]:
-    """The layers as a tuple, if every one is a module of the model and none is there twice.
+def _by_layer(layers: tuple[str, ...], parameter: str, given: Mapping[str, _Value] | None) -> dict[str, _Value]:
+    """A parameter that is a mapping from layer, if it names recorded layers only."""
+    if given is not None and not isinstance(given, Mapping):
+        raise InputError(f"Expected `{parameter}` to be a mapping from layer, but got {given!r}. Write {{{layers[0]!r}: ...}}.")
+    for layer in given or {}:
+        if layer not in layers:
+            raise UnknownNameError(f"Expected `{parameter}` to name recorded layers, but got {layer!r}. {suggest(str(layer), layers)}")
+    return dict(given or {})
 
-    Raises
-    ------
-    UnknownNameError, InputError
-    """
-    if isinstance(layers, str):
-        raise InputError(f"Expected `layers` to be a list of names, but got the single name {layers!r}. Write [{layers!r}].")
-    layers = tuple(layers)
-    known = [name for name, _ in model.named_modules() if name]
-    for layer in layers:
-        if layer not in known:
-            raise UnknownNameError(
-                f"Expected `layers` to be module names of {type(model).__name__}, but got {layer!r}. {suggest(str(layer), known)}"
-            )
-    if not layers or len(set(layers)) < len(layers):
-        raise InputError(f"Expected `layers` to name at least one layer, each once, but got {list(layers)}.")
-    return layers
+
+def _check_calls(call: Mapping[str, int]) -> None:
+    for layer, number in call.items():
+        if type(number) is not int or number < 0:
+            raise InputError(f"Expected `call` to hold numbers from 0, but got {number!r} for {layer!r}. The first call is 0.")
+
+
+def _check_functions(units: Mapping[str, Units]) -> None:
+    for layer, function in units.items():
+        if not callable(function):
+            raise InputError(f"Expected `units` to be a function or a mapping to functions, but got {function!r} for {layer!r}.")

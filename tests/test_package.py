@@ -32,6 +32,9 @@ PUBLIC = [
     "Report",
     "LabelReport",
     "ProbeReport",
+    "list_layers",
+    "all_layers",
+    "block_layers",
 ]
 
 

@@ -16,7 +16,8 @@ from torchvision.ops import Permute
 
 from neuroprobe import ActivationRecorder
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.pooling import UnitAxisTracker, describe_pooling, pool
+from neuroprobe.pooling import describe_pooling, pool
+from neuroprobe.unit_axes import UnitAxisTracker
 
 
 def slow_pool(output: torch.Tensor, pooling: str, axis: int) -> list[list[float]]:
@@ -122,7 +123,9 @@ class TestDescriptions:
 
 
 def test_unknown_pooling() -> None:
-    with pytest.raises(UnknownNameError, match=r"Expected a pooling's name or a function, but got 'avg'. Known: 'mean', 'max', 'none'"):
+    with pytest.raises(
+        UnknownNameError, match=r"Expected a pooling's name or a function, but got 'avg'. Known: 'mean', 'max', 'class_token'"
+    ):
         ActivationRecorder(nn.Sequential(nn.ReLU()), ["0"], pooling="avg")  # type: ignore[arg-type]
 
 
@@ -138,7 +141,7 @@ def outputs(model: nn.Module, side: int) -> dict[str, tuple[tuple[int, ...], int
     def note(name: str, output: object) -> None:
         if isinstance(output, torch.Tensor) and output.ndim > 2 and name not in found:
             try:
-                found[name] = tuple(output.shape), tracker.unit_axis(output, layer=name, layout=None)
+                found[name] = tuple(output.shape), tracker.axes(output, layer=name).units
             except InputError as error:
                 found[name] = tuple(output.shape), str(error)
 
@@ -168,34 +171,30 @@ def by_name(name: str, **options: object) -> Callable[[int], nn.Module]:
     return lambda side: torchvision.models.get_model(name, weights=None, **options)
 
 
-NOTHING: tuple[str, ...] = ()
-
-#: Network, two image sizes, and the modules that are refused because no module of theirs says where the units are.
+#: Network, and two image sizes.
 NETWORKS = {
-    "resnet18": (by_name("resnet18"), 64, 96, NOTHING),
-    "mobilenet_v2": (by_name("mobilenet_v2"), 64, 96, NOTHING),
-    "mobilenet_v3_small": (by_name("mobilenet_v3_small"), 64, 96, NOTHING),
-    "densenet121": (by_name("densenet121"), 64, 96, NOTHING),
-    "googlenet": (by_name("googlenet", init_weights=False, aux_logits=False), 64, 96, NOTHING),
-    "squeezenet1_1": (by_name("squeezenet1_1"), 64, 96, NOTHING),
-    "shufflenet_v2_x0_5": (by_name("shufflenet_v2_x0_5"), 64, 96, NOTHING),
-    "convnext_tiny": (by_name("convnext_tiny"), 64, 96, NOTHING),
-    "swin": (swin, 32, 48, NOTHING),
-    "vit": (vit, 32, 48, "encoder.dropout"),
-    "maxvit": (maxvit, 64, 96, "blocks"),
+    "resnet18": (by_name("resnet18"), 64, 96),
+    "mobilenet_v2": (by_name("mobilenet_v2"), 64, 96),
+    "mobilenet_v3_small": (by_name("mobilenet_v3_small"), 64, 96),
+    "densenet121": (by_name("densenet121"), 64, 96),
+    "googlenet": (by_name("googlenet", init_weights=False, aux_logits=False), 64, 96),
+    "squeezenet1_1": (by_name("squeezenet1_1"), 64, 96),
+    "shufflenet_v2_x0_5": (by_name("shufflenet_v2_x0_5"), 64, 96),
+    "convnext_tiny": (by_name("convnext_tiny"), 64, 96),
+    "swin": (swin, 32, 48),
+    "vit": (vit, 32, 48),
+    "maxvit": (maxvit, 64, 96),
 }
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_unit_axis_is_the_one_that_does_not_grow_with_the_image(name: str) -> None:
-    make, small, large, refused = NETWORKS[name]
+    make, small, large = NETWORKS[name]
     with torch.device("meta"):
         at_small, at_large = outputs(make(small), small), outputs(make(large), large)
     assert at_small.keys() == at_large.keys()
     for layer, (shape, axis) in at_small.items():
-        if isinstance(axis, str):
-            assert layer.startswith(refused), axis
-            continue
+        assert isinstance(axis, int), axis
         constant = [i for i in range(1, len(shape)) if shape[i] == at_large[layer][0][i]]
         assert axis in constant, layer
 
@@ -221,7 +220,7 @@ def recorded(inner: nn.Module, function: Callable[[torch.Tensor], torch.Tensor],
 
 class TestAxisAfterFunctions:
     def test_moved_axes_are_refused(self) -> None:
-        with pytest.raises(InputError, match=r"'0' gives \(2, 5, 5, 8\).*layout='nchw', 'nhwc' or 'nlc'"):
+        with pytest.raises(InputError, match=r"'0' gives \(2, 5, 5, 8\).*layout='nchw', 'nhwc', 'nlc' or 'lnc'"):
             recorded(nn.Conv2d(3, 8, 1), lambda x: x.permute(0, 2, 3, 1), torch.rand(2, 3, 5, 5))
 
     def test_an_axis_that_fits_twice_is_refused(self) -> None:
@@ -262,7 +261,7 @@ class TestAxisAfterFunctions:
         assert tape["2"].shape == (2, 16)
 
     def test_what_no_module_made_is_refused(self) -> None:
-        with pytest.raises(InputError, match=r"Expected an output \[n, units\] or one whose units' axis follows from its modules"):
+        with pytest.raises(InputError, match=r"Expected an output \[n, units\] or one whose axes follow from its modules"):
             recorded(nn.Identity(), torch.relu, torch.rand(2, 3, 5, 6))
 
 
