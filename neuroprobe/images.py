@@ -130,7 +130,7 @@ class Images:
         if not parts or len({part.on_error for part in parts}) > 1:
             got = f"{[part.on_error for part in parts]}" if parts else "none"
             raise InputError(f"Expected at least one part, all with one `on_error`, but got {got}.")
-        names = _checked_ids([str(i) for i in range(len(parts))] if names is None else names, len(parts), what="name per part")
+        names = _checked_ids([str(i) for i in range(len(parts))] if names is None else names, len(parts), one="name per part", all_="names")
         stream = any(part.is_stream for part in parts)
         return cls._of(Chained(parts, names) if stream else Concatenated(parts, names), on_error=parts[0].on_error)
 
@@ -302,13 +302,13 @@ def _check_mode(mode: str, source: ImageSource | ImageStream) -> None:
         raise InputError("Expected a folder or files for fingerprint='fast' (it is made from their times), but got something else.")
 
 
-def _checked_ids(ids: Sequence[str], n: int, what: str = "id per image") -> tuple[str, ...]:
+def _checked_ids(ids: Sequence[str], n: int, *, one: str = "id per image", all_: str = "image ids") -> tuple[str, ...]:
     ids = tuple(str(id_) for id_ in ids)  # a dataset may number its images
     if len(ids) != n:
-        raise InputError(f"Expected one {what} ({n}), but got {len(ids)}.")
+        raise InputError(f"Expected one {one} ({n}), but got {len(ids)}.")
     seen: set[str] = set()
     for id_ in ids:
         if id_ in seen:
-            raise InputError(f"Expected unique image ids, but {id_!r} occurs twice.")
+            raise InputError(f"Expected unique {all_}, but {id_!r} occurs twice.")
         seen.add(id_)
     return ids
