@@ -21,8 +21,7 @@ from tqdm import tqdm
 
 from neuroprobe import distributed
 from neuroprobe.exceptions import InputError, StoreError, UnreadableImageError
-from neuroprobe.fingerprints import fingerprint_texts
-from neuroprobe.images import Images
+from neuroprobe.images import Images, fingerprint_images
 
 Transform: TypeAlias = Callable[[Image.Image], torch.Tensor]
 
@@ -298,7 +297,7 @@ def _collected(records: Mapping[int, BatchRecord], use_distributed: bool) -> Col
     return Collected(
         ids,
         skipped,
-        fingerprint_texts(digest for record in ordered for digest in record.digests),
+        fingerprint_images(digest for record in ordered for digest in record.digests),
         tuple(row for record in ordered for row in record.rows),
         use_distributed,
     )

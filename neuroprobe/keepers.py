@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping
+from functools import reduce
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -10,6 +12,8 @@ import torch
 
 from neuroprobe.activations import Activations
 from neuroprobe.collection import BatchRecord, Collected
+from neuroprobe.distributed import gather_bytes
+from neuroprobe.summaries import ActivationSummary, LayerSummary
 
 ValueType: TypeAlias = Literal["float32", "float16"]
 
@@ -51,3 +55,35 @@ class MemoryKeeper:
             width = tuple(next(iter(parts.values())).shape[1:]) if parts else (0,)
             arrays[layer] = collected.joined(parts, width=width, dtype=getattr(torch, self._dtype)).numpy()
         return Activations(arrays, collected.ids, {**metadata, "dtype": self._dtype})
+
+
+class SummaryKeeper:
+    """Keeps summaries only; the result is an `ActivationSummary`."""
+
+    def __init__(self, layers: tuple[str, ...], *, k: int) -> None:
+        self._layers, self._k = layers, k
+        self._summaries: dict[str, LayerSummary] = {}
+
+    def recorded(self) -> Mapping[int, BatchRecord]:
+        return {}
+
+    def keep(self, record: BatchRecord, rows: Mapping[str, torch.Tensor]) -> None:
+        for layer, values in rows.items():
+            if layer not in self._summaries:
+                self._summaries[layer] = LayerSummary(layer, values.shape[1], k=self._k)
+            self._summaries[layer].update(values.cpu(), rows=record.rows, batch=record.number)
+
+    def finish(self, collected: Collected, metadata: Mapping[str, Any]) -> ActivationSummary:
+        ids = dict(zip(collected.rows, collected.ids, strict=True))
+        statistics = {layer: self._of_all(layer, collected).statistics(ids.__getitem__) for layer in self._layers}
+        return ActivationSummary(statistics, {**metadata, "k": self._k})
+
+    def _of_all(self, layer: str, collected: Collected) -> LayerSummary:
+        """The summary of all processes' batches; exact sums make it the same in any order."""
+        if not collected.distributed:
+            return self._summaries[layer]
+        data = io.BytesIO()
+        if layer in self._summaries:
+            np.savez(data, **self._summaries[layer].to_arrays())  # type: ignore[arg-type]
+        parts = [LayerSummary.from_arrays(np.load(io.BytesIO(part), allow_pickle=False)) for part in gather_bytes(data.getvalue()) if part]
+        return reduce(LayerSummary.merge, parts)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import torch
 from torch import nn
 
 from neuroprobe.activations import Activations
-from neuroprobe.collection import Transform, collect
+from neuroprobe.collection import Transform
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.functions import identify_function
 from neuroprobe.hooks import Hooks
@@ -29,6 +30,8 @@ from neuroprobe.unit_axes import Layout, UnitAxisTracker, check_layout
 
 if TYPE_CHECKING:
     from neuroprobe.forward_pass import ForwardPass
+    from neuroprobe.keepers import ValueType
+    from neuroprobe.summaries import ActivationSummary
 
 #: A function (or module) from a module's output to units.
 Units: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
@@ -172,8 +175,11 @@ class ActivationRecorder:
         images: Images,
         *,
         transform: Transform,
+        store: str | Path | None = None,
+        dtype: ValueType = "float32",
         batch_size: int = 64,
         workers: int = 0,
+        distributed: bool = False,
         progress: bool | None = None,
     ) -> Activations:
         """Record a whole probing set, in evaluation mode and without gradients, on the model's own device.
@@ -184,17 +190,64 @@ class ActivationRecorder:
         transform : callable
             From a PIL image to the model's input, without the batch axis; for torchvision's pretrained models,
             ``weights.transforms()``.
-        batch_size, workers, progress
+        store : path, optional
+            A folder that keeps the activations, so that nothing has to fit in memory (see `neuroprobe.store`). A
+            recording that was cut off goes on from there; one that is complete is opened, not made again. By default
+            everything stays in memory.
+        dtype : {"float32", "float16"}, default "float32"
+            Of the kept values.
+        batch_size, workers, distributed, progress
             As in `neuroprobe.collection.collect`.
 
         Returns
         -------
         Activations
+
+        Raises
+        ------
+        StoreError
+            The store is of another recording (the message says what differs), in use, or cannot be written.
         """
-        (activations,) = collect(
-            images, [self.consumer(transform)], batch_size=batch_size, workers=workers, progress=progress, description="record"
-        )
-        return activations  # type: ignore[no-any-return]
+        from neuroprobe.recording import record
+
+        return record(
+            self, images, transform=transform, store=store, dtype=dtype,
+            batch_size=batch_size, workers=workers, distributed=distributed, progress=progress,
+        )  # fmt: skip
+
+    def summarise(
+        self,
+        images: Images,
+        *,
+        transform: Transform,
+        k: int = 100,
+        batch_size: int = 64,
+        workers: int = 0,
+        distributed: bool = False,
+        progress: bool | None = None,
+    ) -> ActivationSummary:
+        """Keep only what is worth knowing of every unit, in memory that does not grow with the number of images.
+
+        Parameters
+        ----------
+        images, transform
+            As in `record`.
+        k : int, default 100
+            How many of the highest, and of the lowest, images of every unit are kept.
+        batch_size, workers, distributed, progress
+            As in `neuroprobe.collection.collect`.
+
+        Returns
+        -------
+        ActivationSummary
+            Highest and lowest images with their values, count, mean, variance and fraction active of every unit.
+        """
+        from neuroprobe.recording import summarise
+
+        return summarise(
+            self, images, transform=transform, k=k,
+            batch_size=batch_size, workers=workers, distributed=distributed, progress=progress,
+        )  # fmt: skip
 
     def consumer(self, transform: Transform) -> ForwardPass:
         """This recorder as a consumer of `neuroprobe.collection.collect`, whose result is the `Activations`.

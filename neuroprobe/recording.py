@@ -19,11 +19,12 @@ from neuroprobe.distributed import rank_and_size
 from neuroprobe.exceptions import InputError, StoreError
 from neuroprobe.fingerprints import fingerprint_model, fingerprint_texts
 from neuroprobe.forward_pass import ForwardPass, describe_recording
-from neuroprobe.images import Images
-from neuroprobe.keepers import Keeper, MemoryKeeper, ValueType
+from neuroprobe.images import Images, fingerprint_images
+from neuroprobe.keepers import Keeper, MemoryKeeper, SummaryKeeper, ValueType
 from neuroprobe.pooling import Layout, Pooling
 from neuroprobe.recorder import ActivationRecorder
 from neuroprobe.store import StoreKeeper, locked, open_store
+from neuroprobe.summaries import ActivationSummary
 
 _log = logging.getLogger(__name__)
 
@@ -93,12 +94,33 @@ def record(
     return activations  # type: ignore[no-any-return]
 
 
+def summarise(
+    recorder: ActivationRecorder,
+    images: Images,
+    *,
+    transform: Transform,
+    k: int = 100,
+    batch_size: int = 64,
+    workers: int = 0,
+    distributed: bool = False,
+    progress: bool | None = None,
+) -> ActivationSummary:
+    """Keep summaries of a whole probing set; see `neuroprobe.ActivationRecorder.summarise`."""
+    if k < 1:
+        raise InputError(f"Expected `k` to be at least 1, but got {k}.")
+    consumer = ForwardPass({"": recorder}, transform, keepers={"": SummaryKeeper(recorder.layers, k=k)}, unwrap=True)
+    (summary,) = collect(
+        images, [consumer], batch_size=batch_size, workers=workers, distributed=distributed, progress=progress, description="summarise"
+    )
+    return summary  # type: ignore[no-any-return]
+
+
 def _reopened(folder: Path, images: Images) -> Activations:
     """The recording that is there already, if the images still have the content they had."""
     activations = open_store(folder)
     if not images.is_stream:
         positions = {id_: i for i, id_ in enumerate(images.ids)}
-        found = fingerprint_texts(images.digest(positions[id_]) for id_ in activations.ids)
+        found = fingerprint_images(images.digest(positions[id_]) for id_ in activations.ids)
         if found != activations.metadata["images"]:
             raise StoreError(
                 f"Expected the images that were recorded into {str(folder)!r}, but the content of some has changed since. "
