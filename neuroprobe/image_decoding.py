@@ -11,22 +11,24 @@ from __future__ import annotations
 import importlib
 import io
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, UnidentifiedImageError
 
 from neuroprobe.exceptions import UnreadableImageError
 from neuroprobe.fingerprints import fingerprint_bytes
 
 #: What a folder is searched for, and what names an image in a WebDataset sample.
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
+
+Result = TypeVar("Result")
 
 _ORIENTATION = 0x0112
 #: What to do about each EXIF orientation (CIPA DC-008, tag 274); PIL's rotations are anticlockwise.
@@ -63,11 +65,14 @@ class Item:
     def load(self) -> tuple[Image.Image, str]:
         """RGB image, and the fingerprint of the encoded bytes if there are any, else of the pixels."""
         with decoding(self.what):
-            content = _content(self.item, self.what)
-            if isinstance(content, bytes):
-                return as_rgb(Image.open(io.BytesIO(content)), self.what), fingerprint_bytes(content)
-            image = as_rgb(_to_image(content, self.what), self.what)
-            return image, fingerprint_bytes(f"{image.size} ".encode() + image.tobytes())
+            return whatever_the_warnings(self._load)
+
+    def _load(self) -> tuple[Image.Image, str]:
+        content = _content(self.item, self.what)
+        if isinstance(content, bytes):
+            return as_rgb(Image.open(io.BytesIO(content)), self.what), fingerprint_bytes(content)
+        image = as_rgb(_to_image(content, self.what), self.what)
+        return image, fingerprint_bytes(f"{image.size} ".encode() + image.tobytes())
 
     def digest(self) -> str:
         """The same fingerprint; encoded bytes are not decoded for it."""
@@ -78,20 +83,30 @@ class Item:
 
 @contextmanager
 def decoding(what: str) -> Iterator[None]:
-    """Whatever goes wrong inside means that `what` cannot be read; warnings about odd files are no matter of its result."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        except UnreadableImageError:
-            raise
-        except Exception as error:  # a damaged file can make a decoder raise nearly anything
-            raise UnreadableImageError(unreadable(what, error)) from error
+    """Whatever goes wrong inside means that `what` cannot be read."""
+    try:
+        yield
+    except UnreadableImageError:
+        raise
+    except Exception as error:  # a damaged file can make a decoder raise nearly anything
+        raise UnreadableImageError(unreadable(what, error)) from error
+
+
+def whatever_the_warnings(read: Callable[[], Result]) -> Result:
+    """What `read` returns, also where a filter makes errors of warnings: PIL warns of many files that it reads."""
+    try:
+        return read()
+    except Warning:
+        with warnings.catch_warnings():  # not each time: it makes every warning of the process be shown again
+            warnings.simplefilter("ignore")
+            return read()
 
 
 def unreadable(what: str, error: Exception) -> str:
     """What to say of an image that cannot be read."""
-    reason = str(error) or type(error).__name__
+    # PIL's own words for an unknown format hold a memory address, and reasons must be the same in every run
+    unknown = isinstance(error, UnidentifiedImageError)
+    reason = "it begins like no image format that PIL knows" if unknown else str(error) or type(error).__name__
     bomb = isinstance(error, Image.DecompressionBombError)
     trusted = " If you trust it, raise PIL.Image.MAX_IMAGE_PIXELS." if bomb else ""
     return (
@@ -119,6 +134,8 @@ def as_rgb(image: Image.Image, what: str = "the image") -> Image.Image:
 def _orientation(image: Image.Image) -> Any:
     try:
         return image.getexif().get(_ORIENTATION)
+    except Warning:
+        raise
     except Exception:  # damaged EXIF data around a good picture
         return None
 
