@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 
 from neuroprobe.exceptions import InputError
-from neuroprobe.image_decoding import IMAGE_SUFFIXES, Item, Readable, decoding
+from neuroprobe.image_decoding import IMAGE_SUFFIXES, Item, Readable, decoding, whatever_the_warnings
 from neuroprobe.image_streams import ID_KEYS, ImageStream, checked_stream
 
 OnError: TypeAlias = Literal["raise", "skip"]
@@ -47,8 +47,8 @@ class Files:
 
 
 def _check_header(path: Path) -> None:
-    with decoding(repr(str(path))), Image.open(path):
-        pass
+    with decoding(repr(str(path))):
+        whatever_the_warnings(lambda: Image.open(path).close())
 
 
 class DatasetItems:

@@ -82,11 +82,11 @@ class Images:
             raise InputError(f"Expected `on_error` to be 'raise' or 'skip', but got {on_error!r}.")
         if isinstance(ids, str):
             raise InputError(f"Expected a list of ids, but got the single text {ids!r}.")
-        source_ = opened(source, on_error)
-        if isinstance(source_, ImageStream) and ids is not None:
+        adapter = opened(source, on_error)
+        if isinstance(adapter, ImageStream) and ids is not None:
             raise InputError("Expected no `ids` for a stream, but got some. Let the stream give pairs (id, image).")
-        _check_mode(fingerprint, source_)
-        self._set(source_, ids, on_error=on_error, fast=fingerprint == "fast")
+        _check_mode(fingerprint, adapter)
+        self._set(adapter, ids, on_error=on_error, fast=fingerprint == "fast")
 
     def _set(self, source: ImageSource | ImageStream, ids: Sequence[str] | None, *, on_error: OnError, fast: bool) -> None:
         self._stream = source if isinstance(source, ImageStream) else None
@@ -168,7 +168,9 @@ class Images:
         """The images in order, not decoded yet; a fresh iteration each time, of any kind of source.
 
         A stream is iterated in one process (it may divide itself among workers, which is refused); its rows can be
-        sent to others and loaded there.
+        sent to others and loaded there. Where several processes share a pass, each goes through the whole stream and
+        loads its own rows: do not split the stream by rank or node beforehand (a WebDataset takes
+        ``nodesplitter=lambda shards: shards``).
 
         Raises
         ------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -204,10 +205,28 @@ class TestMoreModes:
         assert_alike(read, PICTURE.transpose(Image.Transpose.ROTATE_270), lossy=format == "MPO")
 
     @pytest.mark.parametrize("exif", [b"garbage", b"II*\0\xff\xff\xff\xff", b"II*\0\x08\0\0\0\xff\xff", b"MM\0*\0\0\0\x08\0\x01\x01\x12"])
-    @pytest.mark.filterwarnings("error")
-    def test_damaged_exif_around_a_good_picture(self, exif: bytes) -> None:
+    @pytest.mark.parametrize("filter_", ["error", "ignore"])
+    def test_damaged_exif_around_a_good_picture(self, exif: bytes, filter_: Any) -> None:
+        warnings.simplefilter(filter_)  # for this test: pytest puts the filters back
         data = encoded(PICTURE, "JPEG", quality=95, exif=b"Exif\0\0" + exif)
         np.testing.assert_array_equal(decoded(data), decoded(encoded(PICTURE, "JPEG", quality=95)))
+
+    def test_orientation_where_warnings_are_errors(self, tmp_path: Path) -> None:
+        exif = Image.Exif()
+        exif[0x0112] = 3
+        path = tmp_path / "x.png"
+        path.write_bytes(encoded(PICTURE.quantize(16), "PNG", transparency=bytes([0, 128, *[255] * 14]), exif=exif))
+        warnings.simplefilter("error")
+        turned = pixels(PICTURE.quantize(16).convert("RGB"))[::-1, ::-1]
+        np.testing.assert_array_equal(pixels(Images([path])[0]), turned)
+
+    def test_warnings_of_others_are_shown_as_often_as_before(self) -> None:
+        with warnings.catch_warnings(record=True) as shown:
+            warnings.simplefilter("default")
+            for _ in range(3):
+                decoded(encoded(PICTURE, "PNG"))
+                warnings.warn("a transform's", stacklevel=1)
+        assert len(shown) == 1
 
 
 class TestRefused:
@@ -215,7 +234,8 @@ class TestRefused:
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 900)
         with pytest.raises(UnreadableImageError, match=r"exceeds limit of 1800 pixels, could be .* raise PIL.Image.MAX_IMAGE_PIXELS"):
             decoded(encoded(PICTURE, "PNG"))
-        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # PIL would warn of what is between once and twice
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # PIL warns of what is between once and twice
+        warnings.simplefilter("error")
         np.testing.assert_array_equal(decoded(encoded(PICTURE, "PNG")), pixels(PICTURE))
 
     @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP"])
@@ -229,6 +249,16 @@ class TestRefused:
         with pytest.raises(UnreadableImageError, match="it cannot be read"):
             decoded(data)
         assert Item(data, "it").digest() == fingerprint_bytes(data)  # what has bytes has a content
+
+    @pytest.mark.parametrize("data", [b"", b"not an image", encoded(PICTURE, "PNG")[:100], encoded(PICTURE, "JPEG")[:400]])
+    def test_the_reason_is_the_same_each_time(self, data: bytes) -> None:
+        reasons, kept = set(), []
+        for _ in range(3):
+            with pytest.raises(UnreadableImageError) as caught:
+                Item(data, "it").load()
+            reasons.add(str(caught.value))
+            kept.append(caught)  # so that no memory is used again
+        assert len(reasons) == 1
 
     def test_an_image_of_no_pixels(self) -> None:
         with pytest.raises(UnreadableImageError):

@@ -6,16 +6,19 @@ import io
 import os
 import pickle
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import noise
 from PIL import Image
+from torchvision.transforms.functional import to_tensor
 
 from neuroprobe import Images
+from neuroprobe.collection import collect
 from neuroprobe.exceptions import InputError, UnreadableImageError
 from neuroprobe.images import fingerprint_images
 
@@ -31,6 +34,27 @@ def png(image: Image.Image) -> bytes:
 
 def ids(images: Images) -> list[str]:
     return [row.id for row in images.rows()]
+
+
+class Keep:
+    """A consumer that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.transform: Callable[[Image.Image], torch.Tensor] = to_tensor
+        self.rows: list[torch.Tensor] = []
+
+    def consume(self, batch: torch.Tensor, record: Any) -> None:
+        self.rows += list(batch)
+
+    def finish(self, collected: Any) -> Any:
+        return self.rows, collected
+
+
+def assert_passed_over(images: Images, ids: tuple[str, ...], *, workers: int = 0) -> None:
+    ((rows, collected),) = collect(images, [Keep()], batch_size=2, workers=workers)
+    assert collected.ids == ids
+    assert collected.fingerprint == images.fingerprint
+    torch.testing.assert_close(torch.stack(rows), torch.stack([to_tensor(picture) for picture in PICTURES]), rtol=0, atol=0)
 
 
 def assert_pictures(images: Images) -> None:
@@ -67,6 +91,11 @@ class TestHuggingFace:
         assert_pictures(images)
         assert images.fingerprint == Images(folder).fingerprint  # the files' bytes, not the pixels
         assert pickle.loads(pickle.dumps(images)).fingerprint == images.fingerprint  # noqa: S301
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_a_pass(self, dataset: Any, workers: int) -> None:
+        assert_passed_over(Images(dataset), tuple("01234"), workers=workers)
+        assert_passed_over(Images(dataset.to_iterable_dataset()), tuple("01234"), workers=workers)
 
     def test_stream(self, dataset: Any) -> None:
         images = Images(dataset.to_iterable_dataset())
@@ -164,6 +193,10 @@ class TestWebDataset:
         assert ids(images) == ids(images) == [f"photo{i}" for i in range(5)]
         assert_pictures(images)
         assert images.fingerprint == Images(folder).fingerprint
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_a_pass(self, webdataset: Any, shards: str, workers: int) -> None:
+        assert_passed_over(Images(self.opened(webdataset, shards)), tuple(f"photo{i}" for i in range(5)), workers=workers)
 
     @pytest.mark.parametrize("how", ["pil", "pilrgb", "rgb8", "rgb", "torchrgb8", "torchrgb"])
     def test_decoded(self, webdataset: Any, shards: str, how: str) -> None:
