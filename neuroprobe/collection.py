@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from neuroprobe.exceptions import InputError, UnreadableImageError
+from neuroprobe.exceptions import InputError, NeuroprobeError, UnreadableImageError
 from neuroprobe.fingerprints import fingerprint_texts
 from neuroprobe.images import Images
 
@@ -94,6 +94,8 @@ def collect(
     """
     if batch_size < 1:
         raise InputError(f"Expected `batch_size` to be at least 1, but got {batch_size}.")
+    if workers < 0:
+        raise InputError(f"Expected `workers` to be 0 or more, but got {workers}.")
     ids: list[str] = []
     digests: list[str] = []
     skipped: dict[str, str] = {}
@@ -156,14 +158,24 @@ def _batches(
         _Decoded(images, [consumer.transform for consumer in consumers]),
         batch_size=batch_size,
         num_workers=workers,
-        collate_fn=_as_batch,  # in the worker: a tensor of its own for every image would need as many open files
+        collate_fn=_as_batch_or_error,  # in the worker: a tensor of its own for every image would need as many open files
         generator=torch.Generator(),  # a loader without one draws from the global state
     )
     silent = not (sys.stderr.isatty() if progress is None else progress)
     with tqdm(total=len(images), unit="image", desc=description, disable=silent) as bar:
         for batch in loader:
+            if isinstance(batch, NeuroprobeError):
+                raise batch
             yield batch
             bar.update(len(batch.indices) + len(batch.errors))
+
+
+def _as_batch_or_error(rows: list[_Row]) -> _Batch | NeuroprobeError:
+    """An error of ours is handed over, not raised: a loader would put the worker's traceback into its message."""
+    try:
+        return _as_batch(rows)
+    except NeuroprobeError as error:
+        return error
 
 
 def _as_batch(rows: list[_Row]) -> _Batch:

@@ -6,7 +6,8 @@ Every image is handed out as an RGB PIL image, the right way up (EXIF orientatio
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -255,14 +256,25 @@ def _folder(folder: Path, on_error: OnError) -> _Files:
         what = "a file" if folder.exists() else "nothing"
         raise InputError(f"Expected a folder of images, but there is {what} at {str(folder)!r}.")
     try:
-        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        paths = sorted(p for p in _walk(folder) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     except OSError as error:
-        raise InputError(f"Expected a readable folder, but {str(folder)!r} cannot be listed: {error}.") from error
+        where = str(error.filename or folder)
+        raise InputError(f"Expected a readable folder, but {where!r} cannot be listed: {error.strerror}. Change its rights.") from error
     if not paths:
         raise InputError(
             f"Expected images in {str(folder)!r}, but found none. Looked for files ending in {', '.join(sorted(IMAGE_SUFFIXES))}."
         )
     return _Files(paths, [p.relative_to(folder).as_posix() for p in paths], on_error)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Every file below a folder; unlike `Path.rglob`, which leaves out what it may not list, this raises OSError."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for parent, _, names in os.walk(folder, onerror=stop):
+        yield from (Path(parent, name) for name in names)
 
 
 def _checked_ids(ids: Sequence[str], n: int) -> tuple[str, ...]:
