@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -16,6 +18,9 @@ from neuroprobe.fingerprints import fingerprint_model
 #: A state dict, or a file that holds one.
 Checkpoint: TypeAlias = "Mapping[str, torch.Tensor] | str | Path"
 
+# torch's own words advise to turn the safety off
+_UNPICKLABLE = "Weights only load failed, so it is damaged or holds more than tensors. Save model.state_dict() with torch.save."
+
 _Model = TypeVar("_Model", bound=nn.Module)
 
 
@@ -27,12 +32,16 @@ def load_state_dict(path: str | Path) -> Mapping[str, torch.Tensor]:
     CheckpointError
         The file is missing or holds anything else.
     """
+    if is_torchscript(path):
+        raise CheckpointError(f"Expected a plain state dict, but {str(path)!r} is a TorchScript archive. Save the model's state_dict().")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"Expected a file of weights, but there is nothing at {str(path)!r}.") from error
     except Exception as error:  # the unpickler raises many kinds
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = (
+            _UNPICKLABLE if isinstance(error, pickle.UnpicklingError) else (str(error).strip().splitlines() or [type(error).__name__])[0]
+        )
         raise CheckpointError(
             f"Expected a file of weights that torch.load(weights_only=True) reads, but {str(path)!r} is not: {reason}"
         ) from error
@@ -42,6 +51,15 @@ def load_state_dict(path: str | Path) -> Mapping[str, torch.Tensor]:
     if not isinstance(content, Mapping) or not any(isinstance(value, torch.Tensor) for value in content.values()):
         raise CheckpointError(f"Expected a state dict in {str(path)!r}, but it holds {type(content).__name__}.")
     return content
+
+
+def is_torchscript(path: str | Path) -> bool:
+    """Whether a file is a TorchScript archive, which can run code; no for one that is missing or damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any("/code/" in name or name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError):  # which the reader of state dicts tells about
+        return False
 
 
 def load_checkpoint(model: _Model, checkpoint: Checkpoint, *, name: str | None = None) -> _Model:

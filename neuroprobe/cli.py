@@ -1,7 +1,7 @@
 """The command line: ``neuroprobe demo | dissect | probe``.
 
-Exit codes: 0, done; 2, something in the input is not as it must be (one line on standard error says what);
-130, interrupted.
+Exit codes: 0, done; 2, something in the input is not as it must be, or the model or its transform raises (one line on
+standard error says what); 130, interrupted.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,7 +46,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("neuroprobe: interrupted", file=sys.stderr)
         return 130
+    except Exception as error:  # the user's model and transform can raise anything, and we have mistakes too
+        print(f"neuroprobe: {_told(error)}", file=sys.stderr)
+        return 2
     return 0
+
+
+def _told(error: Exception) -> str:
+    """An exception that is none of ours, in one line."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    text = str(error)
+    if "Original Traceback" in text:  # what a process that reads images passes on
+        text = text.strip().splitlines()[-1]
+    return (
+        f"Expected the model, its transform and neuroprobe itself to run, but {Path(place.filename).name}, line {place.lineno}, "
+        f"raised {type(error).__name__}: {' '.join(text.split())}. The same from Python shows the whole traceback."
+    )
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -209,7 +225,9 @@ def _inputs(arguments: argparse.Namespace, vocabulary: Vocabulary) -> tuple[Imag
     from neuroprobe.images import Images
     from neuroprobe.models import load_model
     from neuroprobe.recorder import check_layers
+    from neuroprobe.report import check_writable
 
+    check_writable(arguments.out)
     device = resolve_device(arguments.device)
     images = Images(arguments.images, on_error=arguments.on_error)
     weights = None if arguments.weights.lower() == "none" else arguments.weights

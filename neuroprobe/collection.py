@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from neuroprobe import distributed
-from neuroprobe.exceptions import InputError, StoreError, UnreadableImageError
+from neuroprobe.exceptions import InputError, NeuroprobeError, StoreError, UnreadableImageError
 from neuroprobe.images import Images, fingerprint_images
 
 Transform: TypeAlias = Callable[[Image.Image], torch.Tensor]
@@ -137,6 +137,8 @@ def collect(
     """
     if batch_size < 1:
         raise InputError(f"Expected `batch_size` to be at least 1, but got {batch_size}.")
+    if workers < 0:
+        raise InputError(f"Expected `workers` to be 0 or more, but got {workers}.")
     done = [_recorded(consumer) for consumer in consumers]
     grid = _Grid(images, [consumer.transform for consumer in consumers], done, batch_size, distributed)
     records: dict[int, BatchRecord] = {}
@@ -170,7 +172,7 @@ def _deliver(batch: _Batch, images: Images, consumers: Sequence[Consumer]) -> Ba
     return batch.record
 
 
-class _Grid(Dataset[_Batch]):
+class _Grid(Dataset["_Batch | NeuroprobeError"]):
     """The batches that are this process's to do; one that every consumer has already is only looked up."""
 
     def __init__(
@@ -191,7 +193,13 @@ class _Grid(Dataset[_Batch]):
         n_batches = -(-len(self.images) // self.batch_size)
         return len(range(self.rank, n_batches, self.world_size))
 
-    def __getitem__(self, index: int) -> _Batch:
+    def __getitem__(self, index: int) -> _Batch | NeuroprobeError:
+        try:
+            return self._at(index)
+        except NeuroprobeError as error:  # handed over, not raised: a loader would put the worker's traceback into its message
+            return error
+
+    def _at(self, index: int) -> _Batch:
         number = self.rank + index * self.world_size
         start = number * self.batch_size
         rows = range(start, min(start + self.batch_size, len(self.images)))
@@ -214,7 +222,7 @@ class _Grid(Dataset[_Batch]):
         """Read and transform a batch, or look it up."""
         wanted = [number not in done for done in self.done]
         if not any(wanted):
-            self._check_done(number, [id_ for _, id_, _ in items], self._digests_now(items))
+            self._check_done(number, [id_ for _, id_, _ in items], self._digests_now(items, self.done[0][number]))
             return _Batch(self.done[0][number], [None] * len(wanted))
         record = BatchRecord(number, [], [], [], {})
         tensors: list[list[torch.Tensor]] = [[] for _ in wanted]
@@ -231,9 +239,10 @@ class _Grid(Dataset[_Batch]):
         self._check_done(number, [id_ for _, id_, _ in items], dict(zip(record.ids, record.digests, strict=True)))
         return _Batch(record, [_stack(part) if part else None for part in tensors])
 
-    def _digests_now(self, items: Sequence[tuple[int, str, _Load]]) -> dict[str, str]:
-        """Of images that need not be decoded again; of a stream only the ids are compared."""
-        return {} if self.images.is_stream else {id_: self.images.digest(row) for row, id_, _ in items}
+    def _digests_now(self, items: Sequence[tuple[int, str, _Load]], record: BatchRecord) -> dict[str, str]:
+        """Of images that were read and need not be decoded again; of a stream only the ids are compared."""
+        read = set() if self.images.is_stream else set(record.ids)
+        return {id_: self.images.digest(row) for row, id_, _ in items if id_ in read}
 
     def _check_done(self, number: int, ids: list[str], digests: Mapping[str, str]) -> None:
         """What consumers have of this batch from an earlier run must be of the images as they are now."""
@@ -262,13 +271,15 @@ def _batches(grid: _Grid, workers: int) -> Iterator[_Batch]:
     shapes: dict[int, torch.Size] = {}
     loader: Any = grid.stream() if grid.images.is_stream else _loader(grid, workers)
     for batch in loader:
+        if isinstance(batch, NeuroprobeError):
+            raise batch
         for i, stacked in enumerate(batch.stacked):
             if stacked is not None:
                 _check_shape(stacked.shape[1:], shapes.setdefault(i, stacked.shape[1:]))
         yield batch
 
 
-def _loader(grid: _Grid, workers: int) -> DataLoader[_Batch]:
+def _loader(grid: _Grid, workers: int) -> DataLoader[_Batch | NeuroprobeError]:
     return DataLoader(
         grid,
         batch_size=None,  # the grid's items are whole batches, stacked in the worker: a tensor per image would need many open files

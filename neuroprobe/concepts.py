@@ -78,6 +78,7 @@ class ConceptSource:
         progress: bool | None = None,
     ) -> ConceptSets:
         """Score the images and rank them within every group; see `ConceptScores.rank`."""
+        _check_groups(self.vocabulary)
         _check_ranking(len(images), n_positive, n_negative, seed, self._softmax_temperature())
         scores = self.score(images, batch_size=batch_size, workers=workers, progress=progress)
         return scores.rank(n_positive=n_positive, n_negative=n_negative, seed=seed)
@@ -202,8 +203,10 @@ class ConceptScores:
         Raises
         ------
         InputError
-            Fewer images than positives and negatives together, a negative seed, or no temperature.
+            Fewer images than positives and negatives together, a negative seed, no temperature, or a group of one
+            name, within which every image is as likely as every other.
         """
+        _check_groups(self.vocabulary)
         _check_ranking(len(self.ids), n_positive, n_negative, seed, self.temperature)
         sets = {}
         for group in self.vocabulary.groups:
@@ -282,6 +285,15 @@ class ConceptSets(Mapping[str, ConceptSet]):
 
 
 _NO_TEMPERATURE = "Expected an encoder with `logit_scale`, or a temperature: ConceptSource(encoder, vocabulary, temperature=0.01)."
+
+
+def _check_groups(vocabulary: Vocabulary) -> None:
+    for group in vocabulary.groups:
+        if len(group.names) < 2:
+            raise InputError(
+                f"Expected at least two names in a group that is ranked, but {group.name!r} has only {group.names[0]!r}, which would be "
+                "equally likely everywhere. Add what else an image may show, or none='none'."
+            )
 
 
 def _check_ranking(n_images: int, n_positive: int, n_negative: int, seed: int, temperature: float | None) -> None:

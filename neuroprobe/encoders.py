@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 import threading
 import types
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from neuroprobe.checkpoints import load_state_dict
+from neuroprobe.checkpoints import is_torchscript, load_state_dict
 from neuroprobe.collection import Transform
 from neuroprobe.exceptions import CheckpointError, InputError, UnknownNameError, suggest
 from neuroprobe.fingerprints import fingerprint_model
@@ -98,7 +97,7 @@ class ClipEncoder:
         self._clip = import_clip()
         self.device = resolve_device(device)
         state = _clip_state_dict(self._clip, name_or_path, trust=trust, download_root=download_root)
-        self.model: Any = _build_clip(state, str(name_or_path)).to(self.device).eval()
+        self.model: Any = _build_clip(self._clip, state, str(name_or_path)).to(self.device).eval()
         self.transform: Transform = self._clip.clip._transform(self.model.visual.input_resolution)
         self.logit_scale = float(self.model.logit_scale.detach().exp())
         self.fingerprint = fingerprint_model(self.model)
@@ -144,6 +143,8 @@ def resolve_device(device: str | torch.device) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"Expected a device of this machine such as 'cpu', 'cuda' or 'auto', but got {device!r} ({reason}).") from error
+    if resolved.type == "meta":
+        raise InputError("Expected a device that computes such as 'cpu', 'cuda' or 'auto', but got 'meta', which holds no values.")
     return resolved
 
 
@@ -198,22 +199,14 @@ def _clip_state_dict(clip: Any, name_or_path: str | Path, *, trust: bool, downlo
     if not path.is_file():
         known = suggest(str(name_or_path), models)
         raise UnknownNameError(f"Expected a CLIP model's name or a checkpoint file, but got {str(name_or_path)!r}. {known}")
-    if _is_torchscript(path):
+    if is_torchscript(path):
         if not trust:
             raise CheckpointError(
                 f"Expected a plain state dict, but {str(path)!r} is a TorchScript archive, which can run code. "
-                "If you trust where it comes from, pass trust=True."
+                "If you trust where it comes from, pass trust=True (--trust)."
             )
         return _torchscript_state_dict(path)
     return load_state_dict(path)
-
-
-def _is_torchscript(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any("/code/" in name or name.endswith("/constants.pkl") for name in archive.namelist())
-    except zipfile.BadZipFile:  # no archive, or a damaged one, which the reader of state dicts tells about
-        return False
 
 
 def _torchscript_state_dict(path: Path) -> Mapping[str, torch.Tensor]:
@@ -227,7 +220,7 @@ def _torchscript_state_dict(path: Path) -> Mapping[str, torch.Tensor]:
 _NEEDED = ("token_embedding.weight", "positional_embedding", "ln_final.weight", "text_projection", "logit_scale")
 
 
-def _build_clip(state: Mapping[str, torch.Tensor], name: str) -> Any:
+def _build_clip(clip: Any, state: Mapping[str, torch.Tensor], name: str) -> Any:
     from clip.model import build_model
 
     missing = [key for key in _NEEDED if key not in state]
@@ -241,8 +234,11 @@ def _build_clip(state: Mapping[str, torch.Tensor], name: str) -> Any:
         with torch.random.fork_rng(devices=[]):  # first weights are drawn, though never used
             model: nn.Module = build_model(dict(weights)).float()
         model.load_state_dict(weights)  # once more in full precision: build_model rounds to float16
-    except (RuntimeError, KeyError, AssertionError, IndexError, ValueError, ZeroDivisionError) as error:
+    except (RuntimeError, KeyError, AssertionError, IndexError, ValueError, ZeroDivisionError, AttributeError, TypeError) as error:
         raise CheckpointError(f"Expected a CLIP checkpoint in clip's own format, but {name!r} does not fit it: {error}") from error
+    n_tokens, n_embedded = len(clip.clip._tokenizer.encoder), len(weights["token_embedding.weight"])
+    if n_embedded < n_tokens:
+        raise CheckpointError(f"Expected a CLIP checkpoint with the {n_tokens} tokens of clip's tokenizer, but {name!r} has {n_embedded}.")
     return model
 
 

@@ -19,7 +19,7 @@ def fingerprint_bytes(data: bytes) -> str:
 
 def fingerprint_texts(texts: Iterable[str]) -> str:
     """Fingerprint of a sequence of texts, order included."""
-    return fingerprint_bytes(b"".join(len(data := text.encode()).to_bytes(8, "little") + data for text in texts))
+    return fingerprint_bytes(b"".join(len(data := text.encode(errors="surrogatepass")).to_bytes(8, "little") + data for text in texts))
 
 
 def fingerprint_tensors(tensors: Mapping[str, Any]) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, TypeAlias
@@ -170,9 +171,10 @@ def _folder(folder: Path, on_error: OnError) -> Files:
         what = "a file" if folder.exists() else "nothing"
         raise InputError(f"Expected a folder of images, but there is {what} at {str(folder)!r}.")
     try:
-        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        paths = sorted(p for p in _walk(folder) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     except OSError as error:
-        raise InputError(f"Expected a readable folder, but {str(folder)!r} cannot be listed: {error}.") from error
+        where = str(error.filename or folder)
+        raise InputError(f"Expected a readable folder, but {where!r} cannot be listed: {error.strerror}. Change its rights.") from error
     if not paths:
         raise InputError(
             f"Expected images in {str(folder)!r}, but found none. Looked for files ending in {', '.join(sorted(IMAGE_SUFFIXES))}."
@@ -211,3 +213,13 @@ def _undecoded(dataset: Any, datasets: Any) -> Any:
 
 def _has_own_transform(dataset: Any) -> bool:
     return (getattr(dataset, "format", None) or {}).get("type") == "custom"
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Every file below a folder; unlike `Path.rglob`, which leaves out what it may not list, this raises OSError."""
+
+    def stop(error: OSError) -> None:
+        raise error
+
+    for parent, _, names in os.walk(folder, onerror=stop):
+        yield from (Path(parent, name) for name in names)

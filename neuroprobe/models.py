@@ -41,7 +41,7 @@ def load_model(name: str, *, weights: str | None = "DEFAULT", seed: int = 0) -> 
     CheckpointError
         A file that does not fit the model.
     InputError
-        A function that returns no model, or a download that fails.
+        A module or function that raises, a function that returns no model, or a download that fails.
     """
     named = None if weights is None or _is_file(weights) else weights
     if ":" in name:
@@ -91,6 +91,8 @@ def _import(module_name: str) -> ModuleType:
         return importlib.import_module(module_name)
     except ImportError as error:
         raise UnknownNameError(f"Expected module:function, but {module_name!r} cannot be imported: {error}.") from error
+    except (Exception, SystemExit) as error:  # whatever stands in the user's file
+        raise InputError(f"Expected to import {module_name!r}, but that raised {type(error).__name__}: {error}.") from error
     finally:
         sys.path.remove(folder)
 
@@ -102,7 +104,10 @@ def _call(name: str) -> tuple[nn.Module, Transform]:
     if not callable(function):
         known = [key for key in dir(module) if callable(getattr(module, key)) and not key.startswith("_")]
         raise UnknownNameError(f"Expected a function of {module_name}, but got {function_name!r}. {suggest(function_name, known)}")
-    result = function()
+    try:
+        result = function()
+    except (Exception, SystemExit) as error:  # whatever the user's function does
+        raise InputError(f"Expected {name!r} to return a model, but it raised {type(error).__name__}: {error}.") from error
     model, transform = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     if not isinstance(model, nn.Module):
         raise InputError(f"Expected {name!r} to return a torch.nn.Module, or one and its transform, but got {type(model).__name__}.")

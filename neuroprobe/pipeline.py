@@ -12,6 +12,7 @@ from neuroprobe.checkpoints import Checkpoint, fingerprint_checkpoints
 from neuroprobe.collection import Transform, collect
 from neuroprobe.concepts import ConceptSource
 from neuroprobe.dissection import DEFAULT_SIMILARITY, dissect
+from neuroprobe.exceptions import UnreadableImageError
 from neuroprobe.forward_pass import ForwardPass
 from neuroprobe.images import Images
 from neuroprobe.pooling import Layout, Pooling
@@ -19,7 +20,7 @@ from neuroprobe.recorder import ActivationRecorder, check_layers
 from neuroprobe.recording import keeping
 from neuroprobe.report import LabelReport, ProbeReport
 from neuroprobe.similarity import Similarity, get_similarity
-from neuroprobe.study import BLOG_PROBES, Features, ProbingStudy, check_probes
+from neuroprobe.study import BLOG_PROBES, POOLINGS, Features, ProbingStudy, check_jobs, check_probes, check_seeds, check_split
 
 
 def dissect_model(
@@ -119,8 +120,16 @@ def probe_model(
     # what is wrong with these shows before the ranking, which can take long
     check_layers(model, layers)
     check_probes(probes)
+    check_seeds(seeds)
+    check_split(n_positive, n_negative, held_out=held_out)
+    check_jobs(n_jobs)
     if checkpoints is not None:
         fingerprint_checkpoints(model, checkpoints)
+    _try_out(
+        {features: ActivationRecorder(model, layers, pooling=POOLINGS[features], layout=layout) for _, features in probes},
+        images,
+        transform,
+    )
     concept_sets = source.rank(
         images,
         n_positive=n_positive,
@@ -141,3 +150,20 @@ def probe_model(
         layout=layout,
     )
     return study.run(images, transform=transform, batch_size=batch_size, workers=workers, n_jobs=n_jobs, progress=progress)
+
+
+def _try_out(recorders: Mapping[str, ActivationRecorder], images: Images, transform: Transform) -> None:
+    """Record one image, so that a layer that is never reached or gives no tensor shows before the long run."""
+    collect(_first_readable(images), [ForwardPass(recorders, transform)], progress=False)
+
+
+def _first_readable(images: Images) -> Images:
+    for i, id_ in enumerate(images.ids):
+        try:
+            images.load(i)
+        except UnreadableImageError:
+            if images.on_error == "raise":
+                raise
+        else:
+            return images.subset([id_])
+    return images  # a pass over them tells that none can be read

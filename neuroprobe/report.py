@@ -9,6 +9,7 @@ import base64
 import csv
 import io
 import json
+import os
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -113,8 +114,14 @@ class Report:
 
         Every file is written whole or not at all; the metadata come last and hold the table's fingerprint, so
         that `load` reads nothing half-written.
+
+        Raises
+        ------
+        InputError
+            The folder cannot be made or written to.
         """
         folder = Path(folder)
+        check_writable(folder)
         folder.mkdir(parents=True, exist_ok=True)
         paths = {suffix: folder / f"{self.name}.{suffix}" for suffix in ("csv", "md", "png", "html", "json")}
         paths["json"].unlink(missing_ok=True)
@@ -123,7 +130,7 @@ class Report:
         write_whole(paths["png"], self._figure())
         self.to_html(paths["html"])
         facts = {"report": type(self).__name__, "table": fingerprint_bytes(table.encode()), "metadata": self.metadata}
-        write_whole(paths["json"], (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode())
+        _written(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", paths["json"])
         return list(paths.values())
 
     @classmethod
@@ -250,6 +257,15 @@ class ProbeReport(Report):
         return plot_layers(self._table, ax=ax)
 
 
+def check_writable(folder: str | Path) -> None:
+    """Raise `InputError` if a report could not be saved in this folder, there already or not; nothing is made."""
+    there = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if os.path.lexists(path))
+    if not there.is_dir():
+        raise InputError(f"Expected a folder for the report, but {str(there)!r} is a file. Choose another.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"Expected a folder that can be written to, but {str(there)!r} cannot. Choose another.")
+
+
 def versions() -> dict[str, str]:
     """The versions of what numbers depend on."""
     found = {"python": platform.python_version()}
@@ -280,5 +296,6 @@ def _markdown_cell(value: Any) -> str:
 
 def _written(text: str, path: str | Path | None) -> str:
     if path is not None:
-        write_whole(Path(path), text.encode())
+        # a file's name that is no UTF-8 has surrogates; JSON reads them back from their escapes
+        write_whole(Path(path), text.encode(errors="backslashreplace"))
     return text

@@ -33,7 +33,8 @@ Features: TypeAlias = Literal["pooled", "spatial"]
 #: The three probes of the probing blog: its gap linear, gap non-linear and non-gap non-linear columns.
 BLOG_PROBES: tuple[tuple[str, Features], ...] = (("linear", "pooled"), ("nonlinear", "pooled"), ("nonlinear", "spatial"))
 
-_POOLING: dict[str, Literal["mean", "none"]] = {"pooled": "mean", "spatial": "none"}
+#: How each kind of features is recorded.
+POOLINGS: dict[str, Literal["mean", "none"]] = {"pooled": "mean", "spatial": "none"}
 
 
 class ProbingStudy:
@@ -85,7 +86,7 @@ class ProbingStudy:
         self.probes = check_probes(probes)
         self.checkpoints = checkpoints
         self._fingerprints = {"model": fingerprint_model(model)} if checkpoints is None else fingerprint_checkpoints(model, checkpoints)
-        self.seeds = _checked_seeds(seeds)
+        self.seeds = check_seeds(seeds)
         self.held_out = held_out
         self.layout: Layout | None = layout
         if not concept_sets:
@@ -121,6 +122,7 @@ class ProbingStudy:
         -------
         ProbeReport
         """
+        check_jobs(n_jobs)
         parts = {concept: images.subset(set_.ids) for concept, set_ in self.concept_sets.items()}
         silent = not (sys.stderr.isatty() if progress is None else progress)
         keys = [(checkpoint, concept) for checkpoint in self._fingerprints for concept in parts]
@@ -156,7 +158,7 @@ class ProbingStudy:
 
     def _record(self, model: nn.Module, images: Images, transform: Transform, batch_size: int, workers: int) -> dict[str, Activations]:
         wanted: list[str] = list(dict.fromkeys(features for _, features in self.probes))
-        recorders = {f: ActivationRecorder(model, self.layers, pooling=_POOLING[f], layout=self.layout) for f in wanted}
+        recorders = {f: ActivationRecorder(model, self.layers, pooling=POOLINGS[f], layout=self.layout) for f in wanted}
         (recorded,) = collect(images, [ForwardPass(recorders, transform)], batch_size=batch_size, workers=workers, progress=False)
         return recorded  # type: ignore[no-any-return]
 
@@ -192,11 +194,18 @@ def split(concept_set: ConceptSet, *, held_out: float, seed: int) -> Split:
     return Split(train, test)
 
 
+def check_split(n_positive: int, n_negative: int, *, held_out: float) -> None:
+    """Raise what `split` would for sets of these sizes, before there are any; an empty side is for the ranking to tell."""
+    if n_positive > 0 and n_negative > 0:
+        sides = (tuple(f"{side}{i}" for i in range(n)) for side, n in (("+", n_positive), ("-", n_negative)))
+        split(ConceptSet("every concept", "", *sides), held_out=held_out, seed=0)
+
+
 def _too_few(concept_set: ConceptSet, held_out: float) -> str:
     return (
         f"Expected both classes of {concept_set.concept!r} in the training and in the held-out part, but "
-        f"{len(concept_set.positives)} positives and {len(concept_set.negatives)} negatives with {held_out:.0%} held out leave one "
-        "with a single class. Give more images."
+        f"{len(concept_set.positives)} positives and {len(concept_set.negatives)} negatives with {held_out:g} of them held out leave one "
+        "with a single class. Give more images, or hold out another share."
     )
 
 
@@ -209,10 +218,22 @@ def _check_complete(concept_set: ConceptSet, recorded: Mapping[str, Activations]
             )
 
 
-def _checked_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    """The seeds as a tuple, if each is one that every generator takes.
+
+    Raises
+    ------
+    InputError
+    """
     if not len(seeds) or len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
         raise InputError(f"Expected `seeds` to be integers from 0 to 2**32 - 1, each once and at least one, but got {list(seeds)}.")
     return tuple(seeds)
+
+
+def check_jobs(n_jobs: int | None) -> None:
+    """Raise `InputError` for no processes at all."""
+    if n_jobs == 0:
+        raise InputError("Expected `n_jobs` to be a number of processes, or -1 for one per processor, but got 0.")
 
 
 def check_probes(probes: Sequence[tuple[str, Features]]) -> tuple[tuple[str, Features], ...]:
@@ -224,7 +245,7 @@ def check_probes(probes: Sequence[tuple[str, Features]]) -> tuple[tuple[str, Fea
     """
     for kind, features in probes:
         make_probe(kind)
-        if features not in _POOLING:
+        if features not in POOLINGS:
             raise UnknownNameError(f"Expected features 'pooled' or 'spatial', but got {features!r}.")
     if not probes:
         raise InputError("Expected at least one probe, but got none.")

@@ -67,7 +67,14 @@ class TestReading:
 
     def test_a_whole_pickled_model(self, tmp_path: Path) -> None:
         torch.save(net(), tmp_path / "w.pt")
-        with pytest.raises(CheckpointError, match=r"'.*w.pt' is not: Weights only load failed"):
+        with pytest.raises(CheckpointError, match=r"'.*w.pt' is not: Weights only load failed.* Save model.state_dict\(\)") as raised:
+            load_state_dict(tmp_path / "w.pt")
+        assert "to `False`" not in str(raised.value)  # torch's advice: to read it unsafely
+
+    @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "error::UserWarning")
+    def test_a_torchscript_archive(self, tmp_path: Path) -> None:
+        torch.jit.trace(net().eval(), torch.rand(1, 3, 8, 8)).save(str(tmp_path / "w.pt"))
+        with pytest.raises(CheckpointError, match=r"a plain state dict, but '.*w.pt' is a TorchScript archive"):
             load_state_dict(tmp_path / "w.pt")
 
     @pytest.mark.parametrize("content", [b"", b"some text", b"\x80\x04garbage", b"PK\x03\x04 no archive"])

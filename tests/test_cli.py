@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from neuroprobe import LabelReport, ProbeReport
+from neuroprobe import ConceptSource, Images, LabelReport, ProbeReport
 from neuroprobe.cli import main
 from neuroprobe.world import CLIP_PATH, target_checkpoints, world_images
 
@@ -31,6 +31,12 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("words") / "colours.txt"
     path.write_text("red\nblue\ngreen\nyellow\n", encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading an image is an error."""
+    monkeypatch.setattr(Images, "load", lambda *_: pytest.fail("an image was read"))
 
 
 def dissect_arguments(
@@ -152,10 +158,70 @@ def test_demo_refuses_too_few_images(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "at least 300 images" in the_line(capsys)
 
 
-def test_a_report_that_cannot_be_written_is_one_line(folder: Path, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "file").write_text("")
-    assert main(dissect_arguments(folder, words, tmp_path / "file")) == 2
-    assert len(capsys.readouterr().err.splitlines()) == 1
+@pytest.mark.parametrize("command", ["demo", "dissect", "probe"])
+def test_a_folder_for_the_report_that_is_a_file_fails_before_the_images_are_read(
+    command: str, folder: Path, words: Path, tmp_path: Path, no_pass: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "file"
+    out.write_text("")
+    arguments = {
+        "demo": ["demo", "--out", str(out)],
+        "dissect": dissect_arguments(folder, words, out),
+        "probe": probe_arguments(folder, out),
+    }
+    assert main(arguments[command]) == 2
+    assert "Expected a folder for the report, but" in the_line(capsys)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--positives", "10", "--negatives", "20", "--held-out", "0.999"), "0.999 of them held out leave one with a single class"),
+        (("--positives", "2", "--negatives", "2", "--held-out", "0.1"), "leave one with a single class"),
+        (("--positives", "10", "--negatives", "20", "--held-out", "0"), "`held_out` between 0 and 1"),
+        (("--seeds", "0", "0"), "`seeds` to be integers"),
+        (("--jobs", "0"), "`n_jobs` to be a number of processes"),
+    ],
+)
+def test_a_plan_that_cannot_work_fails_before_the_images_are_read(
+    more: tuple[str, ...], message: str, folder: Path, tmp_path: Path, no_pass: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(probe_arguments(folder, tmp_path, *more)) == 2
+    assert message in the_line(capsys)
+
+
+def test_a_layer_that_gives_no_units_fails_before_the_ranking(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ConceptSource, "rank", lambda *_, **__: pytest.fail("ranked"))
+    assert main(probe_arguments(folder, tmp_path, "--positives", "10", "--negatives", "20", "--layout", "nlc")) == 2
+    assert "Expected the output of 'features.1' to have 3 axes" in the_line(capsys)
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+@pytest.mark.parametrize("function", ["broken_model", "broken_transform"])
+def test_the_users_own_errors_are_one_line(
+    function: str,
+    workers: str,
+    folder: Path,
+    words: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "users_own.py").write_text(
+        "from torch import nn\nfrom torchvision.transforms import ToTensor\n"
+        "class Broken(nn.Sequential):\n    def forward(self, x): raise ValueError('mine,\\nin two lines')\n"
+        "def fail(image): raise ValueError('mine,\\nin two lines')\n"
+        "def broken_model(): return Broken(nn.Flatten()), ToTensor()\ndef broken_transform(): return nn.Sequential(nn.Flatten()), fail\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "users_own", raising=False)
+    model = f"users_own:{function}"
+    assert main(dissect_arguments(folder, words, tmp_path / "out", "--workers", workers, model=model, layers=("0",))) == 2
+    line = the_line(capsys)
+    assert "in two lines" in line
+    assert "Traceback" not in line
 
 
 def test_usage_errors_exit_with_2_and_help_with_0() -> None:

@@ -156,3 +156,14 @@ def test_workers_need_few_open_files() -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert len(rows) == 600
+
+
+def test_workers_below_none(world: Images) -> None:
+    with pytest.raises(InputError, match="Expected `workers` to be 0 or more, but got -1"):
+        collect(world, [Keep()], workers=-1)
+
+
+def test_an_error_in_a_worker_is_told_without_its_traceback(world: Images) -> None:
+    with pytest.raises(InputError) as raised:
+        collect(world, [Keep(transforms.CenterCrop(8))], workers=1)
+    assert str(raised.value) == "Expected the transform to give a tensor, but got Image. End it with ToTensor()."

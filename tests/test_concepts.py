@@ -358,3 +358,13 @@ def test_sets_are_a_mapping_that_knows_its_names() -> None:
     assert (len(sets), list(sets), "red" in sets, "blue" in sets) == (1, ["red"], True, False)
     with pytest.raises(UnknownNameError, match=r"a concept with sets, but got 'reds'\. Did you mean 'red'"):
         sets["reds"]
+
+
+def test_a_group_of_one_name_cannot_be_ranked() -> None:
+    source = ConceptSource(PixelEncoder(), Vocabulary.from_words(["red"]))
+    with pytest.raises(InputError, match="at least two names in a group that is ranked, but 'words' has only 'red'"):
+        source.rank(noise_images(9), n_positive=3, n_negative=6)
+    with pytest.raises(InputError, match="at least two names in a group that is ranked"):
+        source.score(noise_images(9)).rank(n_positive=3, n_negative=6)
+    two = Vocabulary([ConceptGroup("colour", ("red",), none="none")])
+    assert list(ConceptSource(PixelEncoder(), two).rank(noise_images(9), n_positive=3, n_negative=6)) == ["red"]

@@ -195,6 +195,20 @@ def test_another_networks_weights_are_refused_naming_what_lacks(tmp_path: Path) 
         ClipEncoder(tmp_path / "resnet18.pt", device="cpu")
 
 
+def test_a_clip_of_other_tokens_is_refused(tmp_path: Path, folder: Path) -> None:
+    state = torch.load(folder / "vit.pt", weights_only=True)
+    state["token_embedding.weight"] = state["token_embedding.weight"][:100].clone()
+    torch.save(state, tmp_path / "few.pt")
+    with pytest.raises(CheckpointError, match=r"the 49408 tokens of clip's tokenizer, but '.*few\.pt' has 100"):
+        ClipEncoder(tmp_path / "few.pt", device="cpu")
+
+
+def test_a_clip_with_a_text_for_a_weight_is_refused(tmp_path: Path, folder: Path) -> None:
+    torch.save({**torch.load(folder / "vit.pt", weights_only=True), "text_projection": "none"}, tmp_path / "text.pt")
+    with pytest.raises(CheckpointError, match=r"Expected a CLIP checkpoint in clip's own format, but '.*text\.pt' does not fit it"):
+        ClipEncoder(tmp_path / "text.pt", device="cpu")
+
+
 @pytest.mark.parametrize("kind", ["vit", "resnet"])
 def test_a_clip_without_some_of_its_weights_is_refused(tmp_path: Path, folder: Path, kind: str) -> None:
     state = torch.load(folder / f"{kind}.pt", weights_only=True)
@@ -328,3 +342,8 @@ def test_no_stand_in_stays_after_a_failed_import(tmp_path: Path, monkeypatch) ->
 def test_no_stand_in_stays_in_this_process() -> None:
     import_clip()
     assert "pkg_resources" not in sys.modules or hasattr(sys.modules["pkg_resources"], "__file__")
+
+
+def test_a_device_without_values_is_refused() -> None:
+    with pytest.raises(InputError, match=r"a device that computes .* but got 'meta'"):
+        resolve_device("meta")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,19 @@ class TestFolder:
         (tmp_path / "notes.txt").write_text("text")
         with pytest.raises(InputError, match=r"found none. Looked for files ending in .bmp, .gif, .jpeg"):
             Images(tmp_path)
+
+    @pytest.mark.parametrize("closed", ["images", "deep"])
+    def test_a_folder_that_cannot_be_listed_is_named(self, folder: Path, monkeypatch: pytest.MonkeyPatch, closed: str) -> None:
+        real = os.scandir
+
+        def refuse(path: str) -> object:  # root may list everything, so rights alone show nothing here
+            if Path(path).name == closed:
+                raise PermissionError(13, "Permission denied", str(path))
+            return real(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+        with pytest.raises(InputError, match=rf"Expected a readable folder, but '.*{closed}' cannot be listed: Permission denied"):
+            Images(folder)
 
     def test_a_folder_called_like_an_image_is_searched_and_is_none(self, folder: Path) -> None:
         (folder / "z.png").mkdir()
@@ -114,6 +128,12 @@ class TestDamagedFiles:
 
     def test_a_png_called_jpg_is_read(self, damaged_folder: Path) -> None:
         np.testing.assert_array_equal(pixels(Images([damaged_folder / "d_misnamed.jpg"])[0]), pixels(noise(2)))
+
+    @pytest.mark.skipif(sys.platform != "linux", reason="other systems refuse such names")
+    def test_a_name_that_is_no_utf8_counts_in_the_fingerprint(self, damaged_folder: Path) -> None:
+        before = Images(damaged_folder, on_error="skip").fingerprint
+        (damaged_folder / os.fsdecode(b"\xff.png")).write_bytes(b"no image")
+        assert Images(damaged_folder, on_error="skip").fingerprint != before
 
     def test_unreadable_images_count_in_the_fingerprint(self, damaged_folder: Path) -> None:
         whole = Images(damaged_folder, on_error="skip")

@@ -168,6 +168,16 @@ class TestFunctions:
         with pytest.raises(UnknownNameError, match="Expected module:function, but 'no_such_module' cannot be imported: No module named"):
             load_model("no_such_module:make")
 
+    @pytest.mark.parametrize("body", ["raise RuntimeError('at import')", "def make(:", "import sys; sys.exit(3)"])
+    def test_a_module_that_raises(self, models: Callable[[str], str], body: str) -> None:
+        with pytest.raises(InputError, match=r"Expected to import 'models_of_.*', but that raised (RuntimeError|SyntaxError|SystemExit): "):
+            load_model(f"{models(body)}:make")
+
+    @pytest.mark.parametrize("body", ["def make(): 1 / 0", "def make(size): return nn.Linear(size, 3)", "def make(): raise SystemExit(3)"])
+    def test_a_function_that_raises(self, models: Callable[[str], str], body: str) -> None:
+        with pytest.raises(InputError, match=r"make' to return a model, but it raised (ZeroDivisionError|TypeError|SystemExit): "):
+            load_model(f"{models(body)}:make")
+
     @pytest.mark.parametrize("module", ["", ".models", "my-models", "folder/models.py"])
     def test_what_cannot_be_a_module(self, module: str) -> None:
         with pytest.raises(UnknownNameError, match=f"Expected module:function, but '{module}' is no module's name"):

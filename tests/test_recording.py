@@ -79,7 +79,7 @@ def test_one_pass_serves_recorder_and_concepts_and_decodes_once(target: nn.Modul
     read: list[int] = []
 
     class Counted:
-        ids = list(images.ids)
+        ids = tuple(images.ids)
 
         def __len__(self) -> int:
             return len(images)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 
 import neuroprobe
 from neuroprobe.exceptions import InputError
-from neuroprobe.report import LabelReport, ProbeReport, Report, versions
+from neuroprobe.report import LabelReport, ProbeReport, Report, check_writable, versions
 
 HOSTILE = [
     "none",
@@ -427,3 +428,22 @@ def test_a_plain_report_has_no_figure() -> None:
 
 def test_reports_are_no_dataclasses_to_be_replaced() -> None:
     assert not dataclasses.is_dataclass(Report)
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_and_none_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        with pytest.raises(InputError, match=r"Expected a folder for the report, but '.*file' is a file"):
+            labels(["red"]).save(out)
+    check_writable(tmp_path / "new" / "deeper")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(InputError, match=r"Expected a folder that can be written to, but '.*' cannot"):
+        labels(["red"]).save(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_files_name_that_is_no_utf8_is_kept(tmp_path: Path) -> None:
+    report = LabelReport(labels(["red"]).table, {"skipped": {"\udcff.png": "no image"}})
+    report.save(tmp_path)
+    assert LabelReport.load(tmp_path).metadata == report.metadata
+    assert "\\udcff.png" in (tmp_path / "labels.html").read_text(encoding="utf-8")

@@ -346,3 +346,9 @@ def test_an_image_that_cannot_be_read_is_told_by_its_concept(model, tmp_path) ->
 def test_images_that_are_not_in_the_probing_set_are_refused(model) -> None:
     with pytest.raises(UnknownNameError, match="ids of this probing set, but got 'world-5-"):
         ProbingStudy(model, ["features.1"], sets(A)).run(world_images(30, seed=6), transform=Unread())
+
+
+def test_no_processes_at_all(model: nn.Module) -> None:
+    study = ProbingStudy(model, ["features.1"], sets(random_set("a")), probes=[("linear", "pooled")])
+    with pytest.raises(InputError, match=r"Expected `n_jobs` to be a number of processes, .* but got 0"):
+        study.run(world_images(100, seed=5), transform=target_transform(), n_jobs=0)

@@ -11,7 +11,8 @@ from neuroprobe.encoders import ClipEncoder
 from neuroprobe.exceptions import InputError
 from neuroprobe.images import Images
 from neuroprobe.pipeline import dissect_model, probe_model
-from neuroprobe.report import LabelReport, ProbeReport
+from neuroprobe.report import LabelReport, ProbeReport, check_writable
+from neuroprobe.study import check_seeds
 from neuroprobe.vocabulary import Vocabulary
 from neuroprobe.world import CLIP_PATH, world_vocabulary
 from neuroprobe.world.images import world_images
@@ -48,10 +49,12 @@ def run_demo(
     Raises
     ------
     InputError
-        Too few images.
+        Too few images, no such seed, or a folder that cannot be written to.
     """
     if n_images < FEWEST_IMAGES:
         raise InputError(f"Expected at least {FEWEST_IMAGES} images, so that every concept is in some, but got {n_images}.")
+    check_seeds([seed])
+    check_writable(out)
     started = time.perf_counter()
     images = world_images(n_images, seed=seed)
     encoder = ClipEncoder(CLIP_PATH)
