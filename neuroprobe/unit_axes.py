@@ -76,7 +76,7 @@ class UnitAxisTracker:
     """Follows a forward pass and knows which axis of the current tensor holds the units.
 
     Convolutions, batch norms and the like put them on axis 1; linear layers and layer norms on the last axis;
-    `torchvision.ops.Permute` moves them; other modules (activations, dropout) leave them where they are.
+    `torchvision.ops.Permute` and MaxViT's SwapAxes move them; other modules (activations, dropout) leave them where they are.
     """
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class UnitAxisTracker:
             for module in modules:
                 if isinstance(module, _TAKES_CHANNELS_LAST):
                     stack.callback(module.register_forward_pre_hook(self._note_input).remove)
-                hook = self._note_permuted if isinstance(module, Permute) else self._note(module)
+                hook = self._note_permuted if isinstance(module, (Permute, maxvit.SwapAxes)) else self._note(module)
                 if hook is not None:
                     stack.callback(module.register_forward_hook(hook).remove)
             yield
@@ -125,8 +125,7 @@ class UnitAxisTracker:
 
     def _note_permuted(self, module: nn.Module, args: Any, output: torch.Tensor) -> None:
         axis = self._axis_in(tuple(args[0].shape))
-        dims: Any = module.dims
-        self._axis = None if axis is None else [d % args[0].ndim for d in dims].index(axis)
+        self._axis = None if axis is None else _order(module, args[0].ndim).index(axis)
         self._shape = output.shape
 
     def _axis_in(self, shape: tuple[int, ...]) -> int | None:
@@ -173,6 +172,16 @@ class UnitAxisTracker:
                 f"axis {known}. Leave `layout` out for it."
             )
         return Axes(UNIT_AXES[layout], layout.index("n"))
+
+
+def _order(module: nn.Module, n_axes: int) -> list[int]:
+    """Which axis of its input stands where in the output of a module that permutes axes."""
+    order: Any = list(range(n_axes))
+    if isinstance(module, maxvit.SwapAxes):
+        order[module.a], order[module.b] = order[module.b], order[module.a]
+        return list(order)
+    dims: Any = module.dims
+    return [order[dim] for dim in dims]
 
 
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:

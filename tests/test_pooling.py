@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -62,6 +64,64 @@ def test_rows_never_share_memory_with_the_output(shape: tuple[int, ...], pooling
 def test_rows_are_float32(dtype: torch.dtype) -> None:
     output = torch.ones(2, 3, 4, 4, dtype=dtype)
     assert pool(output, "mean", unit_axis=1).dtype == torch.float32
+
+
+class TestTokens:
+    output = torch.arange(24.0).reshape(2, 4, 3)  # [n, tokens, d]
+
+    def test_by_hand(self) -> None:
+        def pooled(pooling: Any) -> list[list[float]]:
+            return pool(self.output, pooling, unit_axis=2).tolist()
+
+        assert pooled("class_token") == pooled(("token", 0)) == [[0, 1, 2], [12, 13, 14]]
+        assert pooled(("token", 3)) == [[9, 10, 11], [21, 22, 23]]
+        assert pooled("mean_tokens") == [[6, 7, 8], [18, 19, 20]]
+        assert pooled("mean") == [[4.5, 5.5, 6.5], [16.5, 17.5, 18.5]]
+
+    @pytest.mark.parametrize("pooling", ["mean", "max", "none", "class_token", "mean_tokens", ("token", 2)])
+    def test_tokens_before_images(self, pooling: Any) -> None:
+        moved = self.output.transpose(0, 1)  # [tokens, n, d]
+        torch.testing.assert_close(pool(moved, pooling, unit_axis=2, image_axis=1), pool(self.output, pooling, unit_axis=2))
+
+    @pytest.mark.parametrize("pooling", ["class_token", "mean_tokens", ("token", 1)])
+    def test_an_output_without_tokens(self, pooling: Any) -> None:
+        for shape, axis in (((2, 3, 4, 4), 1), ((2, 4, 4, 3), 3), ((2, 3, 6), 1)):
+            message = rf"Expected tokens \[n, tokens, units\] from 'x' for the pooling .*, but got {re.escape(str(shape))}"
+            with pytest.raises(InputError, match=message):
+                pool(torch.zeros(shape), pooling, unit_axis=axis, layer="x")
+        assert pool(torch.ones(2, 3), pooling, unit_axis=1).shape == (2, 3)  # rows stay as they are
+
+    def test_a_token_that_is_not_there(self) -> None:
+        with pytest.raises(InputError, match=r"Expected a token from 0 to 3 of 'x', but got 4: its output's shape is \(2, 4, 3\)"):
+            pool(self.output, ("token", 4), unit_axis=2, layer="x")
+        with pytest.raises(InputError, match=r"Expected tokens beside the class token in 'x' .*, but got \(2, 1, 3\)"):
+            pool(self.output[:, :1], "mean_tokens", unit_axis=2, layer="x")
+
+    @pytest.mark.parametrize("pooling", [("token", -1), ("token", True), ("token", 1.0), ("tokens", 1), ("token",), 3, None])
+    def test_what_is_no_pooling(self, pooling: Any) -> None:
+        with pytest.raises(InputError, match=r"Expected a pooling's name, \('token', 3\) or a function, but got "):
+            ActivationRecorder(nn.Sequential(nn.ReLU()), ["0"], pooling=pooling)
+
+    def test_described(self) -> None:
+        assert describe_pooling(("token", 3)) == "token 3"
+        assert describe_pooling("class_token") == "class_token"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("pooling", "shape", "axis"), [("mean", (2, 3, 16, 16), 1), ("mean_tokens", (2, 257, 3), 2)])
+def test_means_are_in_float32(dtype: torch.dtype, pooling: Any, shape: tuple[int, ...], axis: int) -> None:
+    output = (torch.randn(shape, generator=torch.Generator().manual_seed(0)) + 100).to(dtype)
+    rows = pool(output, pooling, unit_axis=axis)
+    assert torch.equal(rows, pool(output.float(), pooling, unit_axis=axis))
+    assert not torch.equal(rows, rows.to(dtype).float())
+
+
+def test_other_kinds_of_numbers() -> None:
+    counts = torch.tensor([[[1, 2], [3, 5]]])  # [1, 2 units, 2]
+    assert pool(counts, "mean", unit_axis=1).tolist() == [[1.5, 4.0]]
+    assert pool(counts > 2, "mean", unit_axis=1).tolist() == [[0.0, 1.0]]
+    with pytest.raises(InputError, match=r"Expected real values from 'fft', but got torch.complex64. Give a pooling function"):
+        pool(torch.zeros(1, 2, 2, dtype=torch.complex64), "mean", unit_axis=1, layer="fft")
 
 
 class TestFunctionsOfTheUsers:
@@ -285,6 +345,30 @@ class TestLayout:
         message = rf"Expected the output of 'encoder.ln' to have 4 axes \({layout}\), but its shape is \(2, 5, 24\)"
         with pytest.raises(InputError, match=message), recorder.recording():
             recorder.model(torch.rand(2, 3, 32, 32))
+
+    def test_that_the_modules_contradict(self) -> None:
+        model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU()).eval()
+        message = r"that fits '1', but got 'nhwc': its shape is \(2, 8, 5, 6\), and by its modules the units are on axis 1"
+        with pytest.raises(InputError, match=message), ActivationRecorder(model, ["1"], layout="nhwc").recording():
+            model(self.x)
+
+    def test_for_one_layer_of_several(self) -> None:
+        model = nn.Sequential(nn.Conv2d(3, 8, 1), Functional(nn.Conv2d(8, 4, 1), lambda x: x.permute(0, 2, 3, 1))).eval()
+        with ActivationRecorder(model, ["0", "1"], layout={"1": "nhwc"}).recording() as tape, torch.no_grad():
+            model(self.x)
+            torch.testing.assert_close(tape["0"], model[0](self.x).mean(dim=(2, 3)))
+            torch.testing.assert_close(tape["1"], model(self.x).mean(dim=(1, 2)))
+        with pytest.raises(UnknownNameError, match="Expected a layout, but got 'nhw'"):
+            ActivationRecorder(model, ["0", "1"], layout={"1": "nhw"})  # type: ignore[dict-item]
+
+    def test_attention_with_tokens_before_images(self) -> None:
+        """With as many images as tokens a wrong axis would not show in the shape: it has to be said."""
+        model = nn.Sequential(nn.TransformerEncoderLayer(8, 2, 16), nn.Linear(8, 3)).eval()
+        x = torch.rand(5, 5, 8)  # [tokens, n, d]
+        with pytest.raises(InputError, match=r"'1' gives \(5, 5, 3\). Say where .* 'lnc'"), ActivationRecorder(model, ["1"]).recording():
+            model(x)
+        with ActivationRecorder(model, ["1"], layout="lnc").recording() as tape, torch.no_grad():
+            torch.testing.assert_close(model(x).mean(0), tape["1"])
 
     def test_says_nothing_about_rows(self) -> None:
         model = nn.Sequential(nn.Flatten(), nn.Linear(90, 4))
