@@ -17,6 +17,9 @@ from torch import nn
 from neuroprobe.fingerprints import fingerprint_bytes, fingerprint_model, fingerprint_tensors, fingerprint_texts
 from neuroprobe.pooling import describe_function
 
+#: Functions of these count with their names; what they do does not change with the user's code.
+_LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "PIL")
+
 
 def identify_function(function: Callable[..., Any]) -> str:
     """A function's name and, behind a "#", the fingerprint of what it does.
@@ -70,6 +73,8 @@ def _contents_of_parts(value: Any, seen: set[int]) -> Iterator[str]:
         parts = [part for item in value.items() for part in item]
     elif isinstance(value, (list, tuple)):
         parts = list(value)
+    elif isinstance(value, (set, frozenset)):
+        parts = sorted(map(_without_address, value))
     else:
         yield describe_function(value) if callable(value) else _without_address(value)
         return
@@ -80,6 +85,8 @@ def _contents_of_parts(value: Any, seen: set[int]) -> Iterator[str]:
 
 def _contents_of_function(function: types.FunctionType, seen: set[int]) -> Iterator[str]:
     yield describe_function(function)
+    if function.__module__ and function.__module__.partition(".")[0] in _LIBRARIES:
+        return
     yield from _contents_of_code(function.__code__)
     for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).items()):
         yield from _contents(value, seen)
@@ -96,8 +103,8 @@ def _contents_of_code(code: types.CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _contents_of_code(constant)
-        else:
-            yield repr(constant)
+        else:  # a set's order differs from process to process
+            yield repr(sorted(map(repr, constant))) if isinstance(constant, frozenset) else repr(constant)
 
 
 def _cell_value(cell: types.CellType) -> Any:
