@@ -194,9 +194,9 @@ def _probe(arguments: argparse.Namespace) -> None:
 
     vocabulary = Vocabulary.probing_blog()
     if arguments.words:
-        lists = [Vocabulary.from_file(path) for path in arguments.words]
+        names = {path.stem: Vocabulary.from_file(path).names for path in arguments.words}
         vocabulary = Vocabulary(
-            [ConceptGroup(path.stem, words.names, none="none") for path, words in zip(arguments.words, lists, strict=True)]
+            [ConceptGroup(group, tuple(name for name in listed if name != "none"), none="none") for group, listed in names.items()]
         )
     images, source, model, transform = _inputs(arguments, vocabulary)
     report = probe_model(

@@ -39,6 +39,13 @@ class ConceptSource:
     def __init__(self, encoder: ImageTextEncoder, vocabulary: Vocabulary, *, temperature: float | None = None) -> None:
         if temperature is not None and not temperature > 0:
             raise InputError(f"Expected a temperature above 0, but got {temperature}.")
+        if not isinstance(encoder, ImageTextEncoder):
+            raise InputError(
+                f"Expected an image-text encoder such as ClipEncoder('ViT-B/16'), but got {encoder!r:.80}. "
+                "One of your own needs transform, fingerprint, encode_images and encode_texts."
+            )
+        if not isinstance(vocabulary, Vocabulary):
+            raise InputError(f"Expected a Vocabulary, but got {vocabulary!r:.80}. Make one with Vocabulary.from_words([...]).")
         self.encoder = encoder
         self.vocabulary = vocabulary
         self.temperature = temperature

@@ -75,7 +75,7 @@ def dissect(
     matrix = scores.similarities()
     tables = []
     for layer in layers:
-        values = torch.from_numpy(np.asarray(activations[layer]))
+        values = torch.from_numpy(np.array(activations[layer], dtype=np.float32))
         alike = torch.as_tensor(function(values, matrix, **(parameters or {})))
         _check_result(alike, values.shape[1], len(scores.concepts), name)
         table = _label_table(layer, alike, _never_varies(values), scores.concepts, min(top, len(scores.concepts)))

@@ -17,9 +17,9 @@ from neuroprobe.forward_pass import ForwardPass
 from neuroprobe.images import Images
 from neuroprobe.pooling import Layout, Pooling
 from neuroprobe.recorder import ActivationRecorder, check_layers
-from neuroprobe.recording import keeping
+from neuroprobe.recording import record_beside
 from neuroprobe.report import LabelReport, ProbeReport
-from neuroprobe.similarity import Similarity, get_similarity
+from neuroprobe.similarity import Similarity, check_parameters
 from neuroprobe.study import BLOG_PROBES, POOLINGS, Features, ProbingStudy, check_jobs, check_probes, check_seeds, check_split
 
 
@@ -64,18 +64,19 @@ def dissect_model(
     -------
     LabelReport
     """
-    get_similarity(similarity)  # an unknown name fails before the long run
+    check_parameters(similarity, parameters or {})  # before the long run
     recorder = ActivationRecorder(model, layers, pooling=pooling, layout=layout)
-    with keeping(recorder, images, transform, store=store, batch_size=batch_size, distributed=distributed) as keeper:
-        activations, scores = collect(
-            images,
-            [ForwardPass({"": recorder}, transform, keepers={"": keeper}, unwrap=True), source.consumer()],
-            batch_size=batch_size,
-            workers=workers,
-            distributed=distributed,
-            progress=progress,
-            description="record and score",
-        )
+    activations, scores = record_beside(
+        recorder,
+        images,
+        [source.consumer()],
+        transform=transform,
+        store=store,
+        batch_size=batch_size,
+        workers=workers,
+        distributed=distributed,
+        progress=progress,
+    )
     return dissect(activations, scores, similarity=similarity, parameters=parameters)
 
 

@@ -38,18 +38,19 @@ class _Coordinates:
     def __init__(self, X: _Array, scaling: Scaling) -> None:
         if scaling not in ("unit", "layer"):
             raise InputError(f"Expected `scaling` to be 'unit' or 'layer', but got {scaling!r}.")
-        self.mean: _Array = X.mean(axis=0)
+        self.mean: _Array = X.mean(axis=0, dtype=np.float64).astype(X.dtype)
         centred = X - self.mean
-        spread, size = (centred.std(axis=0), np.abs(self.mean)) if scaling == "unit" else (_rms(centred), _rms(self.mean))
-        varies = spread > len(X) * np.finfo(float).eps * size  # what is left of a constant is rounding
-        self.scale: _Array = np.where(varies, spread, 1)
+        spread, size = (centred.std(axis=0, dtype=np.float64), np.abs(self.mean)) if scaling == "unit" else (_rms(centred), _rms(self.mean))
+        varies = spread > len(X) * np.finfo(X.dtype).eps * size  # what is left of a constant is rounding
+        self.scale: _Array = np.where(varies, spread, 1).astype(X.dtype)
         centred /= self.scale
         self.basis: _Array | None = None
         if X.shape[1] > X.shape[0]:
-            values, vectors = np.linalg.eigh(centred @ centred.T)
+            values, vectors = np.linalg.eigh(_gram(centred))
             kept = values > max(values[-1], np.finfo(float).tiny) * _RELATIVE_RANK
             if kept.any():
-                self.basis = centred.T @ (vectors[:, kept] / np.sqrt(values[kept]))  # [n_units, rank], orthonormal
+                turned = (vectors[:, kept] / np.sqrt(values[kept])).astype(X.dtype)
+                self.basis = centred.T @ turned  # [n_units, rank], orthonormal
 
     def __call__(self, X: _Array) -> _Array:
         rows = (X - self.mean) / self.scale
@@ -58,6 +59,15 @@ class _Coordinates:
     def in_units(self, weights: _Array) -> _Array:
         """Weights [k, rank] of these coordinates as weights [k, n_units] of the units as they came."""
         return np.asarray((weights if self.basis is None else weights @ self.basis.T) / self.scale)
+
+
+def _gram(rows: _Array, block: int = 8192) -> npt.NDArray[np.float64]:
+    """Inner products of all pairs of rows; summed in float64, without a float64 copy of all of a large float32 array."""
+    products = np.zeros((len(rows), len(rows)))
+    for start in range(0, rows.shape[1], block):
+        part = rows[:, start : start + block].astype(np.float64)
+        products += part @ part.T
+    return products
 
 
 def _rms(values: _Array) -> np.float64:
@@ -73,7 +83,7 @@ class _Probe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return tags
 
     def _prepare(self, X: Any, y: Any) -> tuple[_Array, npt.NDArray[np.float64]]:
-        X, y = validate_data(self, X, y, dtype=np.float64, ensure_min_samples=2)
+        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_min_samples=2)
         check_classification_targets(y)
         self.classes_ = np.unique(y)
         if len(self.classes_) == 1:
@@ -83,11 +93,12 @@ class _Probe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"Only binary classification is supported. The type of the target is multiclass: {len(self.classes_)} classes."
             )
         self._coordinates = _Coordinates(X, self.scaling)
-        return self._coordinates(X), (y == self.classes_[1]).astype(np.float64)
+        return self._coordinates(X).astype(np.float64), (y == self.classes_[1]).astype(np.float64)
 
     def _in_coordinates(self, X: Any) -> _Array:
         check_is_fitted(self)
-        return self._coordinates(validate_data(self, X, dtype=np.float64, reset=False))
+        rows = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        return self._coordinates(rows).astype(np.float64)
 
     def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
         """Log-odds of the second class, [n_images]."""

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ from torch import nn
 import neuroprobe
 from neuroprobe.activations import Activations
 from neuroprobe.checkpoints import Checkpoint, load_checkpoint
-from neuroprobe.collection import Transform, collect
+from neuroprobe.collection import Consumer, Transform, collect
 from neuroprobe.distributed import rank_and_size
 from neuroprobe.exceptions import InputError, StoreError
 from neuroprobe.fingerprints import fingerprint_model, fingerprint_texts
@@ -84,14 +85,39 @@ def record(
     progress: bool | None = None,
 ) -> Activations:
     """Record a whole probing set; see `neuroprobe.ActivationRecorder.record`."""
+    (activations,) = record_beside(
+        recorder, images, [], transform=transform, store=store, dtype=dtype,
+        batch_size=batch_size, workers=workers, distributed=distributed, progress=progress,
+    )  # fmt: skip
+    return activations  # type: ignore[no-any-return]
+
+
+def record_beside(
+    recorder: ActivationRecorder,
+    images: Images,
+    others: Sequence[Consumer],
+    *,
+    transform: Transform,
+    store: str | Path | None = None,
+    dtype: ValueType = "float32",
+    batch_size: int = 64,
+    workers: int = 0,
+    distributed: bool = False,
+    progress: bool | None = None,
+) -> list[Any]:
+    """Record a probing set in one pass with other consumers; a complete store is opened instead.
+
+    Returns
+    -------
+    list
+        The `Activations`, then what the others found.
+    """
+    settings: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "distributed": distributed, "progress": progress}
     with keeping(recorder, images, transform, store=store, dtype=dtype, batch_size=batch_size, distributed=distributed) as keeper:
         if isinstance(keeper, StoreKeeper) and keeper.is_complete:
-            return _reopened(keeper.folder, images)
+            return [_reopened(keeper.folder, images), *(collect(images, others, **settings) if others else [])]
         consumer = ForwardPass({"": recorder}, transform, keepers={"": keeper}, unwrap=True)
-        (activations,) = collect(
-            images, [consumer], batch_size=batch_size, workers=workers, distributed=distributed, progress=progress, description="record"
-        )
-    return activations  # type: ignore[no-any-return]
+        return collect(images, [consumer, *others], description="record", **settings)
 
 
 def summarise(

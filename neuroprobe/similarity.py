@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
@@ -155,6 +155,25 @@ def get_similarity(similarity: str | Similarity) -> tuple[str, Similarity]:
     if similarity not in _FUNCTIONS:
         raise UnknownNameError(f"Expected a similarity function, but got {similarity!r}. {suggest(str(similarity), _FUNCTIONS)}")
     return similarity, _FUNCTIONS[similarity]
+
+
+def check_parameters(similarity: str | Similarity, parameters: Mapping[str, Any]) -> None:
+    """Try one of our functions with these parameters on a few numbers; one of the user's is left to its first real call.
+
+    Raises
+    ------
+    UnknownNameError
+        A name that is none of ours.
+    InputError
+        A parameter it does not have, or a value it does not take.
+    """
+    name, function = get_similarity(similarity)
+    if function not in _FUNCTIONS.values():
+        return
+    try:
+        function(torch.eye(2), torch.eye(2), **parameters)
+    except TypeError as error:
+        raise InputError(f"Expected parameters of {name}, but {dict(parameters)} do not fit: {error}.") from error
 
 
 def list_similarities() -> list[str]:

@@ -250,6 +250,19 @@ def test_dissect_reads_a_store_like_memory(target: nn.Module, images: Images, tm
     assert dissect(there, scores).table.equals(dissect(here, scores).table)
 
 
+def test_dissecting_again_with_a_complete_store_runs_no_forward(target: nn.Module, images: Images, tmp_path: Path) -> None:
+    from neuroprobe import ClipEncoder, ConceptSource
+    from neuroprobe.pipeline import dissect_model
+    from neuroprobe.world import CLIP_PATH, world_vocabulary
+
+    source, stops = ConceptSource(ClipEncoder(CLIP_PATH, device="cpu"), world_vocabulary()), _Stops(target)
+    layers = [f"model.{layer}" for layer in LAYERS]
+    first = dissect_model(stops, images, source, layers=layers, transform=TRANSFORM, store=tmp_path / "s")
+    stops.left = 0
+    again = dissect_model(stops, images, source, layers=layers, transform=TRANSFORM, store=tmp_path / "s")
+    assert again.table.equals(first.table)
+
+
 def test_checkpoints_in_a_series_equal_each_by_itself(target: nn.Module, images: Images, caplog: pytest.LogCaptureFixture) -> None:
     files = target_checkpoints()
     series = {"a": files["step_00000"], "b": files["step_01000"], "same as a": files["step_00000"]}
