@@ -32,46 +32,56 @@ _RELATIVE_RANK = 1e-10
 class _Coordinates:
     """Centred and scaled units, rotated into the span of the training images if there are fewer images than units.
 
-    Everything is learned from the training part alone.
+    Everything is learned from the training part alone, and computed in float64, some columns at a time: spatial
+    features are large, and a float64 copy of them all would be twice as large.
     """
 
     def __init__(self, X: _Array, scaling: Scaling) -> None:
         if scaling not in ("unit", "layer"):
             raise InputError(f"Expected `scaling` to be 'unit' or 'layer', but got {scaling!r}.")
-        self.mean: _Array = X.mean(axis=0, dtype=np.float64).astype(X.dtype)
-        centred = X - self.mean
-        spread, size = (centred.std(axis=0, dtype=np.float64), np.abs(self.mean)) if scaling == "unit" else (_rms(centred), _rms(self.mean))
-        varies = spread > len(X) * np.finfo(X.dtype).eps * size  # what is left of a constant is rounding
-        self.scale: _Array = np.where(varies, spread, 1).astype(X.dtype)
-        centred /= self.scale
+        self.mean: _Array = X.mean(axis=0, dtype=np.float64)
+        self.scale: _Array = np.ones(X.shape[1])
+        self.scale = self._spread(X, scaling)
         self.basis: _Array | None = None
-        if X.shape[1] > X.shape[0]:
-            values, vectors = np.linalg.eigh(_gram(centred))
-            kept = values > max(values[-1], np.finfo(float).tiny) * _RELATIVE_RANK
-            if kept.any():
-                turned = (vectors[:, kept] / np.sqrt(values[kept])).astype(X.dtype)
-                self.basis = centred.T @ turned  # [n_units, rank], orthonormal
+        self.training = self._rotate(X) if X.shape[1] > X.shape[0] else self(X)
+
+    def _spread(self, X: _Array, scaling: Scaling) -> _Array:
+        squares = np.concatenate([np.square(self._part(X, columns)).mean(axis=0) for columns in _blocks(X.shape[1])])
+        if scaling == "layer":
+            squares, size = np.full_like(squares, squares.mean()), np.sqrt(np.mean(self.mean**2))
+        else:
+            size = np.abs(self.mean)
+        varies = np.sqrt(squares) > len(X) * np.finfo(float).eps * size  # what is left of a constant is rounding
+        return np.where(varies, np.sqrt(squares), 1)
+
+    def _rotate(self, X: _Array) -> _Array:
+        """Find the basis, and return the coordinates of the training images."""
+        gram = sum(part @ part.T for part in (self._part(X, columns) for columns in _blocks(X.shape[1])))
+        values, vectors = np.linalg.eigh(gram)
+        kept = values > max(values[-1], np.finfo(float).tiny) * _RELATIVE_RANK
+        if not kept.any():
+            return self(X)
+        values, vectors = values[kept], vectors[:, kept]
+        self.basis = np.empty((X.shape[1], len(values)), dtype=X.dtype)  # orthonormal
+        for columns in _blocks(X.shape[1]):
+            self.basis[columns] = self._part(X, columns).T @ (vectors / np.sqrt(values))
+        return np.asarray(vectors * np.sqrt(values))
+
+    def _part(self, X: _Array, columns: slice) -> _Array:
+        return np.asarray((X[:, columns].astype(np.float64) - self.mean[columns]) / self.scale[columns])
 
     def __call__(self, X: _Array) -> _Array:
-        rows = (X - self.mean) / self.scale
-        return rows if self.basis is None else rows @ self.basis
+        if self.basis is None:
+            return self._part(X, slice(None))
+        return np.asarray(sum(self._part(X, columns) @ self.basis[columns] for columns in _blocks(X.shape[1])))
 
     def in_units(self, weights: _Array) -> _Array:
         """Weights [k, rank] of these coordinates as weights [k, n_units] of the units as they came."""
         return np.asarray((weights if self.basis is None else weights @ self.basis.T) / self.scale)
 
 
-def _gram(rows: _Array, block: int = 8192) -> npt.NDArray[np.float64]:
-    """Inner products of all pairs of rows; summed in float64, without a float64 copy of all of a large float32 array."""
-    products = np.zeros((len(rows), len(rows)))
-    for start in range(0, rows.shape[1], block):
-        part = rows[:, start : start + block].astype(np.float64)
-        products += part @ part.T
-    return products
-
-
-def _rms(values: _Array) -> np.float64:
-    return np.float64(np.sqrt(np.mean(values**2)))
+def _blocks(n_units: int, size: int = 8192) -> list[slice]:
+    return [slice(start, min(start + size, n_units)) for start in range(0, n_units, size)]
 
 
 class _Probe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -93,12 +103,12 @@ class _Probe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"Only binary classification is supported. The type of the target is multiclass: {len(self.classes_)} classes."
             )
         self._coordinates = _Coordinates(X, self.scaling)
-        return self._coordinates(X).astype(np.float64), (y == self.classes_[1]).astype(np.float64)
+        return self._coordinates.training, (y == self.classes_[1]).astype(np.float64)
 
     def _in_coordinates(self, X: Any) -> _Array:
         check_is_fitted(self)
         rows = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
-        return self._coordinates(rows).astype(np.float64)
+        return self._coordinates(rows)
 
     def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
         """Log-odds of the second class, [n_images]."""
