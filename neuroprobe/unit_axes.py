@@ -116,16 +116,19 @@ class UnitAxisTracker:
 
         def note(module: nn.Module, args: Any, output: Any) -> None:
             output = output[0] if isinstance(output, tuple) else output
-            self._axis, self._shape = axis, output.shape
+            if isinstance(output, torch.Tensor) and output.ndim > 1:
+                self._axis, self._shape = axis, output.shape
+            else:  # of somebody's subclass
+                self._axis = None
 
         return note
 
     def _note_input(self, module: nn.Module, args: Any) -> None:
-        self._axis, self._shape = -1, args[0].shape
+        self._axis, self._shape = (-1, args[0].shape) if args else (None, ())
 
     def _note_permuted(self, module: nn.Module, args: Any, output: torch.Tensor) -> None:
-        axis = self._axis_in(tuple(args[0].shape))
-        self._axis = None if axis is None else _order(module, args[0].ndim).index(axis)
+        axis = self._axis_in(tuple(args[0].shape)) if args else None
+        self._axis = None if axis is None else _order(module, output.ndim).index(axis)
         self._shape = output.shape
 
     def _axis_in(self, shape: tuple[int, ...]) -> int | None:

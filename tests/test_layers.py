@@ -174,6 +174,19 @@ class TestModelsThatHooksDoNotWorkIn:
             ActivationRecorder(inside, ["0"])
         assert ActivationRecorder(nn.DataParallel(self.plain).module, ["0"]).layers == ("0",)
 
+    def test_distributed_data_parallel(self) -> None:
+        distributed = torch.distributed
+        distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+        try:
+            model = nn.parallel.DistributedDataParallel(copy.deepcopy(self.plain))
+            with pytest.raises(InputError, match=r"but got DistributedDataParallel: .* Record the model in it: model.module"):
+                ActivationRecorder(model, ["module.0"])
+            with ActivationRecorder(model.module, ["0"]).recording() as tape, torch.no_grad():
+                model(torch.ones(3, 4))
+            assert tape["0"].shape == (3, 4)
+        finally:
+            distributed.destroy_process_group()
+
     def test_compiled(self) -> None:
         compiled: Any = torch.compile(self.plain, backend="eager")
         with pytest.raises(InputError, match=r"hooks added after torch.compile never run. Record the model in it: model._orig_mod"):
@@ -187,7 +200,7 @@ class TestModelsThatHooksDoNotWorkIn:
                 model(torch.ones(3, 4))
             torch.testing.assert_close(tape["0"], self.plain[0](torch.ones(3, 4)).detach())
 
-    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    @pytest.mark.filterwarnings("ignore")
     @pytest.mark.parametrize("make", [torch.jit.script, lambda model: torch.jit.trace(model, torch.ones(1, 4))])
     def test_scripted(self, make: Any) -> None:
         with pytest.raises(InputError, match=r"hooks inside it never run. Record the model it was made from, before torch.jit.script"):

@@ -320,6 +320,23 @@ class TestAxisAfterFunctions:
             torch.testing.assert_close(tape["1"], torch.cat([conv(x), conv(x)], dim=1).mean(dim=(2, 3)))
         assert tape["2"].shape == (2, 16)
 
+    def test_subclasses_that_return_something_else(self) -> None:
+        class Linear(nn.Linear):
+            def forward(self, x: torch.Tensor) -> Any:
+                return {"output": super().forward(x)}
+
+        model = nn.Sequential(nn.Conv2d(3, 8, 1), Functional(Linear(6, 6), lambda output: output["output"])).eval()
+        with pytest.raises(InputError, match=r"'1' gives \(2, 8, 5, 6\)"), ActivationRecorder(model, ["0", "1"]).recording():
+            model(torch.rand(2, 3, 5, 6))
+
+    def test_a_permuting_module_called_by_keyword(self) -> None:
+        conv, permute = nn.Conv2d(3, 8, 1), Permute([0, 2, 3, 1])
+        model = nn.Sequential(conv, Functional(nn.Identity(), lambda x: x))
+        model.permute = permute
+        model.forward = lambda x: permute(x=conv(x))  # type: ignore[method-assign]
+        with pytest.raises(InputError, match=r"'permute' gives \(2, 5, 6, 8\)"), ActivationRecorder(model, ["permute"]).recording():
+            model(torch.rand(2, 3, 5, 6))
+
     def test_what_no_module_made_is_refused(self) -> None:
         with pytest.raises(InputError, match=r"Expected an output \[n, units\] or one whose axes follow from its modules"):
             recorded(nn.Identity(), torch.relu, torch.rand(2, 3, 5, 6))
