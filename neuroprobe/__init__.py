@@ -14,14 +14,17 @@ if TYPE_CHECKING:
     from neuroprobe.layers import all_layers, block_layers, list_layers
     from neuroprobe.probes import LinearProbe, NonlinearProbe
     from neuroprobe.recorder import ActivationRecorder
+    from neuroprobe.recording import record_checkpoints
     from neuroprobe.report import LabelReport, ProbeReport, Report
     from neuroprobe.study import ProbingStudy
+    from neuroprobe.summaries import ActivationSummary
     from neuroprobe.vocabulary import ConceptGroup, Vocabulary
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ActivationRecorder",
+    "ActivationSummary",
     "Activations",
     "ClipEncoder",
     "ConceptGroup",
@@ -41,6 +44,7 @@ __all__ = [
     "block_layers",
     "dissect",
     "list_layers",
+    "record_checkpoints",
 ]
 
 # Names are imported when they are first used, so that `import neuroprobe` costs nothing that is not needed.
@@ -53,8 +57,10 @@ _MODULES = {
     "layers": ("all_layers", "block_layers", "list_layers"),
     "probes": ("LinearProbe", "NonlinearProbe"),
     "recorder": ("ActivationRecorder",),
+    "recording": ("record_checkpoints",),
     "report": ("LabelReport", "ProbeReport", "Report"),
     "study": ("ProbingStudy",),
+    "summaries": ("ActivationSummary",),
     "vocabulary": ("ConceptGroup", "Vocabulary"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}

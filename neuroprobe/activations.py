@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,24 @@ class Activations:
         if layer not in self.arrays:
             raise UnknownNameError(f"Expected a recorded layer, but got {layer!r}. {suggest(str(layer), self.arrays)}")
         return self.arrays[layer]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Activations:
+        """The activations of a complete store, memory-mapped: nothing is read before it is used.
+
+        Parameters
+        ----------
+        folder : path
+            What was given as ``store`` to `neuroprobe.ActivationRecorder.record`.
+
+        Raises
+        ------
+        StoreError
+            There is no store, it is not complete, or its files do not have the sizes they should.
+        """
+        from neuroprobe.store import open_store
+
+        return open_store(folder)
 
     @property
     def layers(self) -> tuple[str, ...]:

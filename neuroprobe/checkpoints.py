@@ -12,7 +12,7 @@ from typing import TypeAlias, TypeVar
 import torch
 from torch import nn
 
-from neuroprobe.exceptions import CheckpointError
+from neuroprobe.exceptions import CheckpointError, MissingDependencyError
 from neuroprobe.fingerprints import fingerprint_model
 
 #: A state dict, or a file that holds one.
@@ -25,13 +25,17 @@ _Model = TypeVar("_Model", bound=nn.Module)
 
 
 def load_state_dict(path: str | Path) -> Mapping[str, torch.Tensor]:
-    """Read a state dict, alone in its file or under the key "state_dict" or "model".
+    """Read a state dict: a .safetensors file, or one of torch.save with it alone or under the key "state_dict" or "model".
 
     Raises
     ------
     CheckpointError
         The file is missing or holds anything else.
+    MissingDependencyError
+        A .safetensors file without the package safetensors.
     """
+    if Path(path).suffix == ".safetensors":
+        return _load_safetensors(Path(path))
     if is_torchscript(path):
         raise CheckpointError(f"Expected a plain state dict, but {str(path)!r} is a TorchScript archive. Save the model's state_dict().")
     try:
@@ -51,6 +55,18 @@ def load_state_dict(path: str | Path) -> Mapping[str, torch.Tensor]:
     if not isinstance(content, Mapping) or not any(isinstance(value, torch.Tensor) for value in content.values()):
         raise CheckpointError(f"Expected a state dict in {str(path)!r}, but it holds {type(content).__name__}.")
     return content
+
+
+def _load_safetensors(path: Path) -> Mapping[str, torch.Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise MissingDependencyError(f"Expected the package safetensors for {str(path)!r}. Install it: pip install safetensors") from error
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"Expected a safetensors file, but {str(path)!r} cannot be read: {error}.") from error
 
 
 def is_torchscript(path: str | Path) -> bool:

@@ -182,3 +182,15 @@ class TestFingerprints:
     def test_one_that_does_not_fit_is_named(self) -> None:
         with pytest.raises(CheckpointError, match="in 'early' keys are 7 missing"):
             fingerprint_checkpoints(net(), {"late": net(1).state_dict(), "early": nn.Linear(2, 2).state_dict()})
+
+
+def test_safetensors_files_are_read_and_damaged_ones_refused(tmp_path: Path) -> None:
+    safetensors = pytest.importorskip("safetensors.torch", reason="the package safetensors is not installed")
+    model, other = nn.Linear(3, 2), nn.Linear(3, 2)
+    safetensors.save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    load_checkpoint(other, tmp_path / "weights.safetensors")
+    assert torch.equal(other.weight, model.weight)
+    (tmp_path / "damaged.safetensors").write_bytes((tmp_path / "weights.safetensors").read_bytes()[:-3])
+    for name in ("damaged.safetensors", "missing.safetensors"):
+        with pytest.raises(CheckpointError, match="Expected a safetensors file"):
+            load_checkpoint(other, tmp_path / name)

@@ -33,6 +33,8 @@ PUBLIC = [
     "LabelReport",
     "ProbeReport",
     "list_layers",
+    "record_checkpoints",
+    "ActivationSummary",
     "all_layers",
     "block_layers",
 ]

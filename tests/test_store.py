@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from neuroprobe import ActivationRecorder, Images, dissect
+from neuroprobe import ActivationRecorder, Activations, Images, dissect
 from neuroprobe.exceptions import StoreError
 from neuroprobe.recording import record, record_checkpoints
 from neuroprobe.store import open_store, read_manifest
@@ -75,7 +75,7 @@ def test_a_store_holds_the_same_bits_as_memory(target: nn.Module, images: Images
         assert isinstance(there[layer], np.memmap)
         assert there[layer].tobytes() == here[layer].tobytes()
     assert {**there.metadata} == {**here.metadata}
-    assert (open_store(tmp_path / "s")["classifier"] == here["classifier"]).all()
+    assert (Activations.open(tmp_path / "s")["classifier"] == here["classifier"]).all()
 
 
 def test_a_cut_off_store_is_not_read_and_goes_on_with_the_same_bits(target: nn.Module, images: Images, tmp_path: Path) -> None:
