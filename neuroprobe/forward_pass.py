@@ -10,10 +10,10 @@ import torch
 from neuroprobe.collection import BatchRecord, Collected, Transform
 from neuroprobe.exceptions import InputError
 from neuroprobe.fingerprints import fingerprint_model
+from neuroprobe.functions import identify_function
 from neuroprobe.hooks import Hooks
 from neuroprobe.keepers import Keeper, MemoryKeeper
 from neuroprobe.modes import device_of
-from neuroprobe.pooling import describe_function
 from neuroprobe.recorder import ActivationRecorder
 
 
@@ -80,7 +80,7 @@ def _placed(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
 def describe_recording(recorder: ActivationRecorder, transform: Transform) -> dict[str, Any]:
     """What lies between the images and the recorded rows, apart from the model."""
     return {
-        "transform": describe_function(transform),
+        "transform": identify_function(transform),
         **recorder.metadata,
     }
 

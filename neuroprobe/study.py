@@ -22,8 +22,9 @@ from neuroprobe.concepts import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.fingerprints import fingerprint_model
 from neuroprobe.forward_pass import ForwardPass
+from neuroprobe.functions import identify_function
 from neuroprobe.images import Images
-from neuroprobe.pooling import Layout, describe_function
+from neuroprobe.pooling import Layout
 from neuroprobe.probes import make_probe
 from neuroprobe.recorder import ActivationRecorder, check_layers
 from neuroprobe.report import ProbeReport, versions
@@ -168,7 +169,7 @@ class ProbingStudy:
             "concept_sets": dict(self.concept_sets.metadata),
             "held_out": self.held_out,
             "seeds": list(self.seeds),
-            "transform": describe_function(transform),
+            "transform": identify_function(transform),
             "versions": versions(),
         }
 
