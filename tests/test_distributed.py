@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from neuroprobe import ActivationRecorder
+from neuroprobe import ActivationRecorder, ActivationSummary
 from neuroprobe.collection import collect
 from neuroprobe.distributed import in_batch_order, started_by_torchrun
 from neuroprobe.exceptions import InputError
@@ -56,6 +56,42 @@ def test_two_processes_give_the_bits_of_one(tmp_path: Path) -> None:
     assert tables[0] == tables[1]
     facts = [json.loads((tmp_path / str(n) / "report" / "labels.json").read_text()) for n in (1, 2)]
     assert facts[0] == facts[1]
+
+
+SUMMARISE = """
+import sys, torch
+torch.set_num_threads(1)
+from neuroprobe import ActivationRecorder, record_checkpoints
+from neuroprobe.distributed import process_group, rank_and_size
+from neuroprobe.world import load_target, target_checkpoints, target_transform, world_images
+images, layers, transform = world_images(45, seed=3), ["features.18", "classifier"], target_transform()
+with process_group() as several:
+    summary = ActivationRecorder(load_target(), layers).summarise(images, transform=transform, k=4, batch_size=8, distributed=several)
+    files = {name: target_checkpoints()[name] for name in ("step_00000", "step_05000")}
+    series = record_checkpoints(load_target(), files, images, layers=layers, transform=transform, batch_size=8, distributed=several)
+    rank = rank_and_size(several)[0]
+summary.save(f"{sys.argv[1]}/{rank}.npz")
+torch.save({f"{n} {l}": torch.from_numpy(a[l]) for n, a in series.items() for l in layers}, f"{sys.argv[1]}/{rank}.pt")
+"""
+
+
+def test_summaries_and_series_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
+    script = tmp_path / "summarise.py"
+    script.write_text(SUMMARISE)
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+    for processes in (1, 2):
+        launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if processes == 2 else []
+        (tmp_path / str(processes)).mkdir()
+        command = [sys.executable, *launcher, str(script), str(tmp_path / str(processes))]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+    one = ActivationSummary.load(tmp_path / "1" / "0.npz")
+    values = torch.load(tmp_path / "1" / "0.pt", weights_only=True)
+    for rank in (0, 1):  # every process has the whole
+        assert ActivationSummary.load(tmp_path / "2" / f"{rank}.npz").equals(one)
+        found = torch.load(tmp_path / "2" / f"{rank}.pt", weights_only=True)
+        assert found.keys() == values.keys()
+        assert all(torch.equal(found[key], values[key]) for key in values)
 
 
 def test_without_a_process_group_it_says_what_to_start() -> None:
