@@ -7,6 +7,7 @@ given back for the units.
 
 from __future__ import annotations
 
+from abc import ABCMeta, abstractmethod
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -84,7 +85,7 @@ def _blocks(n_units: int, size: int = 8192) -> list[slice]:
     return [slice(start, min(start + size, n_units)) for start in range(0, n_units, size)]
 
 
-class _Probe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class _Probe(ClassifierMixin, BaseEstimator, metaclass=ABCMeta):  # type: ignore[misc]
     """What both probes share: binary targets, coordinates, prediction from one decision value."""
 
     def __sklearn_tags__(self) -> Any:
@@ -110,9 +111,9 @@ class _Probe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         rows = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         return self._coordinates(rows)
 
+    @abstractmethod
     def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
         """Log-odds of the second class, [n_images]."""
-        raise NotImplementedError
 
     def predict_proba(self, X: Any) -> npt.NDArray[np.float64]:
         """Probabilities of both classes, [n_images, 2]."""

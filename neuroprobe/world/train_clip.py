@@ -137,6 +137,7 @@ def save_deflated(state: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def main() -> None:
+    """Train, save, and record what made the files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "clip.pt")
     parser.add_argument("--steps", type=int, default=10_000)

@@ -67,6 +67,7 @@ def save(model: torch.nn.Module, path: Path) -> None:
 
 
 def main() -> None:
+    """Train, save, and record what made the files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "target_checkpoints")
     parser.add_argument("--images", type=int, default=60_000)
