@@ -221,9 +221,10 @@ def _probe(arguments: argparse.Namespace) -> None:
 def _inputs(arguments: argparse.Namespace, vocabulary: Vocabulary) -> tuple[Images, ConceptSource, nn.Module, Transform]:
     """What both commands need; the cheap checks come first."""
     from neuroprobe.concepts import ConceptSource
-    from neuroprobe.encoders import ClipEncoder, resolve_device
+    from neuroprobe.encoders import ClipEncoder
     from neuroprobe.images import Images
     from neuroprobe.models import load_model
+    from neuroprobe.modes import resolve_device
     from neuroprobe.recorder import check_layers
     from neuroprobe.report import check_writable
 

@@ -21,6 +21,7 @@ from neuroprobe.checkpoints import is_torchscript, load_state_dict
 from neuroprobe.collection import Transform
 from neuroprobe.exceptions import CheckpointError, InputError, UnknownNameError, suggest
 from neuroprobe.fingerprints import fingerprint_model
+from neuroprobe.modes import resolve_device
 
 _TEXT_BATCH = 256
 
@@ -123,29 +124,6 @@ class ClipEncoder:
         # attention is causal and the text's vector is read at its last token, so the padding behind can go
         longest = int(tokens.argmax(dim=1).max()) + 1
         return F.normalize(self.model.encode_text(tokens[:, :longest].to(self.device)).float(), dim=1)
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """A torch device; "auto" is cuda, mps or cpu, the first there is.
-
-    Raises
-    ------
-    InputError
-        No such device.
-    """
-    if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"Expected a device of this machine such as 'cpu', 'cuda' or 'auto', but got {device!r} ({reason}).") from error
-    if resolved.type == "meta":
-        raise InputError("Expected a device that computes such as 'cpu', 'cuda' or 'auto', but got 'meta', which holds no values.")
-    return resolved
 
 
 _clip_lock = threading.Lock()

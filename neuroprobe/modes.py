@@ -21,6 +21,52 @@ def device_of(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
+def resolve_device(device: str | torch.device) -> torch.device:
+    """A torch device; "auto" is cuda, mps or cpu, the first there is.
+
+    Raises
+    ------
+    InputError
+        No such device.
+    """
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"Expected a device of this machine such as 'cpu', 'cuda' or 'auto', but got {device!r} ({reason}).") from error
+    if resolved.type == "meta":
+        raise InputError("Expected a device that computes such as 'cpu', 'cuda' or 'auto', but got 'meta', which holds no values.")
+    return resolved
+
+
+@contextmanager
+def placed(model: nn.Module, device: str | torch.device | None) -> Iterator[None]:
+    """The model on a device for a while, and then where it was; None leaves it there.
+
+    Raises
+    ------
+    InputError
+        No such device, or a model that is on several.
+    """
+    if device is None:
+        yield
+        return
+    target, found = resolve_device(device), {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    if len(found) > 1:
+        raise InputError(f"Expected a model on one device, but it is on {sorted(map(str, found))}. Leave `device` out.")
+    before = device_of(model)
+    model.to(target)
+    try:
+        yield
+    finally:
+        model.to(before)
+
+
 @contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
     """Evaluation mode for a while; every module's own training flag comes back."""

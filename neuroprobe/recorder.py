@@ -22,7 +22,7 @@ from neuroprobe.hooks import Hooks
 from neuroprobe.images import Images
 from neuroprobe.layers import Layers, check_model
 from neuroprobe.layers import check_layers as check_layers
-from neuroprobe.modes import Precision, check_precision
+from neuroprobe.modes import Precision, check_precision, placed
 from neuroprobe.outputs import Selection, select_output
 from neuroprobe.pooling import Pooling, check_pooling, describe_pooling, pool
 from neuroprobe.tape import Tape as Tape
@@ -177,12 +177,13 @@ class ActivationRecorder:
         transform: Transform,
         store: str | Path | None = None,
         dtype: ValueType = "float32",
+        device: str | torch.device | None = None,
         batch_size: int = 64,
         workers: int = 0,
         distributed: bool = False,
         progress: bool | None = None,
     ) -> Activations:
-        """Record a whole probing set, in evaluation mode and without gradients, on the model's own device.
+        """Record a whole probing set, in evaluation mode and without gradients.
 
         Parameters
         ----------
@@ -196,6 +197,9 @@ class ActivationRecorder:
             everything stays in memory.
         dtype : {"float32", "float16"}, default "float32"
             Of the kept values.
+        device : str or torch.device, optional
+            Where to run; the model goes there and comes back afterwards. "auto" takes cuda, then mps, then the CPU.
+            By default it runs where the model is.
         batch_size, workers, distributed, progress
             As in `neuroprobe.collection.collect`.
 
@@ -210,10 +214,11 @@ class ActivationRecorder:
         """
         from neuroprobe.recording import record
 
-        return record(
-            self, images, transform=transform, store=store, dtype=dtype,
-            batch_size=batch_size, workers=workers, distributed=distributed, progress=progress,
-        )  # fmt: skip
+        with placed(self.model, device):
+            return record(
+                self, images, transform=transform, store=store, dtype=dtype,
+                batch_size=batch_size, workers=workers, distributed=distributed, progress=progress,
+            )  # fmt: skip
 
     def summarise(
         self,
@@ -221,6 +226,7 @@ class ActivationRecorder:
         *,
         transform: Transform,
         k: int = 100,
+        device: str | torch.device | None = None,
         batch_size: int = 64,
         workers: int = 0,
         distributed: bool = False,
@@ -234,6 +240,8 @@ class ActivationRecorder:
             As in `record`.
         k : int, default 100
             How many of the highest, and of the lowest, images of every unit are kept.
+        device
+            As in `record`.
         batch_size, workers, distributed, progress
             As in `neuroprobe.collection.collect`.
 
@@ -244,10 +252,11 @@ class ActivationRecorder:
         """
         from neuroprobe.recording import summarise
 
-        return summarise(
-            self, images, transform=transform, k=k,
-            batch_size=batch_size, workers=workers, distributed=distributed, progress=progress,
-        )  # fmt: skip
+        with placed(self.model, device):
+            return summarise(
+                self, images, transform=transform, k=k,
+                batch_size=batch_size, workers=workers, distributed=distributed, progress=progress,
+            )  # fmt: skip
 
     def consumer(self, transform: Transform) -> ForwardPass:
         """This recorder as a consumer of `neuroprobe.collection.collect`, whose result is the `Activations`.

@@ -12,8 +12,9 @@ import torchvision
 from helpers import PixelEncoder, noise_images, save_clip, tiny_clip
 from torch.nn import functional as F
 
-from neuroprobe.encoders import ClipEncoder, ImageTextEncoder, import_clip, resolve_device
+from neuroprobe.encoders import ClipEncoder, ImageTextEncoder, import_clip
 from neuroprobe.exceptions import CheckpointError, InputError, UnknownNameError
+from neuroprobe.modes import resolve_device
 
 # clip.load tries torch.jit.load first, and the archives of these tests are traced
 pytestmark = [

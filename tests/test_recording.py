@@ -102,3 +102,15 @@ def test_what_cannot_be_kept_fails_before_the_run(target: nn.Module, images: Ima
         recorder.record(images, transform=TRANSFORM, dtype="bfloat16")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="`k` to be at least 1"):
         recorder.summarise(images, transform=TRANSFORM, k=0)
+
+
+def test_a_device_is_for_the_pass_alone(target: nn.Module, images: Images) -> None:
+    recorder = ActivationRecorder(target, LAYERS)
+    before = {name: id(parameter) for name, parameter in target.named_parameters()}
+    for device in ("cpu", "auto"):
+        found = recorder.record(images, transform=TRANSFORM, batch_size=8, device=device)
+        assert found.ids == images.ids
+        assert {name: id(parameter) for name, parameter in target.named_parameters()} == before
+        assert next(target.parameters()).device.type == "cpu"
+    with pytest.raises(InputError, match="a device of this machine"):
+        recorder.summarise(images, transform=TRANSFORM, device="warp")
