@@ -172,6 +172,16 @@ def _deliver(batch: _Batch, images: Images, consumers: Sequence[Consumer]) -> Ba
     return batch.record
 
 
+@dataclass(frozen=True)
+class _Item:
+    """An image of the grid, not read yet."""
+
+    row: int
+    id: str
+    load: Callable[[], tuple[Image.Image, str]]
+    digest: Callable[[], str]
+
+
 class _Grid(Dataset["_Batch | NeuroprobeError"]):
     """The batches that are this process's to do; one that every consumer has already is only looked up."""
 
@@ -203,14 +213,17 @@ class _Grid(Dataset["_Batch | NeuroprobeError"]):
         number = self.rank + index * self.world_size
         start = number * self.batch_size
         rows = range(start, min(start + self.batch_size, len(self.images)))
-        return self.batch(number, [(row, self.images.ids[row], partial(self.images.load_with_digest, row)) for row in rows])
+        return self.batch(number, [self._item(row) for row in rows])
+
+    def _item(self, row: int) -> _Item:
+        return _Item(row, self.images.ids[row], partial(self.images.load_with_digest, row), partial(self.images.digest, row))
 
     def stream(self) -> Iterator[_Batch]:
         """The batches of a stream, whose images have no positions to jump to."""
-        waiting: list[tuple[int, str, _Load]] = []
+        waiting: list[_Item] = []
         number = 0
         for row, image in enumerate(self.images.rows()):
-            waiting.append((row, image.id, image.load))
+            waiting.append(_Item(row, image.id, image.load, image.digest))
             if len(waiting) == self.batch_size:
                 if self.is_ours(number):
                     yield self.batch(number, waiting)
@@ -218,40 +231,46 @@ class _Grid(Dataset["_Batch | NeuroprobeError"]):
         if waiting and self.is_ours(number):
             yield self.batch(number, waiting)
 
-    def batch(self, number: int, items: Sequence[tuple[int, str, _Load]]) -> _Batch:
+    def batch(self, number: int, items: Sequence[_Item]) -> _Batch:
         """Read and transform a batch, or look it up."""
         wanted = [number not in done for done in self.done]
         if not any(wanted):
-            self._check_done(number, [id_ for _, id_, _ in items], self._digests_now(items, self.done[0][number]))
+            record = self._as_now(items, self.done[0][number])
+            self._check_done(record)
             return _Batch(self.done[0][number], [None] * len(wanted))
         record = BatchRecord(number, [], [], [], {})
         tensors: list[list[torch.Tensor]] = [[] for _ in wanted]
-        for row, id_, load in items:
+        for item in items:
             try:
-                image, digest = load()
+                image, digest = item.load()
             except UnreadableImageError as error:
-                record.skipped[id_] = str(error)
+                record.skipped[item.id] = str(error)
                 continue
-            record.rows.append(row)
-            record.ids.append(id_)
+            record.rows.append(item.row)
+            record.ids.append(item.id)
             record.digests.append(digest)
             self._transform(image, wanted, tensors)
-        self._check_done(number, [id_ for _, id_, _ in items], dict(zip(record.ids, record.digests, strict=True)))
+        self._check_done(record)
         return _Batch(record, [_stack(part) if part else None for part in tensors])
 
-    def _digests_now(self, items: Sequence[tuple[int, str, _Load]], record: BatchRecord) -> dict[str, str]:
-        """Of images that were read and need not be decoded again; of a stream only the ids are compared."""
-        read = set() if self.images.is_stream else set(record.ids)
-        return {id_: self.images.digest(row) for row, id_, _ in items if id_ in read}
+    def _as_now(self, items: Sequence[_Item], record: BatchRecord) -> BatchRecord:
+        """The record of a batch as its images are now; they need not be decoded again, and what was skipped stays skipped."""
+        read = [item for item in items if item.id not in record.skipped]
+        skipped = {item.id: record.skipped[item.id] for item in items if item.id in record.skipped}
+        return BatchRecord(
+            record.number, [item.row for item in read], [item.id for item in read], [item.digest() for item in read], skipped
+        )
 
-    def _check_done(self, number: int, ids: list[str], digests: Mapping[str, str]) -> None:
-        """What consumers have of this batch from an earlier run must be of the images as they are now."""
-        for record in (done[number] for done in self.done if number in done):
-            changed = [id_ for id_, digest in zip(record.ids, record.digests, strict=True) if digests.get(id_, digest) != digest]
-            if changed or sorted([*record.ids, *record.skipped]) != sorted(ids):
+    def _check_done(self, now: BatchRecord) -> None:
+        """What consumers have of this batch from an earlier run must be of the images as they are now, row by row."""
+        for record in (done[now.number] for done in self.done if now.number in done):
+            then, found = _contents(record), _contents(now)
+            changed = [id_ for id_ in [*found, *then] if found.get(id_) != then.get(id_)]
+            if changed or list(then) != list(found):
+                which = (changed or list(found))[0]
                 raise StoreError(
-                    f"Expected batch {number} to be of the images that were recorded, but {(changed or ids)[0]!r} is another now. "
-                    "Record into another folder."
+                    f"Expected batch {now.number} to be of the images that were recorded, but {which!r} is another now, "
+                    "or in another place. Record into another folder."
                 )
 
     def _transform(self, image: Image.Image, wanted: Sequence[bool], tensors: list[list[torch.Tensor]]) -> None:
@@ -263,7 +282,10 @@ class _Grid(Dataset["_Batch | NeuroprobeError"]):
                 part.append(made[id(transform)])
 
 
-_Load: TypeAlias = Callable[[], tuple[Image.Image, str]]
+def _contents(record: BatchRecord) -> dict[str, tuple[int, str] | None]:
+    """Every image's row and digest, in order; None for one that was skipped."""
+    read = {id_: (row, digest) for row, id_, digest in zip(record.rows, record.ids, record.digests, strict=True)}
+    return {**read, **dict.fromkeys(sorted(record.skipped))}
 
 
 def _batches(grid: _Grid, workers: int) -> Iterator[_Batch]:

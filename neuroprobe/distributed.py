@@ -66,15 +66,20 @@ def gather_bytes(data: bytes) -> list[bytes]:
 
 
 def gather_tensor(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """A tensor of every rank, on the CPU, in the order of the ranks; the first axes may differ in length."""
+    """A tensor of every rank, on the CPU, in the order of the ranks; the first axes may differ in length.
+
+    A rank without rows need not know what a row looks like.
+    """
     tensor = tensor.contiguous().to(_exchange_device())
-    lengths = [torch.zeros(1, dtype=torch.int64, device=tensor.device) for _ in range(distributed.get_world_size())]
-    distributed.all_gather(lengths, torch.tensor([len(tensor)], device=tensor.device))
-    longest = max(int(length) for length in lengths)
-    padded = torch.cat([tensor, tensor.new_zeros(longest - len(tensor), *tensor.shape[1:])])
+    shapes = [torch.zeros(tensor.ndim, dtype=torch.int64, device=tensor.device) for _ in range(distributed.get_world_size())]
+    distributed.all_gather(shapes, torch.tensor(tensor.shape, device=tensor.device))
+    lengths = [int(shape[0]) for shape in shapes]
+    padded = tensor.new_zeros(max(shape.tolist() for shape in shapes))
+    if len(tensor):
+        padded[: len(tensor)] = tensor
     parts = [torch.empty_like(padded) for _ in lengths]
     distributed.all_gather(parts, padded)
-    return [part[: int(length)].cpu() for part, length in zip(parts, lengths, strict=True)]
+    return [part[:length].cpu() for part, length in zip(parts, lengths, strict=True)]
 
 
 def in_batch_order(parts: Mapping[int, torch.Tensor], *, width: tuple[int, ...], dtype: torch.dtype, use: bool) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -40,3 +41,8 @@ def fingerprint_model(model: nn.Module) -> str:
     """Fingerprint of a model: its class and its weights and buffers, never its name or its file."""
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
     return fingerprint_texts([kind, fingerprint_tensors(model.state_dict())])
+
+
+def fingerprint_architecture(model: nn.Module) -> str:
+    """Fingerprint of what a model's ``repr`` says: its modules and their settings, which weights alone do not show."""
+    return fingerprint_texts([re.sub(r" at 0x[0-9a-fA-F]+", "", repr(model))])

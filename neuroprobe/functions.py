@@ -32,8 +32,9 @@ def identify_function(function: Callable[..., Any]) -> str:
     Returns
     -------
     str
-        Equal for equal code with equal values: of modules their weights, of tensors and arrays their content. What
-        cannot be looked into (a C function, an object of the user's) counts with its name or its ``repr``.
+        Equal for equal code with equal values: of modules their weights, of tensors and arrays their content, of objects
+        that can be called their attributes. What cannot be looked into (a C function, any other object of the user's)
+        counts with its name or its ``repr``.
 
     Examples
     --------
@@ -75,6 +76,9 @@ def _contents_of_parts(value: Any, seen: set[int]) -> Iterator[str]:
         parts = list(value)
     elif isinstance(value, (set, frozenset)):
         parts = sorted(map(_without_address, value))
+    elif callable(value) and not isinstance(value, type) and hasattr(value, "__dict__"):
+        yield _without_address(type(value))
+        parts = [type(value).__call__, vars(value)]
     else:
         yield describe_function(value) if callable(value) else _without_address(value)
         return

@@ -13,9 +13,28 @@ import torch
 from neuroprobe.activations import Activations
 from neuroprobe.collection import BatchRecord, Collected
 from neuroprobe.distributed import gather_bytes
+from neuroprobe.exceptions import InputError
 from neuroprobe.summaries import ActivationSummary, LayerSummary
 
 ValueType: TypeAlias = Literal["float32", "float16"]
+
+
+def converted(values: torch.Tensor, dtype: ValueType, *, layer: str) -> torch.Tensor:
+    """The values as they are kept.
+
+    Raises
+    ------
+    InputError
+        A value is too large for the type: it would become infinite.
+    """
+    kept = values.to(getattr(torch, dtype))
+    if not torch.isfinite(kept).all():
+        largest = float(values.abs().max())
+        raise InputError(
+            f"Expected activations that fit into {dtype} (at most {torch.finfo(kept.dtype).max:g}), but {layer!r} gives {largest:g}. "
+            "Keep them with dtype='float32'."
+        )
+    return kept
 
 
 class Keeper(Protocol):
@@ -46,7 +65,7 @@ class MemoryKeeper:
 
     def keep(self, record: BatchRecord, rows: Mapping[str, torch.Tensor]) -> None:
         for layer, values in rows.items():
-            self._parts[layer][record.number] = values.to(getattr(torch, self._dtype))
+            self._parts[layer][record.number] = converted(values, self._dtype, layer=layer)
 
     def finish(self, collected: Collected, metadata: Mapping[str, Any]) -> Activations:
         arrays: dict[str, np.ndarray[Any, Any]] = {}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from neuroprobe.checkpoints import Checkpoint, load_checkpoint
 from neuroprobe.collection import Consumer, Transform, collect
 from neuroprobe.distributed import rank_and_size
 from neuroprobe.exceptions import InputError, StoreError
-from neuroprobe.fingerprints import fingerprint_model, fingerprint_texts
+from neuroprobe.fingerprints import fingerprint_architecture, fingerprint_model, fingerprint_texts
 from neuroprobe.forward_pass import ForwardPass, describe_recording
 from neuroprobe.images import Images, fingerprint_images
 from neuroprobe.keepers import Keeper, MemoryKeeper, SummaryKeeper, ValueType
@@ -55,6 +56,7 @@ def keeping(
     folder, (rank, _) = Path(store), rank_and_size(distributed)
     identity = {
         "model": fingerprint_model(recorder.model),
+        "architecture": fingerprint_architecture(recorder.model),
         **describe_recording(recorder, transform),
         "images": "a stream" if images.is_stream else fingerprint_texts(images.ids),
         "batch_size": batch_size,
@@ -144,15 +146,21 @@ def summarise(
 def _reopened(folder: Path, images: Images) -> Activations:
     """The recording that is there already, if the images still have the content they had."""
     activations = open_store(folder)
-    if not images.is_stream:
-        positions = {id_: i for i, id_ in enumerate(images.ids)}
-        found = fingerprint_images(images.digest(positions[id_]) for id_ in activations.ids)
-        if found != activations.metadata["images"]:
-            raise StoreError(
-                f"Expected the images that were recorded into {str(folder)!r}, but the content of some has changed since. "
-                "Choose another folder, or delete that one."
-            )
+    skipped = activations.metadata["skipped"]
+    now = {id_: digest() for id_, digest in _digests(images) if id_ not in skipped}
+    if tuple(now) != activations.ids or fingerprint_images(now.values()) != activations.metadata["images"]:
+        raise StoreError(
+            f"Expected the images that were recorded into {str(folder)!r}, but the content of some has changed since. "
+            "Choose another folder, or delete that one."
+        )
     return activations
+
+
+def _digests(images: Images) -> Iterator[tuple[str, Callable[[], str]]]:
+    """Every image's id, and what gives its fingerprint."""
+    if images.is_stream:
+        return ((row.id, row.digest) for row in images.rows())
+    return ((id_, partial(images.digest, i)) for i, id_ in enumerate(images.ids))
 
 
 def check_value_type(dtype: str) -> None:

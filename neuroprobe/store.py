@@ -32,9 +32,11 @@ from neuroprobe.activations import Activations
 from neuroprobe.collection import BatchRecord, Collected
 from neuroprobe.exceptions import StoreError
 from neuroprobe.files import write_whole
-from neuroprobe.keepers import ValueType
+from neuroprobe.keepers import ValueType, converted
 
 _FORMAT = 1
+#: What may be in a folder before its manifest is: the lock, and a manifest that was not written to its end.
+_BEFOREHAND = ("lock", ".manifest.json.*.part")
 
 
 class StoreKeeper:
@@ -61,6 +63,7 @@ class StoreKeeper:
     ) -> None:
         self.folder, self.layers, self.rank = folder, layers, rank
         self._identity = _as_json({**identity, "layers": list(layers), "dtype": dtype})
+        self._type: ValueType = dtype
         self._dtype = np.dtype(dtype)
         self._files: dict[str, io.FileIO] = {}
         self._widths: dict[str, int] = {}
@@ -74,9 +77,14 @@ class StoreKeeper:
             found = read_manifest(self.folder)
             check_identity(self.folder, found["identity"], self._identity)
             self.is_complete = bool(found["complete"])
-        elif self.folder.is_dir() and any(p.name != "lock" for p in self.folder.iterdir()):
+        elif self.folder.is_dir() and not all(any(p.match(ours) for ours in _BEFOREHAND) for p in self.folder.iterdir()):
             raise StoreError(f"Expected an empty folder or a store, but {str(self.folder)!r} holds other files. Choose another folder.")
-        elif self.rank == 0:
+        elif self.rank > 0:
+            raise StoreError(
+                f"Expected every process to see the store that the first one made, but for process {self.rank} {str(self.folder)!r} "
+                "is none. Choose a folder that all machines share."
+            )
+        else:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_whole(manifest, json.dumps({"format": _FORMAT, "identity": self._identity, "complete": False}, indent=2).encode())
 
@@ -85,7 +93,10 @@ class StoreKeeper:
         records = {}
         for path in sorted(self.folder.glob("journal-*.jsonl")):
             for line in path.read_bytes().split(b"\n")[:-1]:  # what follows the last line end was not written whole
-                entry = json.loads(line)
+                try:
+                    entry = json.loads(line)
+                except ValueError:  # damaged: its batch is recorded again
+                    continue
                 record = BatchRecord(**entry["record"])
                 if self._checksum_on_disk(record, entry["widths"]) == entry["checksum"]:
                     records[record.number] = record
@@ -116,17 +127,14 @@ class StoreKeeper:
         checksum = 0
         try:
             for layer in self.layers:
-                values = np.ascontiguousarray(rows[layer].numpy(), dtype=self._dtype)
+                values = np.ascontiguousarray(converted(rows[layer], self._type, layer=layer).numpy())
                 self._widths[layer] = values.shape[1]
                 checksum = zlib.crc32(values.tobytes(), checksum)
                 self._write_rows(layer, record.rows, values)
             line = json.dumps({"record": asdict(record), "widths": self._widths, "checksum": checksum})
             self._write(self._journal(), line.encode() + b"\n")
         except OSError as error:
-            raise StoreError(
-                f"Expected to write batch {record.number} into {str(self.folder)!r}, but that failed ({error.strerror}). What is written "
-                "stays: make room, and record into the same store again to go on from there."
-            ) from error
+            raise StoreError(_cut_off(f"write batch {record.number}", self.folder, error)) from error
 
     def _write_rows(self, layer: str, rows: Sequence[int], values: npt.NDArray[Any]) -> None:
         size, done = values.shape[1] * self._dtype.itemsize, 0
@@ -157,10 +165,26 @@ class StoreKeeper:
         """Close the gaps that skipped images left, and declare the store complete."""
         self.close()
         if self.rank == 0:
-            self._complete(collected, metadata)
+            if collected.distributed:
+                self._check_whole(collected)
+            try:
+                self._complete(collected, metadata)
+            except OSError as error:
+                raise StoreError(_cut_off("complete the recording", self.folder, error)) from error
         if collected.distributed:
             torch.distributed.barrier()
         return open_store(self.folder)
+
+    def _check_whole(self, collected: Collected) -> None:
+        """Other processes' rows must be here, too: on another machine, the same path may be another folder."""
+        here = {row for record in self._whole_batches().values() for row in record.rows}
+        self.close()
+        missing = len(set(collected.rows) - here)
+        if missing:
+            raise StoreError(
+                f"Expected the rows of all {len(collected.rows)} images in {str(self.folder)!r}, but {missing} are not there. "
+                "Choose a folder that all machines share."
+            )
 
     def _complete(self, collected: Collected, metadata: Mapping[str, Any]) -> None:
         widths = self._widths or self._widths_of_journals()
@@ -192,17 +216,24 @@ def locked(folder: Path) -> Iterator[None]:
     Raises
     ------
     StoreError
-        Another process is recording into it.
+        Another process is recording into it, or it is no folder that can be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock", timeout=0)
     try:
-        with FileLock(folder / "lock", timeout=0):
-            yield
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except Timeout as error:
         raise StoreError(
             f"Expected a store that nobody else writes, but another process is recording into {str(folder)!r}. "
             "Wait for it, or choose another folder."
         ) from error
+    except OSError as error:
+        raise StoreError(
+            f"Expected a folder to write a store into, but {str(folder)!r} is none ({error.strerror or error}). Choose another folder; "
+            "a complete store is read with Activations.open."
+        ) from error
+    with lock:
+        yield
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -215,7 +246,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     try:
         manifest = dict(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise StoreError(f"Expected a store of activations, but {str(folder / 'manifest.json')!r} cannot be read ({error}).") from error
     if manifest.get("format") != _FORMAT:
         raise StoreError(f"Expected a store of format {_FORMAT}, but {str(folder)!r} has {manifest.get('format')!r}. Record it again.")
@@ -246,7 +277,12 @@ def open_store(folder: str | Path) -> Activations:
         raise StoreError(
             f"Expected a complete store, but the recording into {str(folder)!r} was cut off. Record into the same store again to go on."
         )
-    images = json.loads((folder / "images.json").read_text(encoding="utf-8"))
+    try:
+        images = json.loads((folder / "images.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"Expected a complete store, but {str(folder / 'images.json')!r} cannot be read ({error}). Record it again."
+        ) from error
     dtype = np.dtype(manifest["identity"]["dtype"])
     arrays = {}
     for i, (layer, shape) in enumerate(manifest["shapes"].items()):
@@ -256,6 +292,13 @@ def open_store(folder: str | Path) -> Activations:
             raise StoreError(f"Expected {str(path)!r} to hold {shape} values of {dtype}, but it has {size} bytes. Record it again.")
         arrays[layer] = np.memmap(path, dtype=dtype, mode="r", shape=tuple(shape))
     return Activations(arrays, tuple(images["ids"]), {**manifest["metadata"], "dtype": manifest["identity"]["dtype"]})
+
+
+def _cut_off(what: str, folder: Path, error: OSError) -> str:
+    return (
+        f"Expected to {what} into {str(folder)!r}, but that failed ({error.strerror}). What is written stays: make room, and record "
+        "into the same store again to go on from there."
+    )
 
 
 def _close_gaps(path: Path, rows: tuple[int, ...], row_size: int) -> None:

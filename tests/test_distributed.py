@@ -70,6 +70,10 @@ with process_group() as several:
     files = {name: target_checkpoints()[name] for name in ("step_00000", "step_05000")}
     series = record_checkpoints(load_target(), files, images, layers=layers, transform=transform, batch_size=8, distributed=several)
     rank = rank_and_size(several)[0]
+    few = ActivationRecorder(load_target(), layers).record(  # one batch: the second process has no rows
+        images.subset(images.ids[:5]), transform=transform, batch_size=8, distributed=several
+    )
+series["few"] = few
 summary.save(f"{sys.argv[1]}/{rank}.npz")
 torch.save({f"{n} {l}": torch.from_numpy(a[l]) for n, a in series.items() for l in layers}, f"{sys.argv[1]}/{rank}.pt")
 """

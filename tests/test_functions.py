@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torchvision.transforms import Compose, Lambda
 
 from neuroprobe.functions import identify_function
 
@@ -46,6 +47,16 @@ def linear(seed: int) -> nn.Linear:
     return layer
 
 
+class Scaling:
+    """An object that can be called, without a ``repr`` of its own."""
+
+    def __init__(self, factor: float) -> None:
+        self.factor = factor
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return x * self.factor
+
+
 DIFFERENT: dict[str, tuple[Any, Any]] = {
     "code of a lambda": (lambda x: x[:, 0], lambda x: x[:, 1]),
     "an attribute's name in it": (lambda x: x.mean(), lambda x: x.amax()),
@@ -56,6 +67,8 @@ DIFFERENT: dict[str, tuple[Any, Any]] = {
     "a function it encloses": (times(times(2)), times(times(3))),
     "a default": (with_default(2), with_default(3)),
     "parameters of a partial": (functools.partial(scaled, by=2), functools.partial(scaled, by=3)),
+    "an attribute of an object": (Scaling(2), Scaling(3)),
+    "a function in torchvision's": (Compose([Lambda(lambda x: x + 1)]), Compose([Lambda(lambda x: x + 2)])),
     "a module's weights": (linear(0), linear(1)),
     "a module's settings": (nn.Sequential(nn.Softplus(1)), nn.Sequential(nn.Softplus(2))),
     "weights behind a method": (linear(0).forward, linear(1).forward),

@@ -15,9 +15,10 @@ from filelock import FileLock
 from torch import nn
 
 from neuroprobe import ActivationRecorder, Activations, Images, dissect
-from neuroprobe.exceptions import StoreError
-from neuroprobe.recording import record, record_checkpoints
-from neuroprobe.store import open_store, read_manifest
+from neuroprobe.collection import BatchRecord, Collected
+from neuroprobe.exceptions import InputError, StoreError
+from neuroprobe.recording import record, record_beside, record_checkpoints
+from neuroprobe.store import StoreKeeper, open_store, read_manifest
 from neuroprobe.world import load_target, target_checkpoints, target_transform, world_images
 
 LAYERS = ["features.2", "features.18", "classifier"]
@@ -94,11 +95,13 @@ def test_a_cut_off_store_is_not_read_and_goes_on_with_the_same_bits(target: nn.M
 def test_a_damaged_batch_or_journal_is_recorded_again(target: nn.Module, images: Images, tmp_path: Path) -> None:
     stops = cut_off(target, images, tmp_path / "s", after=4)
     journal = tmp_path / "s" / "journal-0-0.jsonl"
-    journal.write_bytes(journal.read_bytes()[:-20])  # the last line was not written whole
+    lines = journal.read_bytes().splitlines(keepends=True)
+    lines[2] = bytes(len(lines[2]) - 1) + b"\n"  # zeros, as a power cut may leave
+    journal.write_bytes(b"".join(lines)[:-20])  # the last line was not written whole
     with open(tmp_path / "s" / "layer-001.bin", "r+b") as values:
         values.seek(5)
         values.write(b"\xff\xff")  # the first batch's values were not
-    stops.left = 5
+    stops.left = 6
     resumed = record(recorder_of(stops), images, transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
     assert stops.left == 0
     stops.left = -1
@@ -121,6 +124,13 @@ def test_two_checkpoints_of_one_architecture_never_share_a_store(images: Images,
     record(recorder_of(untrained), images, transform=TRANSFORM, store=tmp_path / "s")
     with pytest.raises(StoreError, match=r"of the same recording, but .* model is"):
         record(recorder_of(trained), images, transform=TRANSFORM, store=tmp_path / "s")
+
+
+def test_equal_weights_in_other_modules_never_share_a_store(images: Images, tmp_path: Path) -> None:
+    first, other = (ActivationRecorder(nn.Sequential(nn.LeakyReLU(slope)).eval(), ["0"], layout="nchw") for slope in (0.1, 0.2))
+    record(first, images, transform=TRANSFORM, store=tmp_path / "s")
+    with pytest.raises(StoreError, match=r"of the same recording, but .* architecture is"):
+        record(other, images, transform=TRANSFORM, store=tmp_path / "s")
 
 
 @pytest.mark.parametrize(
@@ -163,6 +173,54 @@ def test_images_whose_content_changed_are_noticed(target: nn.Module, images: Ima
         record(recorder_of(target), Images(tmp_path / "photos"), transform=TRANSFORM, store=tmp_path / "t", batch_size=8)
 
 
+def _stream(images: Images, order: list[int]) -> Images:
+    return Images(lambda: ((str(position), images[i]) for position, i in enumerate(order)))
+
+
+def test_another_stream_is_noticed(target: nn.Module, images: Images, tmp_path: Path) -> None:
+    order = list(range(50))
+    stops = cut_off(target, _stream(images, order), tmp_path / "s", after=3)
+    order[0:2] = [1, 0]  # under the same ids
+    with pytest.raises(StoreError, match="'0' is another now"):
+        record(recorder_of(stops), _stream(images, order), transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
+    record(recorder_of(target), _stream(images, order), transform=TRANSFORM, store=tmp_path / "t")
+    assert len(record(recorder_of(target), _stream(images, order), transform=TRANSFORM, store=tmp_path / "t").ids) == 50
+    for other in (sorted(order), order[:40]):
+        with pytest.raises(StoreError, match="the content of some has changed"):
+            record(recorder_of(target), _stream(images, other), transform=TRANSFORM, store=tmp_path / "t")
+
+
+class _Ids:
+    """Another consumer, which has nothing from earlier runs."""
+
+    transform = staticmethod(TRANSFORM)
+
+    def consume(self, batch: torch.Tensor, record: BatchRecord) -> None: ...
+
+    def finish(self, collected: Collected) -> tuple[str, ...]:
+        return collected.ids
+
+
+def test_a_store_goes_on_beside_a_consumer_only_with_the_same_rows(target: nn.Module, images: Images, tmp_path: Path) -> None:
+    pairs = [(str(i), images[i]) for i in range(50)]
+    stops = cut_off(target, Images(lambda: iter(pairs)), tmp_path / "s", after=3)
+    pairs[0:2] = [pairs[1], pairs[0]]  # the ids move along
+    with pytest.raises(StoreError, match="in another place"):
+        record_beside(recorder_of(stops), Images(lambda: iter(pairs)), [_Ids()], transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
+
+
+def test_a_skipped_image_that_was_repaired_is_noticed_beside_a_consumer(target: nn.Module, images: Images, tmp_path: Path) -> None:
+    _folder_of(images, tmp_path / "photos")
+    (tmp_path / "photos" / "02.png").write_bytes(b"no image")
+    stops = cut_off(target, Images(tmp_path / "photos", on_error="skip"), tmp_path / "s", after=3)
+    images[2].save(tmp_path / "photos" / "02.png")
+    files = Images(tmp_path / "photos", on_error="skip")
+    with pytest.raises(StoreError, match=r"'02.png' is another now"):
+        record_beside(recorder_of(stops), files, [_Ids()], transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
+    again = record(recorder_of(stops), files, transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
+    assert "02.png" not in again.ids  # alone, the store goes on with what it has
+
+
 def test_skipped_images_leave_no_gap_in_the_store(target: nn.Module, images: Images, tmp_path: Path) -> None:
     _folder_of(images, tmp_path / "photos")
     for name in ("00.png", "17.png", "49.png"):
@@ -178,6 +236,17 @@ def test_skipped_images_leave_no_gap_in_the_store(target: nn.Module, images: Ima
     assert set(there.metadata["skipped"]) == {"00.png", "17.png", "49.png"}
 
 
+@pytest.mark.parametrize("store", [None, "s"])
+def test_values_too_large_for_float16_are_refused(store: str | None, images: Images, tmp_path: Path) -> None:
+    layer = nn.Conv2d(3, 4, 3)
+    nn.init.constant_(layer.weight, 1e6)
+    model = nn.Sequential(layer).eval()
+    recorder = ActivationRecorder(model, ["0"])
+    folder = None if store is None else tmp_path / store
+    with pytest.raises(InputError, match=r"fit into float16 \(at most 65504\), but '0' gives"):
+        record(recorder, images, transform=TRANSFORM, store=folder, dtype="float16")
+
+
 def test_float16_is_said_and_half_the_size(target: nn.Module, images: Images, tmp_path: Path) -> None:
     half = record(recorder_of(target), images, transform=TRANSFORM, store=tmp_path / "s", dtype="float16")
     full = record(recorder_of(target), images, transform=TRANSFORM)
@@ -191,6 +260,19 @@ def test_a_store_in_use_is_refused(target: nn.Module, images: Images, tmp_path: 
     (tmp_path / "s").mkdir()
     with FileLock(tmp_path / "s" / "lock"), pytest.raises(StoreError, match="another process is recording"):
         record(recorder_of(target), images, transform=TRANSFORM, store=tmp_path / "s")
+    assert len(record(recorder_of(target), images, transform=TRANSFORM, store=tmp_path / "s").ids) == 50
+
+
+def test_what_cannot_be_a_folder_is_refused(target: nn.Module, images: Images, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    for store in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(StoreError, match="Expected a folder to write a store into"):
+            record(recorder_of(target), images, transform=TRANSFORM, store=store)
+
+
+def test_a_store_whose_manifest_was_cut_off_is_begun_again(target: nn.Module, images: Images, tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    (tmp_path / "s" / ".manifest.json.99.part").write_text("{")
     assert len(record(recorder_of(target), images, transform=TRANSFORM, store=tmp_path / "s").ids) == 50
 
 
@@ -210,6 +292,9 @@ def test_a_truncated_or_edited_store_is_refused(target: nn.Module, images: Image
         open_store(tmp_path / "s")
     manifest = tmp_path / "t" / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 99}))
+    (tmp_path / "s" / "images.json").unlink()
+    with pytest.raises(StoreError, match=r"images.json' cannot be read"):
+        open_store(tmp_path / "s")
     with pytest.raises(StoreError, match="has 99"):
         open_store(tmp_path / "t")
     manifest.write_text("{")
@@ -238,6 +323,30 @@ def test_a_full_disk_is_a_clear_error_and_the_store_goes_on(target: nn.Module, i
     here = record(recorder_of(target), images, transform=TRANSFORM, batch_size=8)
     assert np.allclose(resumed["features.18"], here["features.18"], atol=1e-5)  # another process: another number of threads
     assert len(resumed.ids) == 50
+
+
+def test_a_full_disk_at_the_end_is_a_clear_error_too(
+    target: nn.Module, images: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, rows: tuple[int, ...], row_size: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("neuroprobe.store._close_gaps", full)
+        with pytest.raises(StoreError, match="make room, and record into the same store"):
+            record(recorder_of(target), images, transform=TRANSFORM, store=tmp_path / "s")
+    assert len(record(recorder_of(target), images, transform=TRANSFORM, store=tmp_path / "s").ids) == 50
+
+
+def test_processes_that_do_not_share_the_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="Choose a folder that all machines share"):
+        StoreKeeper(tmp_path / "s", identity={}, layers=("0",), rank=1)
+    keeper = StoreKeeper(tmp_path / "s", identity={}, layers=("0",))
+    keeper.keep(BatchRecord(0, [0, 1], ["a", "b"], ["", ""], {}), {"0": torch.ones(2, 3)})
+    with pytest.raises(StoreError, match=r"the rows of all 4 images .* but 2 are not there"):
+        keeper.finish(Collected(("a", "b", "c", "d"), {}, "", (0, 1, 2, 3), distributed=True), {})
+    with pytest.raises(StoreError, match="was cut off"):
+        open_store(tmp_path / "s")
 
 
 def test_dissect_reads_a_store_like_memory(target: nn.Module, images: Images, tmp_path: Path) -> None:
