@@ -41,6 +41,8 @@ class Activations:
         for layer, array in self.arrays.items():
             if array.ndim != 2 or len(array) != len(self.ids):
                 raise InputError(f"Expected {layer!r} to be [{len(self.ids)}, n_units], but got {array.shape}.")
+            if isinstance(array, np.memmap):
+                continue  # a store is checked batch by batch as it is written; here nothing is read before it is used
             finite = np.isfinite(array)
             if not finite.all():
                 row, unit = (int(i) for i in np.argwhere(~finite)[0])

@@ -31,7 +31,7 @@ def dissect(folder: Path, words: Path, out: Path, *, processes: int) -> str:
         "--images", str(folder), "--on-error", "skip", "--words", str(words), "--clip", str(CLIP_PATH), "--device", "cpu",
         "--batch-size", "8", "--out", str(out / "report"), "--store", str(out / "store"),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=ENVIRONMENT, check=False, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
@@ -87,7 +87,7 @@ def test_summaries_and_series_of_two_processes_are_those_of_one(tmp_path: Path) 
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if processes == 2 else []
         (tmp_path / str(processes)).mkdir()
         command = [sys.executable, *launcher, str(script), str(tmp_path / str(processes))]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]
     one = ActivationSummary.load(tmp_path / "1" / "0.npz")
     values = torch.load(tmp_path / "1" / "0.pt", weights_only=True)
