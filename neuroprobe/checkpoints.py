@@ -103,23 +103,34 @@ def load_checkpoint(model: _Model, checkpoint: Checkpoint, *, name: str | None =
     return model
 
 
-def fingerprint_checkpoints(model: nn.Module, checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
+def fingerprint_each(model: nn.Module, checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
     """Load every checkpoint into a copy of the model, and return the fingerprints by name.
 
     Raises
     ------
     CheckpointError
-        None are given, one does not fit, or two have the same weights.
+        None are given, or one does not fit.
     """
     if not checkpoints:
         raise CheckpointError("Expected at least one checkpoint, but got none.")
     model = copy.deepcopy(model)
+    return {name: fingerprint_model(load_checkpoint(model, checkpoint, name=name)) for name, checkpoint in checkpoints.items()}
+
+
+def fingerprint_checkpoints(model: nn.Module, checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
+    """The fingerprints by name, if all of them differ.
+
+    Raises
+    ------
+    CheckpointError
+        As `fingerprint_each`, or two have the same weights.
+    """
+    fingerprints = fingerprint_each(model, checkpoints)
     names: dict[str, str] = {}
-    for name, checkpoint in checkpoints.items():
-        fingerprint = fingerprint_model(load_checkpoint(model, checkpoint, name=name))
+    for name, fingerprint in fingerprints.items():
         if fingerprint in names:
             raise CheckpointError(
                 f"Expected checkpoints that differ, but {names[fingerprint]!r} and {name!r} have the same weights. Remove one of them."
             )
         names[fingerprint] = name
-    return {name: fingerprint for fingerprint, name in names.items()}
+    return fingerprints

@@ -97,7 +97,9 @@ def _add_dissect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--words", type=Path, required=True, metavar="FILE", help="word list: UTF-8, one concept per line")
     parser.add_argument("--template", default="{}", help="prompt with one {} for the word (default: the word alone)")
     parser.add_argument("--similarity", default="soft_wpmi", help="similarity function (default: %(default)s)")
-    parser.add_argument("--pooling", default="mean", choices=("mean", "max"), help="over positions (default: %(default)s)")
+    parser.add_argument(
+        "--pooling", default="mean", choices=("mean", "max", "class_token", "mean_tokens"), help="over positions (default: %(default)s)"
+    )
     parser.add_argument(
         "--store", type=Path, metavar="DIR", help="keep the activations there, and go on from there if cut off (default: in memory)"
     )
@@ -136,7 +138,9 @@ def _add_common(parser: argparse.ArgumentParser, *, out: str) -> None:
     )
     parser.add_argument("--layers", nargs="+", required=True, metavar="LAYER", help="exact module names, as in model.named_modules()")
     parser.add_argument(
-        "--layout", choices=("nchw", "nhwc", "nlc"), help="where the units are in a layer's output (default: from the modules' types)"
+        "--layout",
+        choices=("nchw", "nhwc", "nlc", "lnc"),
+        help="where the units are in a layer's output (default: from the modules' types)",
     )
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of images, searched recursively")
     parser.add_argument(
@@ -194,10 +198,8 @@ def _probe(arguments: argparse.Namespace) -> None:
 
     vocabulary = Vocabulary.probing_blog()
     if arguments.words:
-        names = {path.stem: Vocabulary.from_file(path).names for path in arguments.words}
-        vocabulary = Vocabulary(
-            [ConceptGroup(group, tuple(name for name in listed if name != "none"), none="none") for group, listed in names.items()]
-        )
+        listed = [(path.stem, Vocabulary.from_file(path).names) for path in arguments.words]
+        vocabulary = Vocabulary([ConceptGroup(group, tuple(n for n in names if n != "none"), none="none") for group, names in listed])
     images, source, model, transform = _inputs(arguments, vocabulary)
     report = probe_model(
         model,

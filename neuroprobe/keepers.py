@@ -27,6 +27,8 @@ def converted(values: torch.Tensor, dtype: ValueType, *, layer: str) -> torch.Te
     InputError
         A value is too large for the type: it would become infinite.
     """
+    if dtype == "float32":
+        return values
     kept = values.to(getattr(torch, dtype))
     if not torch.isfinite(kept).all():
         largest = float(values.abs().max())

@@ -15,7 +15,7 @@ from torch import nn
 
 import neuroprobe
 from neuroprobe.activations import Activations
-from neuroprobe.checkpoints import Checkpoint, load_checkpoint
+from neuroprobe.checkpoints import Checkpoint, fingerprint_each, load_checkpoint
 from neuroprobe.collection import Consumer, Transform, collect
 from neuroprobe.distributed import rank_and_size
 from neuroprobe.exceptions import InputError, StoreError
@@ -228,11 +228,9 @@ def record_checkpoints(
 
 def _same_weights(model: nn.Module, checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
     """Every checkpoint's name, and the first name under which its weights came."""
-    model = copy.deepcopy(model)
     first: dict[str, str] = {}
     names = {}
-    for name, checkpoint in checkpoints.items():
-        fingerprint = fingerprint_model(load_checkpoint(model, checkpoint, name=name))
+    for name, fingerprint in fingerprint_each(model, checkpoints).items():
         names[name] = first.setdefault(fingerprint, name)
         if names[name] != name:
             _log.warning("The checkpoints %r and %r have the same weights.", names[name], name)

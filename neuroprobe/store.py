@@ -187,7 +187,7 @@ class StoreKeeper:
             )
 
     def _complete(self, collected: Collected, metadata: Mapping[str, Any]) -> None:
-        widths = self._widths or self._widths_of_journals()
+        widths = self._widths
         for i, layer in enumerate(self.layers):
             _close_gaps(self.folder / _layer_file(i), collected.rows, widths[layer] * self._dtype.itemsize)
         images = {"ids": collected.ids, "skipped": dict(collected.skipped), "fingerprint": collected.fingerprint}
@@ -197,10 +197,6 @@ class StoreKeeper:
         write_whole(self.folder / "manifest.json", json.dumps(manifest, indent=2).encode())
         for journal in self.folder.glob("journal-*.jsonl"):
             journal.unlink()
-
-    def _widths_of_journals(self) -> dict[str, int]:
-        self._whole_batches()
-        return self._widths
 
     def close(self) -> None:
         """Close the files."""

@@ -237,3 +237,19 @@ def test_python_dash_m_runs_the_same_program(tmp_path: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stderr.startswith("neuroprobe: Expected at least 300 images")
+
+
+def test_two_word_lists_of_one_name_are_refused_and_none_of_them_is_dropped(
+    folder: Path, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "colours.txt").write_text("orange\npink\n")
+    sizes = ("--positives", "10", "--negatives", "20")
+    assert main(probe_arguments(folder, tmp_path / "out", "--words", str(words), "--words", str(tmp_path / "colours.txt"), *sizes)) == 2
+    assert "'colours' occurs twice" in the_line(capsys)
+
+
+def test_none_in_a_word_list_is_the_groups_own(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "colours.txt").write_text("red\nblue\nnone\n")
+    sizes = ("--positives", "10", "--negatives", "20")
+    assert main(probe_arguments(folder, tmp_path / "out", "--words", str(tmp_path / "colours.txt"), *sizes)) == 0
+    assert set(ProbeReport.load(tmp_path / "out").table["concept"]) == {"red", "blue"}
