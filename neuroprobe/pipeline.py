@@ -16,9 +16,10 @@ from neuroprobe.exceptions import UnreadableImageError
 from neuroprobe.forward_pass import ForwardPass
 from neuroprobe.images import Images
 from neuroprobe.pooling import Layout, Pooling
+from neuroprobe.probe_report import ProbeReport
 from neuroprobe.recorder import ActivationRecorder, check_layers
 from neuroprobe.recording import record_beside
-from neuroprobe.report import LabelReport, ProbeReport
+from neuroprobe.report import LabelReport
 from neuroprobe.similarity import Similarity, check_parameters
 from neuroprobe.study import BLOG_PROBES, POOLINGS, Features, ProbingStudy, check_jobs, check_probes, check_seeds, check_split
 

@@ -26,6 +26,8 @@ from neuroprobe.fingerprints import fingerprint_bytes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from neuroprobe.probe_report import ProbeReport as ProbeReport
+
 _SHOWN_ROWS = 10
 
 
@@ -229,34 +231,6 @@ class LabelReport(Report):
         return plot_labels(self._table, ax=ax)
 
 
-class ProbeReport(Report):
-    """How well probes read concepts from layers, as `neuroprobe.ProbingStudy` measures it.
-
-    Columns: concept, checkpoint, layer, probe (its full name), scope, kind, features, seed, n_train, n_test,
-    train_accuracy, test_accuracy (on the held-out part, which the probe has not seen) and baseline (the share of
-    the more frequent class in that part).
-    """
-
-    name = "probes"
-    title = "Which layers know a concept"
-    required = (
-        "concept", "layer", "scope", "kind", "features", "seed", "n_train", "n_test", "train_accuracy", "test_accuracy", "baseline",
-    )  # fmt: skip
-    text_columns = ("concept", "checkpoint", "layer", "probe", "scope", "kind", "features")
-
-    def summary(self) -> str:
-        columns = [c for c in ("concept", "layer", "checkpoint") if c in self._table]
-        counts = ", ".join(f"{self._table[column].nunique()} {column}s" for column in columns)
-        accuracy, baseline = self._table["test_accuracy"].mean(), self._table["baseline"].mean()
-        return f"{len(self._table)} probes: {counts}; mean test accuracy {accuracy:.3f}, mean baseline {baseline:.3f}"
-
-    def plot(self, ax: Axes | None = None) -> Axes:
-        """Mean test accuracy of every kind of probe along the layers, and the baseline."""
-        from neuroprobe.plots import plot_layers
-
-        return plot_layers(self._table, ax=ax)
-
-
 def check_writable(folder: str | Path) -> None:
     """Raise `InputError` if a report could not be saved in this folder, there already or not; nothing is made."""
     there = next(path for path in (Path(folder).absolute(), *Path(folder).absolute().parents) if os.path.lexists(path))
@@ -299,3 +273,11 @@ def _written(text: str, path: str | Path | None) -> str:
         # a file's name that is no UTF-8 has surrogates; JSON reads them back from their escapes
         write_whole(Path(path), text.encode(errors="backslashreplace"))
     return text
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ProbeReport":  # lives in its own module now, which imports this one
+        from neuroprobe.probe_report import ProbeReport
+
+        return ProbeReport
+    raise AttributeError(f"module 'neuroprobe.report' has no attribute {name!r}")

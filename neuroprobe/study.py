@@ -25,9 +25,10 @@ from neuroprobe.forward_pass import ForwardPass
 from neuroprobe.functions import identify_function
 from neuroprobe.images import Images
 from neuroprobe.pooling import Layout
+from neuroprobe.probe_report import ProbeReport
 from neuroprobe.probes import make_probe
 from neuroprobe.recorder import ActivationRecorder, check_layers
-from neuroprobe.report import ProbeReport, versions
+from neuroprobe.report import versions
 
 Features: TypeAlias = Literal["pooled", "spatial"]
 

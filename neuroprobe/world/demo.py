@@ -11,7 +11,8 @@ from neuroprobe.encoders import ClipEncoder
 from neuroprobe.exceptions import InputError
 from neuroprobe.images import Images
 from neuroprobe.pipeline import dissect_model, probe_model
-from neuroprobe.report import LabelReport, ProbeReport, check_writable
+from neuroprobe.probe_report import ProbeReport
+from neuroprobe.report import LabelReport, check_writable
 from neuroprobe.study import check_seeds
 from neuroprobe.vocabulary import Vocabulary
 from neuroprobe.world import CLIP_PATH, world_vocabulary
