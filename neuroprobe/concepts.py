@@ -1,18 +1,18 @@
-"""Concept sources: which images show which concept, as scores or as sets of positives and negatives."""
+"""Concept sources: which images show which concept, as scores; ranked into sets by `neuroprobe.concept_sets`."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
 from neuroprobe.collection import BatchRecord, Collected, Transform, collect
+from neuroprobe.concept_sets import ConceptSet as ConceptSet
+from neuroprobe.concept_sets import ConceptSets as ConceptSets
+from neuroprobe.concept_sets import check_ranking, rank_groups
 from neuroprobe.encoders import ImageTextEncoder
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.images import Images
@@ -85,8 +85,9 @@ class ConceptSource:
         progress: bool | None = None,
     ) -> ConceptSets:
         """Score the images and rank them within every group; see `ConceptScores.rank`."""
-        _check_groups(self.vocabulary)
-        _check_ranking(len(images), n_positive, n_negative, seed, self._softmax_temperature())
+        check_ranking(self.vocabulary, len(images), n_positive=n_positive, n_negative=n_negative, seed=seed)
+        if self._softmax_temperature() is None:
+            raise InputError(_NO_TEMPERATURE)
         scores = self.score(images, batch_size=batch_size, workers=workers, progress=progress)
         return scores.rank(n_positive=n_positive, n_negative=n_negative, seed=seed)
 
@@ -213,108 +214,15 @@ class ConceptScores:
             Fewer images than positives and negatives together, a negative seed, no temperature, or a group of one
             name, within which every image is as likely as every other.
         """
-        _check_groups(self.vocabulary)
-        _check_ranking(len(self.ids), n_positive, n_negative, seed, self.temperature)
-        sets = {}
-        for group in self.vocabulary.groups:
-            likelihoods = self.likelihoods(group.name)
-            for column, name in enumerate(group.concepts):
-                ranking = torch.argsort(likelihoods[:, column], descending=True, stable=True).numpy()
-                generator = np.random.default_rng((seed, zlib.crc32(f"{group.name}/{name}".encode())))
-                others = np.sort(ranking[n_positive:])  # so that rounding, which can turn neighbours round, changes no draw
-                negatives = generator.choice(others, size=n_negative, replace=False)
-                sets[name] = ConceptSet(name, group.name, self._ids_of(ranking[:n_positive]), self._ids_of(negatives))
+        likelihoods = {group.name: self.likelihoods(group.name).numpy() for group in self.vocabulary.groups}
+        sets = rank_groups(self.vocabulary, likelihoods, self.ids, n_positive=n_positive, n_negative=n_negative, seed=seed)
         return ConceptSets(sets, {**self.metadata, "temperature": self.temperature, "seed": seed})
-
-    def _ids_of(self, rows: npt.NDArray[Any]) -> tuple[str, ...]:
-        return tuple(self.ids[int(row)] for row in rows)
 
     def __repr__(self) -> str:
         return f"ConceptScores({len(self.ids)} images, {len(self.concepts)} concepts)"
 
 
-@dataclass(frozen=True)
-class ConceptSet:
-    """Ids of images that show a concept (`positives`) and of others (`negatives`).
-
-    Raises
-    ------
-    InputError
-        An image on both sides or twice on one, or an empty side.
-    """
-
-    concept: str
-    group: str
-    positives: tuple[str, ...]
-    negatives: tuple[str, ...]
-
-    def __post_init__(self) -> None:
-        for side in (self.positives, self.negatives):
-            if not side or len(set(side)) < len(side):
-                raise InputError(
-                    f"Expected positives and negatives of {self.concept!r}, each image once, but a side is empty or repeats one."
-                )
-        both = set(self.positives) & set(self.negatives)
-        if both:
-            raise InputError(f"Expected no image on both sides of {self.concept!r}, but {sorted(both)[0]!r} is.")
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """Positives, then negatives."""
-        return self.positives + self.negatives
-
-    @property
-    def targets(self) -> npt.NDArray[np.int64]:
-        """1 for every positive, 0 for every negative, in the order of `ids`."""
-        return np.repeat([1, 0], [len(self.positives), len(self.negatives)])
-
-
-@dataclass(frozen=True, eq=False)
-class ConceptSets(Mapping[str, ConceptSet]):
-    """A `ConceptSet` per concept, and what they were made from."""
-
-    sets: Mapping[str, ConceptSet]
-    metadata: Mapping[str, Any]
-
-    def __getitem__(self, concept: str) -> ConceptSet:
-        if concept not in self.sets:
-            raise UnknownNameError(f"Expected a concept with sets, but got {concept!r}. {suggest(concept, self.sets)}")
-        return self.sets[concept]
-
-    def __contains__(self, concept: object) -> bool:
-        return concept in self.sets
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.sets)
-
-    def __len__(self) -> int:
-        return len(self.sets)
-
-
 _NO_TEMPERATURE = "Expected an encoder with `logit_scale`, or a temperature: ConceptSource(encoder, vocabulary, temperature=0.01)."
-
-
-def _check_groups(vocabulary: Vocabulary) -> None:
-    for group in vocabulary.groups:
-        if len(group.names) < 2:
-            raise InputError(
-                f"Expected at least two names in a group that is ranked, but {group.name!r} has only {group.names[0]!r}, which would be "
-                "equally likely everywhere. Add what else an image may show, or none='none'."
-            )
-
-
-def _check_ranking(n_images: int, n_positive: int, n_negative: int, seed: int, temperature: float | None) -> None:
-    if temperature is None:
-        raise InputError(_NO_TEMPERATURE)
-    if seed < 0:
-        raise InputError(f"Expected a seed of 0 or more, but got {seed}.")
-    if n_positive < 1 or n_negative < 1:
-        raise InputError(f"Expected at least one positive and one negative, but got {n_positive} and {n_negative}.")
-    if n_images < n_positive + n_negative:
-        raise InputError(
-            f"Expected at least {n_positive + n_negative} images ({n_positive} positives and {n_negative} negatives), "
-            f"but got {n_images}. Give more images, or ask for smaller sets."
-        )
 
 
 def _checked(vectors: torch.Tensor, n: int, method: str) -> torch.Tensor:

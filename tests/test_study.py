@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from neuroprobe.concepts import ConceptSet, ConceptSets
+from neuroprobe.concept_sets import ConceptSet, ConceptSets
 from neuroprobe.exceptions import CheckpointError, InputError, UnknownNameError
 from neuroprobe.images import Images
 from neuroprobe.probes import LinearProbe, NonlinearProbe
