@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
+import torchvision
+from torchvision.models import ResNet50_Weights, Weights, WeightsEnum, get_model_weights
 
-from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.vocabulary import ConceptGroup, Vocabulary
+from neuroprobe.exceptions import InputError, MissingDependencyError, UnknownNameError
+from neuroprobe.vocabulary import TEMPLATES, ConceptGroup, Vocabulary
 
 
 def prompts(vocabulary: Vocabulary) -> dict[str, tuple[str, ...]]:
@@ -72,7 +75,43 @@ def test_a_single_text_is_one_template_not_its_letters() -> None:
     assert prompts(Vocabulary([ConceptGroup("c", "red", templates="a {}")])) == {"red": ("a red",)}  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", list(TEMPLATES))
+def test_templates_by_name(name: str) -> None:
+    expected = tuple(template.replace("{}", "red") for template in TEMPLATES[name])
+    assert prompts(Vocabulary.from_words(["red"], templates=name)) == {"red": expected}
+    assert prompts(Vocabulary([ConceptGroup("c", ("red",), templates=name)])) == {"red": expected}  # type: ignore[arg-type]
+
+
+def test_the_sets_of_templates_are_the_published_ones() -> None:
+    assert TEMPLATES["photo"] == ("a photo of a {}.",)
+    assert len(TEMPLATES["clip-7"]) == 7
+    assert TEMPLATES["clip-7"][2] == "a origami {}."  # as published, article and all
+
+
+def test_an_unknown_name_of_templates() -> None:
+    with pytest.raises(
+        UnknownNameError, match=r"exactly one '\{\}', or the name of a set of them, but got 'clip7'\. Did you mean 'clip-7'"
+    ):
+        Vocabulary.from_words(["red"], templates="clip7")
+
+
+def test_a_template_that_is_no_text_is_refused() -> None:
+    with pytest.raises(InputError, match=r"a prompt template with exactly one '\{\}', but got 3"):
+        ConceptGroup("colour", ("red",), templates=("{}", 3))  # type: ignore[arg-type]
+
+
 # --- vocabularies
+
+
+@pytest.mark.parametrize("wrong", [["x"], "x", 5, [ConceptGroup("a", ("red",)), "blue"], ("red", "blue")])
+def test_words_in_place_of_groups_are_refused(wrong) -> None:
+    with pytest.raises(InputError, match=r"ConceptGroup, but got .*\. For words: Vocabulary\.from_words\(\[\.\.\.\]\)\."):
+        Vocabulary(wrong)
+
+
+def test_one_group_in_place_of_a_list_is_refused() -> None:
+    with pytest.raises(InputError, match=r"the single group 'a'\. Write Vocabulary\(\[group\]\)"):
+        Vocabulary(ConceptGroup("a", ("red",)))  # type: ignore[arg-type]
 
 
 def test_the_blogs_groups() -> None:
@@ -123,6 +162,24 @@ def test_from_words_refuses_one_text_an_empty_list_and_doubles() -> None:
         Vocabulary.from_words([])
     with pytest.raises(InputError, match="'red' occurs twice"):
         Vocabulary.from_words(["red", "blue", "red"])
+
+
+def test_doubles_may_be_dropped() -> None:
+    words = ["red", "blue", "Red", "red", "blue"]
+    assert Vocabulary.from_words(words, duplicates="drop").names == ("red", "blue", "Red")
+    with pytest.raises(InputError, match="`duplicates` to be 'raise' or 'drop', but got 'keep'"):
+        Vocabulary.from_words(words, duplicates="keep")  # type: ignore[arg-type]
+
+
+def test_from_words_refuses_what_is_no_list() -> None:
+    with pytest.raises(InputError, match="a list of words, but got 5"):
+        Vocabulary.from_words(5)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"names that are not empty in words, but got \['red'\]"):
+        Vocabulary.from_words([["red"]])  # type: ignore[list-item]
+
+
+def test_one_word_is_a_vocabulary() -> None:
+    assert Vocabulary.from_words(["red"]).names == ("red",)
 
 
 def test_from_words_takes_a_generator() -> None:
@@ -183,6 +240,11 @@ def test_a_word_twice_in_a_file_is_refused(tmp_path: Path) -> None:
         Vocabulary.from_file(word_list(tmp_path, b"red\nblue\n red\n"))
 
 
+def test_doubles_in_a_file_may_be_dropped(tmp_path: Path) -> None:
+    path = word_list(tmp_path, b"red\r\nblue\r\n red \r\n")
+    assert Vocabulary.from_file(path, duplicates="drop").names == ("red", "blue")
+
+
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nothing\.txt' cannot be read: No such file"):
         Vocabulary.from_file(tmp_path / "nothing.txt")
@@ -196,3 +258,88 @@ def test_a_hundred_thousand_words(tmp_path: Path) -> None:
     assert (len(vocabulary), vocabulary.names[99_999]) == (100_000, "word 99999")
     assert vocabulary.concepts[-1].prompts == ("a word 99999",)
     assert vocabulary.group_of("word 99999").name == "my words"
+
+
+# --- torchvision's classes
+
+
+def test_the_classes_of_every_weights_that_has_some() -> None:
+    seen = set()
+    for name in torchvision.models.list_models():
+        for weights in get_model_weights(name):
+            categories = [c for c in weights.meta.get("categories") or () if c not in ("__background__", "N/A", "")]
+            if categories and tuple(categories) not in seen:
+                seen.add(tuple(categories))
+                assert Vocabulary.from_weights(weights).names == tuple(dict.fromkeys(categories))
+    assert {len(categories) for categories in seen} >= {1000, 80, 20, 400}  # ImageNet, COCO, VOC, Kinetics
+
+
+def test_weights_by_model_by_name_and_themselves() -> None:
+    vocabulary = Vocabulary.from_weights(ResNet50_Weights.IMAGENET1K_V2, templates="photo")
+    assert (len(vocabulary), vocabulary.groups[0].name) == (1000, "ResNet50_Weights.IMAGENET1K_V2")
+    assert vocabulary.concepts[0].prompts == ("a photo of a tench.",)
+    for same in ("resnet50", "ResNet50_Weights.IMAGENET1K_V2", "ResNet50_Weights.DEFAULT"):
+        assert Vocabulary.from_weights(same, templates="photo").fingerprint == vocabulary.fingerprint
+
+
+def test_a_class_name_that_occurs_twice_is_one_concept() -> None:
+    class SomeWeights(WeightsEnum):
+        V1 = Weights("", lambda x: x, {"categories": ["crane", "__background__", "maillot", "crane", "N/A", "maillot"]})
+
+    assert Vocabulary.from_weights(SomeWeights.V1).names == ("crane", "maillot")
+
+
+@pytest.mark.parametrize("wrong", ["resnet51", "ResNet50_Weights.IMAGENET1K_V9", "ResNet50_Weights", "", 5, None])
+def test_unknown_weights(wrong) -> None:
+    with pytest.raises(UnknownNameError, match=r"weights of torchvision, their name such as .*, or a model's, but got"):
+        Vocabulary.from_weights(wrong)
+
+
+def test_weights_without_classes() -> None:
+    with pytest.raises(InputError, match=r"weights that name their classes, but Raft_Large_Weights\.C_T_SKHT_V2 has no categories"):
+        Vocabulary.from_weights("raft_large")
+
+
+# --- frequent words
+
+
+def test_the_most_frequent_words() -> None:
+    wordfreq = pytest.importorskip("wordfreq")
+    vocabulary = Vocabulary.from_frequency(3000, templates="a {}")
+    assert vocabulary.names[:3] == ("the", "to", "and")
+    assert vocabulary.concepts[0].prompts == ("a the",)
+    frequencies = [wordfreq.word_frequency(word, "en") for word in vocabulary.names]
+    assert frequencies == sorted(frequencies, reverse=True)
+    least = min(frequencies)
+    missing = [w for w in wordfreq.top_n_list("en", 3100) if w not in vocabulary.names and not any(c.isdigit() for c in w)]
+    assert all(wordfreq.word_frequency(word, "en") <= least for word in missing)
+    assert not any(character.isdigit() for word in vocabulary.names for character in word)
+
+
+def test_frequent_words_of_other_languages() -> None:
+    pytest.importorskip("wordfreq")
+    assert Vocabulary.from_frequency(10, language="de").names[:2] == ("die", "der")
+    assert Vocabulary.from_frequency(5, language="ja").names[0] == "の"
+
+
+@pytest.mark.parametrize("language", ["xx", "", "no such language"])
+def test_a_language_without_words(language: str) -> None:
+    pytest.importorskip("wordfreq")
+    with pytest.raises(InputError, match=f"a language of wordfreq, but got {language!r}"):
+        Vocabulary.from_frequency(5, language=language)
+
+
+def test_more_words_than_there_are() -> None:
+    pytest.importorskip("wordfreq")
+    with pytest.raises(InputError, match=r"10000000 words of 'en', but wordfreq has \d+\. Ask for fewer"):
+        Vocabulary.from_frequency(10_000_000)
+    with pytest.raises(InputError, match="`n` to be at least 1, but got 0"):
+        Vocabulary.from_frequency(0)
+
+
+def test_without_wordfreq_the_package_is_named(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "wordfreq", None)
+    with pytest.raises(
+        MissingDependencyError, match=r"wordfreq for the most frequent words\. Install it: pip install 'neuroprobe-clip\[words\]'"
+    ):
+        Vocabulary.from_frequency(5)
