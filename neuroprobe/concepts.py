@@ -12,10 +12,11 @@ from torch.nn import functional as F
 from neuroprobe.collection import BatchRecord, Collected, Transform, collect
 from neuroprobe.concept_sets import ConceptSet as ConceptSet
 from neuroprobe.concept_sets import ConceptSets as ConceptSets
-from neuroprobe.concept_sets import check_ranking, rank_groups
 from neuroprobe.encoders import ImageTextEncoder
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.images import Images
+from neuroprobe.near_duplicates import near_duplicate_vectors
+from neuroprobe.ranking import Negatives, Ranking, rank_groups
 from neuroprobe.vocabulary import Vocabulary
 
 
@@ -80,16 +81,21 @@ class ConceptSource:
         n_positive: int = 100,
         n_negative: int = 200,
         seed: int = 0,
+        negatives: Negatives = "random",
+        gap: int = 0,
+        near_duplicates: Mapping[str, int] | float | None = None,
+        n_types: int = 20,
         batch_size: int = 64,
         workers: int = 0,
         progress: bool | None = None,
     ) -> ConceptSets:
         """Score the images and rank them within every group; see `ConceptScores.rank`."""
-        check_ranking(self.vocabulary, len(images), n_positive=n_positive, n_negative=n_negative, seed=seed)
+        ranking = Ranking(n_positive=n_positive, n_negative=n_negative, seed=seed, negatives=negatives, gap=gap, n_types=n_types)
         if self._softmax_temperature() is None:
             raise InputError(_NO_TEMPERATURE)
+        ranking.check(self.vocabulary, images.known_length)
         scores = self.score(images, batch_size=batch_size, workers=workers, progress=progress)
-        return scores.rank(n_positive=n_positive, n_negative=n_negative, seed=seed)
+        return scores.rank(**ranking.parameters, near_duplicates=near_duplicates)
 
     def _softmax_temperature(self) -> float | None:
         scale = getattr(self.encoder, "logit_scale", None)
@@ -196,7 +202,17 @@ class ConceptScores:
         rows = [i for i, concept in enumerate(self.vocabulary.concepts) if concept.group == group]
         return torch.softmax(self.image_vectors @ self.text_vectors[rows].T / self.temperature, dim=1)
 
-    def rank(self, *, n_positive: int = 100, n_negative: int = 200, seed: int = 0) -> ConceptSets:
+    def rank(
+        self,
+        *,
+        n_positive: int = 100,
+        n_negative: int = 200,
+        seed: int = 0,
+        negatives: Negatives = "random",
+        gap: int = 0,
+        near_duplicates: Mapping[str, int] | float | None = None,
+        n_types: int = 20,
+    ) -> ConceptSets:
         """Positives and negatives for every concept, as the probing blog takes them.
 
         The likeliest images by the softmax within the concept's group are the positives; the negatives are
@@ -204,9 +220,12 @@ class ConceptScores:
 
         Parameters
         ----------
-        n_positive : int, default 100
-        n_negative : int, default 200
-        seed : int, default 0
+        n_positive, n_negative, seed, negatives, gap, n_types
+            As in `neuroprobe.ranking.Ranking`.
+        near_duplicates : mapping from id to group, or float, optional
+            Groups as from `neuroprobe.near_duplicates.near_duplicates(images)`, or the cosine similarity of embeddings
+            from which on two images are near-duplicates. No near-duplicate of a positive becomes a negative, and a split
+            keeps them together. By default no two images are taken for near-duplicates.
 
         Raises
         ------
@@ -214,9 +233,15 @@ class ConceptScores:
             Fewer images than positives and negatives together, a negative seed, no temperature, or a group of one
             name, within which every image is as likely as every other.
         """
+        ranking = Ranking(n_positive=n_positive, n_negative=n_negative, seed=seed, negatives=negatives, gap=gap, n_types=n_types)
+        ranking.check(self.vocabulary, len(self.ids))
+        vectors, groups = self.image_vectors.numpy(), near_duplicates
+        if isinstance(groups, (int, float)):
+            groups = near_duplicate_vectors(self.ids, vectors, min_cosine=groups)
         likelihoods = {group.name: self.likelihoods(group.name).numpy() for group in self.vocabulary.groups}
-        sets = rank_groups(self.vocabulary, likelihoods, self.ids, n_positive=n_positive, n_negative=n_negative, seed=seed)
-        return ConceptSets(sets, {**self.metadata, "temperature": self.temperature, "seed": seed})
+        sets = rank_groups(self.vocabulary, likelihoods, self.ids, ranking, vectors=vectors, duplicates=groups)
+        known = near_duplicates if near_duplicates is None or isinstance(near_duplicates, (int, float)) else "given"
+        return ConceptSets(sets, {**self.metadata, "temperature": self.temperature, **ranking.parameters, "near_duplicates": known})
 
     def __repr__(self) -> str:
         return f"ConceptScores({len(self.ids)} images, {len(self.concepts)} concepts)"
