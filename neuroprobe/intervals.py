@@ -49,7 +49,8 @@ def wilson_interval(n_right: npt.ArrayLike, n: npt.ArrayLike, *, level: float = 
     share, room = right / total, z**2 / total
     centre = (share + room / 2) / (1 + room)
     half = z / (1 + room) * np.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
-    return np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
+    # without rounding at the ends
+    return np.where(share == 0, 0, np.clip(centre - half, 0, 1)), np.where(share == 1, 1, np.clip(centre + half, 0, 1))
 
 
 def corrected_interval(scores: npt.ArrayLike, *, n_train: npt.ArrayLike, n_test: npt.ArrayLike, level: float = 0.95) -> Interval:
