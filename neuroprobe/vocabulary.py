@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -351,7 +352,7 @@ def _find_weights(weights: str | WeightsEnum) -> WeightsEnum:
 
 def _frequent_words(language: str) -> Iterator[str]:
     try:
-        import wordfreq
+        wordfreq = importlib.import_module("wordfreq")
     except ImportError as error:
         raise MissingDependencyError(
             "Expected the package wordfreq for the most frequent words. Install it: pip install 'neuroprobe-clip[words]'"
