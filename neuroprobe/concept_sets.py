@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Collection, Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from sklearn.model_selection import train_test_split
 
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.images import Images
+from neuroprobe.splits import split_set as split_set
 
 #: Fields of a `ConceptSet` that hold one value per image.
 _PER_IMAGE = ("duplicates", "types", "likelihoods", "ranks")
@@ -107,10 +107,24 @@ class ConceptSet:
         for name, side in (("positives", self.positives), ("negatives", self.negatives)):
             if gone.issuperset(side):
                 raise InputError(f"Expected some of the {name} of {self.concept!r} to be left, but all {len(side)} are to go.")
+        n = len(self.positives)
         kept = [row for row, id_ in enumerate(self.ids) if id_ not in gone]
-        values: dict[str, Any] = {name: tuple(getattr(self, name)[row] for row in kept) for name in _PER_IMAGE if getattr(self, name)}
-        positives, negatives = (tuple(id_ for id_ in side if id_ not in gone) for side in (self.positives, self.negatives))
-        return dataclasses.replace(self, positives=positives, negatives=negatives, **values)
+        return self.reordered([row for row in kept if row < n], [row for row in kept if row >= n])
+
+    def reordered(self, positives: Iterable[int], negatives: Iterable[int]) -> ConceptSet:
+        """A set of these images of this one, on the sides told; everything known of an image goes with it.
+
+        Parameters
+        ----------
+        positives, negatives : iterable of int
+            Rows: positions in `ids`.
+        """
+        sides = [[int(row) for row in rows] for rows in (positives, negatives)]
+        known: dict[str, Any] = {
+            name: tuple(getattr(self, name)[row] for row in (*sides[0], *sides[1])) for name in _PER_IMAGE if getattr(self, name)
+        }
+        ids = [tuple(self.ids[row] for row in rows) for rows in sides]
+        return dataclasses.replace(self, positives=ids[0], negatives=ids[1], **known)
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +169,7 @@ class ConceptSets(Mapping[str, ConceptSet]):
         InputError
             Ids or concepts that occur twice, other values, or fewer images on a side than asked for.
         """
-        shown = _checked_labels(labels)
+        shown = check_labels(labels)
         ids = [str(id_) for id_ in labels.index]
         sets = {}
         for column, concept in enumerate(map(str, labels.columns)):
@@ -258,72 +272,6 @@ class ConceptSets(Mapping[str, ConceptSet]):
         return len(self.sets)
 
 
-def split_set(concept_set: ConceptSet, *, held_out: float, seed: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Hold out a share of each class; near-duplicates stay together.
-
-    Parameters
-    ----------
-    concept_set : ConceptSet
-    held_out : float
-        Share of the images of each class, in (0, 1). A group of near-duplicates that would go over it stays in the
-        training part.
-    seed : int
-
-    Returns
-    -------
-    train, test : ndarray of int, [n_train], [n_test]
-        Rows: positions in ``concept_set.ids``.
-
-    Raises
-    ------
-    InputError
-        `held_out` is not between 0 and 1, or leaves a part with one class.
-    """
-    if not 0 < held_out < 1:
-        raise InputError(f"Expected `held_out` between 0 and 1, but got {held_out}.")
-    targets = concept_set.targets
-    rows = np.arange(len(targets))
-    try:
-        if len(set(concept_set.duplicates)) == len(concept_set.duplicates):
-            train, test = train_test_split(rows, test_size=held_out, stratify=targets, random_state=seed)
-        else:
-            train, test = _split_groups(targets, np.asarray(concept_set.duplicates), held_out, np.random.default_rng(seed))
-    except ValueError as error:
-        raise InputError(_too_few(concept_set, held_out)) from error
-    if len(set(targets[train])) < 2 or len(set(targets[test])) < 2:
-        raise InputError(_too_few(concept_set, held_out))
-    return train, test
-
-
-def _split_groups(
-    targets: npt.NDArray[np.int64], groups: npt.NDArray[np.int64], held_out: float, generator: np.random.Generator
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Of each class, whole groups in random order, as long as they fit into the share that is held out."""
-    held = np.zeros(len(targets), dtype=bool)
-    for target in (0, 1):
-        rows = np.flatnonzero(targets == target)
-        room = round(held_out * len(rows))
-        for group in generator.permutation(np.unique(groups[rows])):
-            members = rows[groups[rows] == group]
-            if len(members) <= room:
-                held[members] = True
-                room -= len(members)
-    return generator.permutation(np.flatnonzero(~held)), generator.permutation(np.flatnonzero(held))
-
-
-def _too_few(concept_set: ConceptSet, held_out: float) -> str:
-    n, groups = len(concept_set.positives), concept_set.duplicates
-    together = len(set(groups)) < len(groups)
-    sizes = (
-        f" (in {len(set(groups[:n]))} and {len(set(groups[n:]))} groups of near-duplicates, which are not taken apart)" if together else ""
-    )
-    return (
-        f"Expected both classes of {concept_set.concept!r} in the training and in the held-out part, but "
-        f"{n} positives and {len(concept_set.negatives)} negatives{sizes} with {held_out:g} of them held out leave one "
-        "with a single class. Give more images, or hold out another share."
-    )
-
-
 def _drawn(rows: npt.NDArray[Any], n: int | None, generator: np.random.Generator, what: str) -> npt.NDArray[Any]:
     """`n` of the rows at random, or all of them in order."""
     if n is not None and n < 1:
@@ -339,7 +287,14 @@ def _checked_seed(seed: int) -> int:
     return seed
 
 
-def _checked_labels(labels: pd.DataFrame) -> npt.NDArray[np.bool_]:
+def check_labels(labels: pd.DataFrame) -> npt.NDArray[np.bool_]:
+    """A table of labels as an array, [n_images, n_concepts].
+
+    Raises
+    ------
+    InputError
+        No table, ids or concepts that occur twice, or values other than True and False (or 1 and 0).
+    """
     if not isinstance(labels, pd.DataFrame) or labels.empty:
         raise InputError(f"Expected a table of labels (a DataFrame, ids down and concepts across), but got {labels!r:.80}.")
     for names, what in ((labels.index, "image"), (labels.columns, "concept")):
