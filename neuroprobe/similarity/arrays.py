@@ -1,0 +1,64 @@
+"""What the similarity functions share: kinds of arrays, and checks of inputs and parameters."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import torch
+
+from neuroprobe.exceptions import InputError
+
+_Array = TypeVar("_Array", bound="np.ndarray[Any, Any] | torch.Tensor")
+
+#: ``f(activations [n_images, n_units], concept_scores [n_images, n_concepts], **parameters)`` -> [n_units, n_concepts].
+Similarity: TypeAlias = Callable[..., Any]
+
+
+def on_tensors(function: Callable[..., torch.Tensor]) -> Callable[..., Any]:
+    """Checks the inputs, computes on float32 tensors, and returns the kind of array that came."""
+
+    @functools.wraps(function)
+    def call(activations: _Array, concept_scores: _Array, **parameters: Any) -> _Array:
+        a, p = (torch.as_tensor(x).float() for x in (activations, concept_scores))
+        _check_inputs(a, p)
+        result = function(a, p, **parameters)
+        return result.numpy() if isinstance(activations, np.ndarray) else result  # type: ignore[return-value]
+
+    return call
+
+
+def _check_inputs(activations: torch.Tensor, concept_scores: torch.Tensor) -> None:
+    shapes = tuple(activations.shape), tuple(concept_scores.shape)
+    if any(len(shape) != 2 or 0 in shape for shape in shapes) or shapes[0][0] != shapes[1][0]:
+        raise InputError(
+            "Expected activations [n_images, n_units] and concept scores [n_images, n_concepts] over the same images, "
+            f"but got {shapes[0]} and {shapes[1]}."
+        )
+    for name, values in (("activations", activations), ("concept scores", concept_scores)):
+        if not bool(torch.isfinite(values).all()):
+            row, column = (int(i) for i in (~torch.isfinite(values)).nonzero()[0])
+            raise InputError(f"Expected finite {name}, but row {row}, column {column} is {values[row, column]}. Leave that image out.")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raise InputError unless it is a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise InputError(f"Expected `{name}` to be at least 1, but got {value!r}. Give a whole number of images.")
+
+
+def check_number(name: str, value: Any, *, low: float = -math.inf, high: float = math.inf, above: bool = False) -> None:
+    """Raise InputError unless it is a finite number in [low, high]; with `above`, in (low, high]."""
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not low <= value <= high or (above and value == low):
+        bounds = "finite" if low == -math.inf else f"{'above' if above else 'at least'} {low:g}"
+        bounds += "" if high == math.inf else f" and at most {high:g}"
+        raise InputError(f"Expected `{name}` to be a number, {bounds}, but got {value!r}.")
+
+
+def share_of(n_images: int, share: float) -> int:
+    """The number of images in a share of them: rounded down, as published, and at least 1."""
+    return max(1, int(n_images * share))

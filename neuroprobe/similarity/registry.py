@@ -1,0 +1,83 @@
+"""Similarity functions by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from neuroprobe.exceptions import InputError, UnknownNameError, suggest
+from neuroprobe.similarity.arrays import Similarity
+from neuroprobe.similarity.detection import auc, auc_parts, average_precision, mean_difference, mean_difference_parts
+from neuroprobe.similarity.linear import (
+    LinearParts,
+    cos_similarity,
+    cos_similarity_cubed,
+    cos_similarity_cubed_parts,
+    cos_similarity_parts,
+    pearson,
+    pearson_parts,
+)
+from neuroprobe.similarity.top_images import rank_reorder, soft_wpmi, wpmi
+
+#: Every similarity function by its name: the one place to add one.
+FUNCTIONS: dict[str, Similarity] = {
+    "cos_similarity": cos_similarity,
+    "cos_similarity_cubed": cos_similarity_cubed,
+    "rank_reorder": rank_reorder,
+    "wpmi": wpmi,
+    "soft_wpmi": soft_wpmi,
+    "pearson": pearson,
+    "auc": auc,
+    "average_precision": average_precision,
+    "mean_difference": mean_difference,
+}
+
+#: Those that are one matrix product: from their parameters to the two sides of it.
+LINEAR: dict[str, Callable[..., LinearParts]] = {
+    "cos_similarity": cos_similarity_parts,
+    "cos_similarity_cubed": cos_similarity_cubed_parts,
+    "pearson": pearson_parts,
+    "auc": auc_parts,
+    "mean_difference": mean_difference_parts,
+}
+
+
+def get_similarity(similarity: str | Similarity) -> tuple[str, Similarity]:
+    """A similarity function's name and itself, from either.
+
+    Raises
+    ------
+    UnknownNameError
+        A name that is none of ours.
+    """
+    if callable(similarity):
+        return str(getattr(similarity, "__name__", type(similarity).__name__)), similarity
+    if similarity not in FUNCTIONS:
+        raise UnknownNameError(f"Expected a similarity function, but got {similarity!r}. {suggest(str(similarity), FUNCTIONS)}")
+    return similarity, FUNCTIONS[similarity]
+
+
+def check_parameters(similarity: str | Similarity, parameters: Mapping[str, Any]) -> None:
+    """Try one of our functions with these parameters on a few numbers; one of the user's is left to its first real call.
+
+    Raises
+    ------
+    UnknownNameError
+        A name that is none of ours.
+    InputError
+        A parameter it does not have, or a value it does not take.
+    """
+    name, function = get_similarity(similarity)
+    if function not in FUNCTIONS.values():
+        return
+    try:
+        function(torch.eye(2), torch.eye(2), **parameters)
+    except TypeError as error:
+        raise InputError(f"Expected parameters of {name}, but {dict(parameters)} do not fit: {error}.") from error
+
+
+def list_similarities() -> list[str]:
+    """The names `dissect` takes for ``similarity``."""
+    return list(FUNCTIONS)
