@@ -2,11 +2,18 @@
 
 What `neuroprobe.dissect` runs. The definitions are the pure functions of `neuroprobe.similarity`; a scorer gives the
 same numbers (up to rounding) and never holds [n_images, n_concepts] or [n_units, n_concepts] whole.
+
+A score is a raw one, which depends on one unit and one concept alone, minus the concept's prior in the unit's layer:
+
+    score[u, c] = raw[u, c] - weight * temperature * log mean_v exp(raw[v, c] / temperature)
+
+with the mean over all units v of the layer: units compete for a concept. Without a prior the weight is 0.
 """
 
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from typing import TypeAlias
 
@@ -14,6 +21,7 @@ import torch
 from typing_extensions import Self
 
 from neuroprobe.concepts import ConceptScores
+from neuroprobe.exceptions import InputError
 
 #: What a scorer keeps of the units; the first axis of every tensor is the units.
 UnitPart: TypeAlias = tuple[torch.Tensor, ...]
@@ -25,10 +33,21 @@ Columns: TypeAlias = "slice | torch.Tensor"
 class Scorer(ABC):
     """A similarity function over one probing set.
 
+    A subclass's `__init__` takes the concept scores and the function's parameters as keyword arguments; it may go
+    through the embeddings once, in blocks, for what all blocks share.
+
     Parameters
     ----------
     scores : ConceptScores
+
+    Attributes
+    ----------
+    prior_weight, prior_temperature : float
+        Of the prior; the weight is 0 for a function without one.
     """
+
+    prior_weight: float = 0.0
+    prior_temperature: float = 1.0
 
     def __init__(self, scores: ConceptScores) -> None:
         self.image_vectors = scores.image_vectors
@@ -57,14 +76,105 @@ class Scorer(ABC):
     def units(self, activations: torch.Tensor) -> UnitPart:
         """What is needed of units, from float32 [n_images, n_units]."""
 
+    def units_from_top(self, rows: torch.Tensor, values: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> UnitPart:
+        """What is needed of units, from what a recording summary knows of them.
+
+        Parameters
+        ----------
+        rows : LongTensor, [n_units, k]
+            The images with the highest activations, highest first.
+        values : Tensor, [n_units, k]
+            Those activations.
+        mean, std : Tensor, [n_units]
+            Over all images.
+
+        Raises
+        ------
+        InputError
+            The function needs every activation, or more images than the summary kept.
+        """
+        raise InputError(
+            f"Expected a similarity function that needs only a unit's highest activations, but {type(self).__name__} needs all of them. "
+            "Record the activations themselves, or choose soft_wpmi, wpmi or peak_mean."
+        )
+
     @abstractmethod
     def block(self, units: UnitPart, columns: Columns) -> torch.Tensor:
-        """Scores of units and some concepts, [n_units, n_columns], before the prior is taken off."""
+        """Raw scores of units and some concepts, [n_units, n_columns]."""
 
-    def prior(self, raw: torch.Tensor) -> torch.Tensor | None:
-        """What is taken off each concept's scores, [n_columns], from the scores [n_units, n_columns] of a whole layer; or None."""
+    def candidates(self, units: UnitPart, columns: torch.Tensor) -> torch.Tensor:
+        """Raw scores of every unit and concepts of its own, [n_units, m] for concepts [n_units, m]."""
+        concepts, place = torch.unique(columns, return_inverse=True)
+        found = torch.empty(columns.shape, dtype=torch.float32, device=columns.device)
+        for start in range(0, len(concepts), 256):
+            inside = (place >= start) & (place < start + 256)
+            owners = inside.any(dim=1).nonzero()[:, 0]
+            raw = self.block(tuple(part[owners] for part in units), concepts[start : start + 256])  # [n_owners, 256]
+            picked = raw.gather(1, (place[owners] - start).clamp(0, raw.shape[1] - 1))
+            found[owners] = torch.where(inside[owners], picked, found[owners])
+        return found
+
+    def concentration(self, units: UnitPart) -> torch.Tensor | None:
+        """How few images carry a unit's score, [n_units], wherever the scores of a random unit depend on it; else None."""
         return None
+
+    def prior(self, raw: torch.Tensor) -> torch.Tensor:
+        """What is taken off every concept's raw scores, [n_columns], from those [n_units, n_columns] of a whole layer."""
+        log_mean = torch.logsumexp(raw / self.prior_temperature, dim=0) - math.log(len(raw))
+        return self.prior_weight * self.prior_temperature * log_mean
 
     def matrix(self, columns: Columns) -> torch.Tensor:
         """Cosine similarities of images and some concepts, [n_images, n_columns]."""
         return self.image_vectors @ self.text_vectors[columns].T
+
+
+class EmbeddingScorer(Scorer):
+    """A weighted sum over images of concept scores, scaled per concept: all of it happens among the embeddings.
+
+    sum_i weights[i, u] (v_i - centre) . t_c / length_c is one product [n_units, d] x [d, n_concepts]; the matrix of
+    images by concepts is never made. `length_c` is the concept scores' own over the images.
+    """
+
+    #: Whether concept scores are taken relative to their mean over the images.
+    centred = True
+
+    @abstractmethod
+    def weights(self, activations: torch.Tensor) -> torch.Tensor:
+        """Weights of images, float32 [n_images, n_units], from activations."""
+
+    def units(self, activations: torch.Tensor) -> UnitPart:
+        weights = self.weights(activations)
+        return weights.T @ self._vectors(), _concentration(weights)
+
+    def block(self, units: UnitPart, columns: Columns) -> torch.Tensor:
+        return units[0] @ self._directions(columns).T
+
+    def candidates(self, units: UnitPart, columns: torch.Tensor) -> torch.Tensor:
+        concepts, place = torch.unique(columns, return_inverse=True)
+        return torch.einsum("ud,umd->um", units[0], self._directions(concepts)[place])
+
+    def concentration(self, units: UnitPart) -> torch.Tensor:
+        return units[1]
+
+    def _vectors(self) -> torch.Tensor:
+        """The images' vectors, about their mean if `centred`, [n_images, d]."""
+        return self.image_vectors - self.image_vectors.mean(dim=0) if self.centred else self.image_vectors
+
+    def _directions(self, columns: Columns) -> torch.Tensor:
+        """The concepts' vectors, so scaled that the concept's scores have length 1 over the images; 0 for one that never varies."""
+        texts = self.text_vectors[columns]
+        lengths = self._lengths(texts)
+        return texts / torch.where(lengths > 1e-6 * math.sqrt(self.n_images), lengths, torch.inf)[:, None]
+
+    def _lengths(self, texts: torch.Tensor) -> torch.Tensor:
+        vectors = self._vectors()
+        if vectors.shape[1] > len(vectors):
+            return (vectors @ texts.T).norm(dim=0)
+        gram = vectors.double().T @ vectors.double()  # [d, d]
+        return ((texts.double() @ gram) * texts).sum(dim=1).clamp_min(0).sqrt().float()
+
+
+def _concentration(weights: torch.Tensor) -> torch.Tensor:
+    """Sum of the fourth powers of weights of length 1: 1 / n where all images weigh the same, 1 where one has all weight."""
+    lengths = weights.norm(dim=0)
+    return (weights / torch.where(lengths > 0, lengths, 1)).pow(4).sum(dim=0)
