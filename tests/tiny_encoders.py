@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import save_clip, tiny_clip
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
 
 from neuroprobe.encoders import import_clip
@@ -159,6 +159,8 @@ def write_clip_tokenizer(folder: Path) -> None:
 
 def write_sentence_tokenizer(folder: Path) -> None:
     """A small tokenizer.json in SigLIP's manner: lower case, an end, and padding with the end."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=False))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -174,12 +176,22 @@ def write_sentence_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps({**names, "model_max_length": 40}))
 
 
-#: What makes a folder, or file, of each kind of tiny encoder.
+#: What makes a folder, or file, of each kind of tiny encoder, of a seed.
 WRITERS = {
-    "clip vit": lambda path, seed: save_clip(path.with_suffix(".pt"), "vit", seed=seed) and path.with_suffix(".pt"),
-    "clip resnet": lambda path, seed: save_clip(path.with_suffix(".pt"), "resnet", seed=seed) and path.with_suffix(".pt"),
+    "clip vit": lambda path, seed: _clip_file(path, "vit", seed),
+    "clip resnet": lambda path, seed: _clip_file(path, "resnet", seed),
     "open_clip": lambda path, seed: open_clip_folder(path, seed=seed),
     "open_clip siglip": lambda path, seed: open_clip_siglip_folder(path, seed=seed),
     "transformers clip": lambda path, seed: transformers_clip_folder(path, seed=seed),
     "transformers siglip": lambda path, seed: transformers_siglip_folder(path, seed=seed),
 }
+
+
+def is_installed(kind: str) -> bool:
+    """Whether the package of this kind is there."""
+    return find_spec(kind.split()[0]) is not None
+
+
+def _clip_file(path: Path, kind: str, seed: int) -> Path:
+    save_clip(path.with_suffix(".pt"), kind, seed=seed)
+    return path.with_suffix(".pt")
