@@ -23,7 +23,7 @@ def images_with(concept_scores: torch.Tensor, share: float) -> torch.Tensor:
 
 def auc_parts(*, share: float = 0.05) -> LinearParts:
     """`auc` as a matrix product: the sum of the positives' centred ranks over both counts, plus a half."""
-    _check_share(share)
+    check_share(share)
 
     def weights(scores: torch.Tensor) -> torch.Tensor:
         labels = images_with(scores, share)
@@ -45,7 +45,7 @@ def _centred_ranks(activations: torch.Tensor) -> torch.Tensor:
 
 def mean_difference_parts(*, share: float = 0.05) -> LinearParts:
     """`mean_difference` as a matrix product."""
-    _check_share(share)
+    check_share(share)
 
     def weights(scores: torch.Tensor) -> torch.Tensor:
         labels = images_with(scores, share)
@@ -62,7 +62,8 @@ def _standardised(activations: torch.Tensor) -> torch.Tensor:
     return centred / torch.where(deviation > 0, deviation, 1)
 
 
-def _check_share(share: float) -> None:
+def check_share(share: float) -> None:
+    """Raise InputError unless `share` is one."""
     check_number("share", share, low=0, high=1, above=True)
 
 
@@ -150,7 +151,7 @@ def average_precision(activations: torch.Tensor, concept_scores: torch.Tensor, *
     InputError
         A share that is not in (0, 1].
     """
-    _check_share(share)
+    check_share(share)
     labels = images_with(concept_scores, share).float()
     at_least = images_at_least(activations)
     found = [_average_precision_of_unit(labels, counts) for counts in at_least]

@@ -1,0 +1,121 @@
+"""Similarity functions that weigh images by how far a unit is above its mean: neuroprobe's own."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from neuroprobe.similarity.arrays import check_number, on_tensors
+from neuroprobe.similarity.linear import LinearParts, centred_columns, unit_columns
+
+
+def standardised(values: torch.Tensor) -> torch.Tensor:
+    """Columns with mean 0 and standard deviation 1; zero where a column never varies."""
+    return unit_columns(centred_columns(values)) * math.sqrt(len(values))
+
+
+def peaks(activations: torch.Tensor, power: float) -> torch.Tensor:
+    """Standardised activations, zero below the mean, to a power, [n_images, n_units]."""
+    return standardised(activations).clamp_min(0).pow(power)
+
+
+def peak_weights(activations: torch.Tensor, power: float) -> torch.Tensor:
+    """Half correlation, half peaks: the standardised activation and its peaks, each of length 1, summed, [n_images, n_units]."""
+    return unit_columns(unit_columns(centred_columns(activations)) + unit_columns(peaks(activations, power)))
+
+
+def peak_correlation_parts(*, power: float = 3.0) -> LinearParts:
+    """`peak_correlation` without competition, as a matrix product."""
+    check_number("power", power, low=1)
+    return LinearParts(lambda activations: peak_weights(activations, power), standardised)
+
+
+def peak_mean_parts(*, power: float = 4.0) -> LinearParts:
+    """`peak_mean` as a matrix product."""
+    check_number("power", power, low=0, above=True)
+
+    def weights(activations: torch.Tensor) -> torch.Tensor:
+        values = peaks(activations, power)
+        return values / values.sum(dim=0).clamp_min(torch.finfo(values.dtype).tiny)
+
+    return LinearParts(weights, standardised)
+
+
+@on_tensors
+def peak_correlation(
+    activations: torch.Tensor,
+    concept_scores: torch.Tensor,
+    *,
+    power: float = 3.0,
+    competition: float = 0.5,
+    temperature: float = 0.5,
+) -> torch.Tensor:
+    """Correlation of a unit with a concept in which the unit's peaks count extra, and units compete for a concept.
+
+    raw[u, c] = sum_i w[i, u] z[i, c]: z are the concept's scores, standardised over the images; w is the unit's
+    standardised activation plus the third power of its positive part, each scaled to length 1, and their sum too.
+    Were the images shuffled, raw would have mean 0 and standard deviation 1. The first half of w finds a faint
+    concept on many images, the second a clear one on few. Then
+
+    score[u, c] = raw[u, c] - competition * temperature * log mean_v exp(raw[v, c] / temperature)
+
+    over all units v: a concept that every unit likes says little. With competition 1 the units of a layer that
+    agree would cancel each other; with a half they do not.
+
+    `neuroprobe.dissect` computes it from decorrelated embeddings (see `neuroprobe.embedding_scorers`), not from raw
+    cosine similarities.
+
+    Parameters
+    ----------
+    activations : array or Tensor, [n_images, n_units]
+    concept_scores : array or Tensor, [n_images, n_concepts]
+    power : float, default 3
+        Of the peaks; at least 1.
+    competition : float, default 0.5
+        From 0, with which no score depends on the other units, to 1.
+    temperature : float, default 0.5
+        Of the mean over units, in standard deviations of raw; above 0.
+
+    Returns
+    -------
+    array or Tensor, [n_units, n_concepts]
+        0 for a unit or a concept that never varies, before competition.
+
+    Raises
+    ------
+    InputError
+        A parameter out of its range.
+    """
+    check_number("competition", competition, low=0, high=1)
+    check_number("temperature", temperature, low=0, above=True)
+    raw = peak_correlation_parts(power=power)(activations, concept_scores)
+    log_mean = torch.logsumexp(raw / temperature, dim=0) - math.log(len(raw))
+    return raw - competition * temperature * log_mean
+
+
+@on_tensors
+def peak_mean(activations: torch.Tensor, concept_scores: torch.Tensor, *, power: float = 4.0) -> torch.Tensor:
+    """Mean of a concept's standardised scores over the images, weighted by the unit's peaks.
+
+    An image's weight is the unit's standardised activation, zero below the mean, to the `power`; the weights sum to 1.
+    No score depends on the other units. A recording summary is enough for it, up to the images it left out.
+
+    Parameters
+    ----------
+    activations : array or Tensor, [n_images, n_units]
+    concept_scores : array or Tensor, [n_images, n_concepts]
+    power : float, default 4
+        Above 0.
+
+    Returns
+    -------
+    array or Tensor, [n_units, n_concepts]
+        In standard deviations of the concept's scores; 0 for a unit or a concept that never varies.
+
+    Raises
+    ------
+    InputError
+        A power that is not above 0.
+    """
+    return peak_mean_parts(power=power)(activations, concept_scores)

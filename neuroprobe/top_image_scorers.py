@@ -1,0 +1,322 @@
+"""Scorers of the similarity functions that are no matrix product: sums over a unit's, or a concept's, highest images.
+
+Each scores blocks of concepts from the embeddings; what they have in common:
+
+- of a unit they need the rows of its highest images (and their values), which a recording's summary keeps too
+  (`units_from_top`); `average_precision` needs all of the unit's activations;
+- the softmax over concepts takes two sweeps over blocks of concepts: one for the logarithms of its denominators, one per
+  image, when the scorer is made; the other when blocks are asked for;
+- a block is cut into parts of the width that fits the cache.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch.nn.functional import embedding_bag
+from typing_extensions import Self
+
+from neuroprobe.concepts import ConceptScores
+from neuroprobe.exceptions import InputError
+from neuroprobe.scoring import Columns, Scorer, UnitPart
+from neuroprobe.similarity.arrays import share_of
+from neuroprobe.similarity.detection import check_share, images_at_least, images_with
+from neuroprobe.similarity.ordering import highest_images, ranks_within, sort_integers
+from neuroprobe.similarity.top_images import (
+    Prior,
+    check_rank_reorder,
+    check_wpmi,
+    example_probabilities,
+    powers,
+    unit_interval,
+)
+
+_PART_BYTES = 1 << 26  # of one [n_images, n_columns] of float32
+_SMALLEST_PRODUCT = 1e-36  # of factors that are multiplied before their logarithm is taken: a normal float32
+_LARGEST_LOGIT = 60.0  # exp of it, times any number of concepts there is memory for, is a float32
+_UNITS = 512  # whose highest images are sorted at a time
+
+
+class TopImageScorer(Scorer):
+    """A function of the highest images of every unit."""
+
+    @property
+    @abstractmethod
+    def k(self) -> int:
+        """How many images of a unit are needed."""
+
+    def units(self, activations: torch.Tensor) -> UnitPart:
+        """The rows of the highest images and their values, from float32 [n_images, n_units]."""
+        rows = highest_images(activations, self.k)
+        return self.units_from_top(rows, activations.T.gather(1, rows))
+
+    def units_from_top(
+        self, rows: torch.Tensor, values: torch.Tensor, mean: torch.Tensor | None = None, std: torch.Tensor | None = None
+    ) -> UnitPart:
+        """What is needed of units, from their highest images alone; `mean` and `std` are not needed.
+
+        Parameters
+        ----------
+        rows : LongTensor, [n_units, at least k]
+            Row numbers, highest first.
+        values : Tensor, the same shape
+            Their activations.
+
+        Raises
+        ------
+        InputError
+            Fewer images than the function needs, or rows that are not among the images.
+        """
+        _check_top(rows, values, self.k, self.n_images)
+        device = self.image_vectors.device
+        return self._unit_part(rows[:, : self.k].long().to(device), values[:, : self.k].float().to(device))
+
+    def _unit_part(self, rows: torch.Tensor, values: torch.Tensor) -> UnitPart:
+        return (rows.contiguous(),)
+
+    def block(self, units: UnitPart, columns: Columns) -> torch.Tensor:
+        """Raw scores of units and some concepts, [n_units, n_columns]."""
+        return torch.cat([self._part(units, part) for part in split_columns(columns, self.n_concepts, self.n_images)], dim=1)
+
+    @abstractmethod
+    def _part(self, units: UnitPart, columns: Columns) -> torch.Tensor:
+        """As `block`, for a few columns."""
+
+
+class WpmiScorer(TopImageScorer):
+    """`neuroprobe.similarity.wpmi`, whose parameters it takes.
+
+    The logarithm of a part of P is taken once, for all units, and their rows summed.
+    """
+
+    def __init__(
+        self, scores: ConceptScores, *, k: int = 28, a: float = 2.0, lam: float = 0.6, min_prob: float = 1e-7, prior: Prior = "cohort"
+    ) -> None:
+        check_wpmi(k=k, a=a, lam=lam, min_prob=min_prob, prior=prior)
+        super().__init__(scores)
+        self._k, self._a, self._min_prob = k, a, min_prob
+        self.prior_weight = 0.0 if prior is None else lam
+        self._log_denominators = log_denominators(self, a)
+
+    @property
+    def k(self) -> int:
+        """How many images of a unit are needed."""
+        return min(self._k, self.n_images)
+
+    def resampled(self, rows: torch.Tensor) -> Self:
+        """The same function on some images, which may repeat; the denominators of the softmax are gathered."""
+        other = super().resampled(rows)
+        other._log_denominators = self._log_denominators[rows]
+        return other
+
+    def _part(self, units: UnitPart, columns: Columns) -> torch.Tensor:
+        log_p = self._probabilities(columns).add_(self._min_prob).log_()
+        return embedding_bag(units[0], log_p, mode="sum")
+
+    def _probabilities(self, columns: Columns) -> torch.Tensor:
+        """Some columns of the softmax over all concepts, [n_images, n_columns]."""
+        return torch.mul(self.matrix(columns), self._a).sub_(self._log_denominators[:, None]).exp_()
+
+
+class SoftWpmiScorer(WpmiScorer):
+    """`neuroprobe.similarity.soft_wpmi`, whose parameters it takes.
+
+    Of the terms log(1 + p_i (P - 1) + min_prob) as many as stay in float32's range are multiplied before the logarithm
+    is taken.
+    """
+
+    def __init__(
+        self,
+        scores: ConceptScores,
+        *,
+        k: int = 100,
+        a: float = 10.0,
+        lam: float = 1.0,
+        p_start: float = 0.998,
+        p_end: float = 0.97,
+        min_prob: float = 1e-7,
+        prior: Prior = "cohort",
+    ) -> None:
+        check_wpmi(k=k, a=a, lam=lam, min_prob=min_prob, prior=prior, p_start=p_start, p_end=p_end)
+        super().__init__(scores, k=k, a=a, lam=lam, min_prob=min_prob, prior=prior)
+        self._p_start, self._p_end = p_start, p_end
+
+    def _part(self, units: UnitPart, columns: Columns) -> torch.Tensor:
+        probabilities = self._probabilities(columns)
+        by_rank = units[0].T.contiguous()  # [k, n_units]
+        slopes = example_probabilities(self.k, self._p_start, self._p_end).double()
+        floors = 1 - slopes + self._min_prob  # a term is floor + slope * P, and P is at least 0
+        total = probabilities.new_zeros(by_rank.shape[1], probabilities.shape[1])
+        product, term = torch.empty_like(total), torch.empty_like(total)
+        for group in _groups(floors.tolist()):
+            product.fill_(1)
+            for i in group:
+                torch.index_select(probabilities, 0, by_rank[i], out=term)
+                product.mul_(term.mul_(float(slopes[i])).add_(float(floors[i])))
+            total += product.log_()
+        return total
+
+
+class RankReorderScorer(TopImageScorer):
+    """`neuroprobe.similarity.rank_reorder`, whose parameters it takes.
+
+    The images are sorted once per concept; a unit's highest images are then put in that order by sorting whole numbers,
+    their ranks.
+    """
+
+    def __init__(
+        self, scores: ConceptScores, *, top_fraction: float = 0.05, p: float = 3.0, scale: float = 0.5, min_mean: float = 1e-3
+    ) -> None:
+        check_rank_reorder(top_fraction=top_fraction, p=p, scale=scale, min_mean=min_mean)
+        super().__init__(scores)
+        self._top_fraction, self._p, self._scale, self._min_mean = top_fraction, p, scale, min_mean
+
+    @property
+    def k(self) -> int:
+        """How many images of a unit are needed."""
+        return share_of(self.n_images, self._top_fraction)
+
+    def _unit_part(self, rows: torch.Tensor, values: torch.Tensor) -> UnitPart:
+        values = unit_interval(values)
+        baselines = torch.stack([powers(x[:, None] - x, self._p).mean() for x in values])
+        return rows.contiguous(), values, baselines
+
+    def concentration(self, units: UnitPart) -> torch.Tensor:
+        """Sum of the fourth powers of the values, scaled to length 1: how few of the images decide the error, [n_units]."""
+        squares = units[1].square()
+        return squares.square().sum(dim=1) / squares.sum(dim=1).square().clip(1e-12)
+
+    def _part(self, units: UnitPart, columns: Columns) -> torch.Tensor:
+        rows, values, baselines = units
+        scores = self.matrix(columns)
+        means = embedding_bag(rows, scores, mode="mean").clip_(self._min_mean)
+        errors = torch.empty_like(means)
+        for column, ranks in enumerate(self._keys(scores)):
+            for start in range(0, len(rows), _UNITS):
+                some = slice(start, start + _UNITS)
+                errors[some, column] = self._errors(rows[some], values[some], ranks)
+        relative = torch.where(baselines[:, None] > 0, errors / baselines[:, None], 1)
+        return relative.div_(means.pow_(self._scale)).neg_()
+
+    def _keys(self, scores: torch.Tensor) -> torch.Tensor:
+        """The images' ranks by every concept's scores, times the power of two that leaves room for k, [n_columns, n_images]."""
+        ranks = ranks_within(scores.T.contiguous()) * self._room
+        return ranks.int() if self.n_images * self._room < 1 << 31 else ranks
+
+    @property
+    def _room(self) -> int:
+        return 1 << (self.k - 1).bit_length()
+
+    def _errors(self, rows: torch.Tensor, values: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+        """Mean |difference|^p of every unit's own order of values and that by one concept, [n_units]."""
+        place = torch.arange(self.k, device=keys.device, dtype=keys.dtype)
+        by_concept = sort_integers(keys[rows] + place) & (self._room - 1)  # places in the unit's order, lowest score first
+        return powers(values.gather(1, by_concept.long()) - values.flip(1), self._p).mean(dim=1)
+
+
+class AveragePrecisionScorer(Scorer):
+    """`neuroprobe.similarity.average_precision`, whose parameters it takes.
+
+    Every unit's images are ranked once; a concept's images are then put in the unit's order by sorting their ranks.
+    """
+
+    def __init__(self, scores: ConceptScores, *, share: float = 0.05) -> None:
+        check_share(share)
+        super().__init__(scores)
+        self._share = share
+
+    def units(self, activations: torch.Tensor) -> UnitPart:
+        """The number of images at least as high as each, int32 [n_units, n_images], from float32 [n_images, n_units]."""
+        return (images_at_least(activations).int(),)
+
+    def block(self, units: UnitPart, columns: Columns) -> torch.Tensor:
+        """Scores of units and some concepts, [n_units, n_columns]."""
+        found = []
+        for part in split_columns(columns, self.n_concepts, self.n_images):
+            labels = images_with(self.matrix(part), self._share)
+            found += [self._precisions(units[0], images.nonzero()[:, 0]) for images in labels.unbind(1)]
+        return torch.stack(found, dim=1)
+
+    @staticmethod
+    def _precisions(counts: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+        """[n_units, n_images] and one concept's images [n_with] -> [n_units]."""
+        if not len(images):
+            return torch.zeros(len(counts), device=counts.device)
+        starts = range(0, len(counts), _UNITS)
+        return torch.cat([_precision(counts[start : start + _UNITS].index_select(1, images)) for start in starts])
+
+
+def _precision(counts: torch.Tensor) -> torch.Tensor:
+    """Average precision from each positive's number of images at least as high, [n_units, n_with] -> [n_units]."""
+    counts = sort_integers(counts)
+    n = counts.shape[1]
+    places = torch.arange(1, n + 1, device=counts.device, dtype=counts.dtype)
+    last = torch.ones_like(counts, dtype=torch.bool)
+    last[:, :-1] = counts[:, 1:] != counts[:, :-1]  # of positives that are tied
+    hits = torch.where(last, places, n + 1).flip(1).cummin(dim=1).values.flip(1)  # the place of the last that is tied with it
+    return (hits / counts).mean(dim=1)
+
+
+#: The scorer of every function that is no matrix product.
+TOP_IMAGE_SCORERS: dict[str, type[Scorer]] = {
+    "rank_reorder": RankReorderScorer,
+    "wpmi": WpmiScorer,
+    "soft_wpmi": SoftWpmiScorer,
+    "average_precision": AveragePrecisionScorer,
+}
+
+
+def log_denominators(scorer: Scorer, a: float) -> torch.Tensor:
+    """Logarithms of the denominators of the softmax over all concepts of `a` times the scores, [n_images]; one sweep."""
+    total = torch.full((scorer.n_images,), -torch.inf, device=scorer.image_vectors.device)
+    for columns in split_columns(slice(None), scorer.n_concepts, scorer.n_images):
+        logits = torch.mul(scorer.matrix(columns), a)
+        low, high = logits.aminmax()
+        if max(-low, high) <= _LARGEST_LOGIT:
+            total = torch.logaddexp(total, logits.exp_().sum(dim=1).log_())
+        else:
+            total = torch.logaddexp(total, torch.logsumexp(logits, dim=1))
+    return total
+
+
+def split_columns(columns: Columns, n_concepts: int, n_images: int) -> Iterator[Columns]:
+    """The columns in parts whose scores of all images fit the cache."""
+    width = min(max(_PART_BYTES // (4 * n_images), 64), 512)
+    if isinstance(columns, torch.Tensor):
+        yield from (columns[start : start + width] for start in range(0, len(columns), width))
+        return
+    start, stop, step = columns.indices(n_concepts)
+    for first in range(start, stop, step * width):
+        yield slice(first, min(first + step * width, stop), step)
+
+
+def _groups(lowest: list[float]) -> list[list[int]]:
+    """Consecutive terms whose product cannot underflow, given the lowest value of each."""
+    groups: list[list[int]] = []
+    product = 0.0
+    for i, value in enumerate(lowest):
+        product *= value
+        if product < _SMALLEST_PRODUCT or len(groups[-1]) == 64:  # a term is at most 2, so that 64 do not overflow
+            groups.append([])
+            product = value
+        groups[-1].append(i)
+    return groups
+
+
+def _check_top(rows: torch.Tensor, values: torch.Tensor, k: int, n_images: int) -> None:
+    if rows.ndim != 2 or rows.shape != values.shape or rows.is_floating_point():
+        raise InputError(
+            f"Expected rows and values of the units' highest images, both [n_units, k], but got {rows.dtype} {tuple(rows.shape)} "
+            f"and {tuple(values.shape)}."
+        )
+    if rows.shape[1] < k:
+        raise InputError(
+            f"Expected the {k} highest images of every unit, but the summary kept {rows.shape[1]}. "
+            f"Summarise with k={k} or more, or ask for fewer images."
+        )
+    if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < n_images:
+        raise InputError(
+            f"Expected rows from 0 to {n_images - 1}, the images of the scores, but got {int(rows.min())} to {int(rows.max())}."
+        )
