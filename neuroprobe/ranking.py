@@ -9,11 +9,11 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from neuroprobe.concept_sets import ConceptSet
 from neuroprobe.exceptions import InputError, suggest
+from neuroprobe.statistics import cluster_types
 from neuroprobe.vocabulary import ConceptGroup, Vocabulary
 
 #: Which images are taken as negatives: random others, the least likely ones, or the likeliest of the group's other concepts.
@@ -40,7 +40,7 @@ class Ranking:
         So many images that follow the positives in the ranking are in neither set: between the sure ones and the rest.
     n_types : int, default 20
         Clusters of the set's own image embeddings (k-means), which become the images' types; fewer where a type would hold
-        fewer than five images on average. 0 for no types.
+        fewer than five images on average, and none where there would be fewer than two. 0 for no types.
 
     Raises
     ------
@@ -147,21 +147,22 @@ def embedding_types(vectors: npt.NDArray[Any], rows: npt.NDArray[np.int64], *, n
     vectors : ndarray, [n_images, d]
     rows : ndarray of int, [n]
     n_types : int
-        At most so many, and at most one for five images; 0 for none.
+        At most so many, and at most one for five images.
     seed : int
 
     Returns
     -------
     tuple of int, [n]
+        Empty where there would be fewer than two.
     """
-    if not n_types:
+    order = np.argsort(rows, kind="stable")
+    own = vectors[rows[order]]
+    n_clusters = min(n_types, len(rows) // _IMAGES_PER_TYPE, len(np.unique(own, axis=0)))
+    if n_clusters < 2:
         return ()
-    places = np.argsort(rows, kind="stable")
-    own = vectors[rows[places]]
-    n_clusters = max(1, min(n_types, len(rows) // _IMAGES_PER_TYPE, len(np.unique(own, axis=0))))
     found = np.empty(len(rows), dtype=np.int64)
     with threadpool_limits(1):  # the same bits on every machine's setting
-        found[places] = KMeans(n_clusters, n_init=1, random_state=seed).fit_predict(own)
+        found[order] = cluster_types(own, n_types=n_clusters, seed=seed)
     return tuple(found.tolist())
 
 

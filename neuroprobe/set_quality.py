@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy import special
+from sklearn.mixture import GaussianMixture
 
 from neuroprobe.concept_sets import ConceptSet, ConceptSets, check_labels
 from neuroprobe.exceptions import InputError
 from neuroprobe.splits import fitting_groups
 from neuroprobe.statistics import wilson_interval
+
+if TYPE_CHECKING:
+    from neuroprobe.concepts import ConceptScores
 
 
 def set_quality(concept_sets: ConceptSets, truth: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
@@ -55,48 +60,47 @@ def set_quality(concept_sets: ConceptSets, truth: pd.DataFrame, *, level: float 
     return table.assign(precision=table["n_right"] / table["n"], low=low, high=high)
 
 
-def estimate_set_quality(concept_sets: ConceptSets) -> pd.DataFrame:
-    """An estimate of each side's precision from the encoder's own likelihoods, where nobody knows the truth.
+def estimate_set_quality(concept_sets: ConceptSets, scores: ConceptScores) -> pd.DataFrame:
+    """An estimate of each side's precision from the margins, where nobody knows the truth.
 
-    The mean likelihood of the positives, and one minus that of the negatives: the expected precision if the softmax
-    within the group is calibrated. It is an estimate: an encoder that is sure and wrong is believed. How far it is off on
-    the offline world stands in the documentation, "Concept sets". To know, look at some images (`contact_sheet`).
+    An image's margin is the log-odds of the concept within its group: how much nearer the image is to the concept than to
+    all the others. Two Gaussians are fitted to the margins of all images; the estimate is the mean posterior of the upper one
+    among the positives, and of the lower one among the negatives. It is an estimate: where the encoder is sure and wrong, or
+    hardly any image shows the concept, it is too good. How far it is off on the offline world stands in the documentation,
+    "Concept sets". To know, look at some images (`neuroprobe.curation.contact_sheet`).
 
     Parameters
     ----------
     concept_sets : ConceptSets
-        From a ranking.
+    scores : ConceptScores
+        What the sets were ranked from: of all images, not of those in the sets alone.
 
     Returns
     -------
     DataFrame
-        A row per concept and side: concept, side, n, estimated_precision, and margin, the gap between the least likely
-        positive and the likeliest negative (below 0 where they overlap; the same in both rows).
+        A row per concept and side: concept, side, n, estimated_precision, mean_likelihood (softmax within the group).
 
     Raises
     ------
+    UnknownNameError
+        A group that the scores do not have.
     InputError
-        Sets without likelihoods.
+        A concept or an image of the sets that the scores do not have, or margins that are all the same.
     """
-    rows = []
+    row_of = {id_: row for row, id_ in enumerate(scores.ids)}
+    table = []
     for concept, set_ in concept_sets.items():
-        if not set_.likelihoods:
-            raise InputError(
-                f"Expected sets from a ranking, which have likelihoods, but those of {concept!r} have none. "
-                "Where labels are known, use set_quality(sets, truth)."
-            )
-        positives, negatives = np.split(np.asarray(set_.likelihoods), [len(set_.positives)])
-        for side, precision, n in (("positives", positives.mean(), len(positives)), ("negatives", 1 - negatives.mean(), len(negatives))):
-            rows.append(
-                {
-                    "concept": concept,
-                    "side": side,
-                    "n": n,
-                    "estimated_precision": float(precision),
-                    "margin": float(positives.min() - negatives.max()),
-                }
-            )
-    return pd.DataFrame(rows, columns=["concept", "side", "n", "estimated_precision", "margin"])
+        missing = next((id_ for id_ in set_.ids if id_ not in row_of), None)
+        if missing is not None:
+            raise InputError(f"Expected the scores that the sets were ranked from, but they have no image {missing!r}.")
+        margins = _margins(scores, set_)
+        upper = _upper_posterior(margins, concept)
+        for side, ids in (("positives", set_.positives), ("negatives", set_.negatives)):
+            rows = [row_of[id_] for id_ in ids]
+            shown, likelihood = upper[rows].mean(), special.expit(margins[rows]).mean()
+            estimate = shown if side == "positives" else 1 - shown
+            table.append((concept, side, len(ids), float(estimate), float(likelihood)))
+    return pd.DataFrame(table, columns=["concept", "side", "n", "estimated_precision", "mean_likelihood"])
 
 
 def with_label_noise(concept_sets: ConceptSets, rate: float, *, seed: int) -> ConceptSets:
@@ -126,6 +130,31 @@ def with_label_noise(concept_sets: ConceptSets, rate: float, *, seed: int) -> Co
         raise InputError(f"Expected a seed of 0 or more, but got {seed}.")
     sets = {concept: _noisy(set_, rate, seed) for concept, set_ in concept_sets.items()}
     return ConceptSets(sets, {**concept_sets.metadata, "label_noise": {"rate": rate, "seed": seed}})
+
+
+def _margins(scores: ConceptScores, concept_set: ConceptSet) -> npt.NDArray[np.float64]:
+    """The log-odds of the concept's likelihood, [n_images]; from similarities, as a likelihood of almost 1 is rounded."""
+    scores.likelihoods(concept_set.group)  # raises what is wrong with the group or the temperature
+    columns = [i for i, concept in enumerate(scores.vocabulary.concepts) if concept.group == concept_set.group]
+    names = [scores.vocabulary.concepts[i].name for i in columns]
+    if concept_set.concept not in names:
+        raise InputError(f"Expected the scores that the sets were ranked from, but {concept_set.group!r} has no {concept_set.concept!r}.")
+    logits = (scores.image_vectors @ scores.text_vectors[columns].T).double().numpy() / scores.temperature
+    own = names.index(concept_set.concept)
+    margins: npt.NDArray[np.float64] = logits[:, own] - special.logsumexp(np.delete(logits, own, axis=1), axis=1)
+    return margins
+
+
+def _upper_posterior(margins: npt.NDArray[np.float64], concept: str) -> npt.NDArray[np.float64]:
+    """Posterior of the upper of two Gaussians fitted to the margins, [n_images]."""
+    spread = float(margins.std())
+    if not spread > 0 or len(margins) < 4:
+        raise InputError(f"Expected margins that differ between at least four images, but for {concept!r} they do not.")
+    standard = ((margins - margins.mean()) / spread)[:, None]
+    start = np.quantile(standard, [0.3, 0.95])[:, None]  # most images do not show the concept
+    mixture = GaussianMixture(2, means_init=start, random_state=0, max_iter=500).fit(standard)
+    posterior: npt.NDArray[np.float64] = mixture.predict_proba(standard)[:, int(mixture.means_.argmax())]
+    return posterior
 
 
 def _noisy(concept_set: ConceptSet, rate: float, seed: int) -> ConceptSet:

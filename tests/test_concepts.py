@@ -144,7 +144,7 @@ def test_negatives_are_random_not_the_unlikeliest() -> None:
     scores = ConceptSource(ENCODER, VOCABULARY).score(IMAGES)
     drawn: dict[str, int] = dict.fromkeys(IMAGES.ids, 0)
     for seed in range(200):
-        for id_ in scores.rank(**SIZES, seed=seed)["red"].negatives:
+        for id_ in scores.rank(**SIZES, seed=seed, n_types=0)["red"].negatives:
             drawn[id_] += 1
     positives = set(scores.rank(**SIZES)["red"].positives)
     counts = np.array([n for id_, n in drawn.items() if id_ not in positives])  # 200 draws of 20 from 45: 88.9 of each
