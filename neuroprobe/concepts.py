@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from neuroprobe.encoders import ImageTextEncoder
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.images import Images
 from neuroprobe.near_duplicates import near_duplicate_vectors
+from neuroprobe.prompts import PromptTooLongError, shortened
 from neuroprobe.ranking import Negatives, Ranking, rank_groups
+from neuroprobe.text_vectors import checked_vectors, embed_texts
 from neuroprobe.vocabulary import Vocabulary
 
 
@@ -30,14 +33,26 @@ class ConceptSource:
     temperature : float, optional
         Of the softmax within a group, over cosine similarities; by default the inverse of the encoder's own
         logit scale.
+    text_cache : str or Path, optional
+        A folder that keeps the texts' vectors, by the encoder's fingerprint and the texts themselves; several vocabularies,
+        encoders and processes may share it. By default none is kept.
 
     Raises
     ------
     InputError
         The encoder's text vectors are not of unit length.
+    PromptTooLongError
+        A concept's prompt is longer than the encoder's context; the message names the concept.
     """
 
-    def __init__(self, encoder: ImageTextEncoder, vocabulary: Vocabulary, *, temperature: float | None = None) -> None:
+    def __init__(
+        self,
+        encoder: ImageTextEncoder,
+        vocabulary: Vocabulary,
+        *,
+        temperature: float | None = None,
+        text_cache: str | Path | None = None,
+    ) -> None:
         if temperature is not None and not temperature > 0:
             raise InputError(f"Expected a temperature above 0, but got {temperature}.")
         if not isinstance(encoder, ImageTextEncoder):
@@ -50,17 +65,44 @@ class ConceptSource:
         self.encoder = encoder
         self.vocabulary = vocabulary
         self.temperature = temperature
+        self.text_cache = text_cache
         self._text_vectors: torch.Tensor | None = None
 
-    def text_vectors(self) -> torch.Tensor:
-        """One unit vector per concept, float32 [n_concepts, d]: the mean over its prompts; computed once."""
+    def text_vectors(self, *, progress: bool | None = None) -> torch.Tensor:
+        """One unit vector per concept, float32 [n_concepts, d]: the mean over its prompts' unit vectors; computed once.
+
+        Parameters
+        ----------
+        progress : bool, optional
+            As in `neuroprobe.text_vectors.embed_texts`.
+
+        Raises
+        ------
+        InputError
+            The encoder's vectors are not of unit length, or those of a concept's prompts cancel out.
+        PromptTooLongError
+            A concept's prompt is longer than the encoder's context.
+        """
         if self._text_vectors is None:
-            prompts = [prompt for concept in self.vocabulary.concepts for prompt in concept.prompts]
-            vectors = _checked(self.encoder.encode_texts(prompts), len(prompts), "encode_texts")
-            owner = torch.tensor([i for i, c in enumerate(self.vocabulary.concepts) for _ in c.prompts])
-            sums = torch.zeros(len(self.vocabulary), vectors.shape[1]).index_add(0, owner, vectors)
-            self._text_vectors = F.normalize(sums, dim=1)
+            concepts = self.vocabulary.concepts
+            prompts = [prompt for concept in concepts for prompt in concept.prompts]
+            try:
+                vectors = embed_texts(self.encoder, prompts, cache=self.text_cache, progress=progress)
+            except PromptTooLongError as error:
+                owners = (concept.name for concept in concepts if error.text in concept.prompts)
+                raise PromptTooLongError(error.text, error.limit, next(owners, None)) from error
+            self._text_vectors = self._ensembles(vectors)
         return self._text_vectors
+
+    def _ensembles(self, vectors: torch.Tensor) -> torch.Tensor:
+        """The mean of each concept's prompts, at unit length: [n_prompts, d] -> [n_concepts, d]."""
+        concepts = self.vocabulary.concepts
+        owner = torch.tensor([i for i, concept in enumerate(concepts) for _ in concept.prompts])
+        sums = torch.zeros(len(concepts), vectors.shape[1]).index_add(0, owner, vectors)
+        shortest = int(sums.norm(dim=1).argmin())
+        if float(sums[shortest].norm()) < 1e-5:
+            raise InputError(f"Expected prompts of {shortened(concepts[shortest].name)} with a mean, but their vectors cancel out.")
+        return F.normalize(sums, dim=1)
 
     def score(self, images: Images, *, batch_size: int = 64, workers: int = 0, progress: bool | None = None) -> ConceptScores:
         """Score every concept on every image: the concept-activation matrix of CLIP-Dissect.
@@ -71,6 +113,7 @@ class ConceptSource:
         batch_size, workers, progress
             As in `neuroprobe.collection.collect`.
         """
+        self.text_vectors(progress=progress)
         (scores,) = collect(images, [self.consumer()], batch_size=batch_size, workers=workers, progress=progress, description="score")
         return scores  # type: ignore[no-any-return]
 
@@ -122,7 +165,7 @@ class ConceptPass:
         return self._source.encoder.transform
 
     def consume(self, batch: torch.Tensor, record: BatchRecord) -> None:
-        vectors = _checked(self._source.encoder.encode_images(batch), len(batch), "encode_images")
+        vectors = checked_vectors(self._source.encoder.encode_images(batch), len(batch), "encode_images")
         d = self._source.text_vectors().shape[1]
         if vectors.shape[1] != d:
             raise InputError(f"Expected `encode_images` to return vectors of the texts' {d} dimensions, but got {vectors.shape[1]}.")
@@ -149,6 +192,9 @@ class ConceptPass:
 class ConceptScores:
     """How much each concept is in each image; kept as embeddings, from which scores are made as they are needed.
 
+    Of given labels (`neuroprobe.given_labels`), the image vectors are the labels themselves, one dimension per concept, and the
+    text vectors the unit matrix: so the "similarities" are the labels, and no vector needs to have unit length.
+
     Attributes
     ----------
     image_vectors : Tensor, [n_images, d], unit length
@@ -173,6 +219,19 @@ class ConceptScores:
     def concepts(self) -> tuple[str, ...]:
         """The concepts' names: the columns."""
         return self.vocabulary.names
+
+    @property
+    def truth(self) -> torch.Tensor:
+        """Which concept is in which image, bool [n_images, n_concepts], if the scores are given labels of yes and no.
+
+        Raises
+        ------
+        InputError
+            They are an encoder's scores, or labels with other values.
+        """
+        if not self.metadata.get("boolean_labels"):
+            raise InputError("Expected given labels that are all true or false, but got scores. Make them with GivenLabels(table).")
+        return self.image_vectors != 0
 
     def similarities(self, columns: slice = slice(None)) -> torch.Tensor:
         """Cosine similarities in [-1, 1], [n_images, n_concepts] or the columns asked for."""
@@ -248,15 +307,3 @@ class ConceptScores:
 
 
 _NO_TEMPERATURE = "Expected an encoder with `logit_scale`, or a temperature: ConceptSource(encoder, vocabulary, temperature=0.01)."
-
-
-def _checked(vectors: torch.Tensor, n: int, method: str) -> torch.Tensor:
-    vectors = torch.as_tensor(vectors).detach().float().cpu()
-    if vectors.ndim != 2 or len(vectors) != n:
-        raise InputError(f"Expected `{method}` to return [{n}, d], but got {tuple(vectors.shape)}.")
-    lengths = vectors.norm(dim=1)
-    if not torch.allclose(lengths, torch.ones(n), atol=1e-3):
-        raise InputError(
-            f"Expected `{method}` to return unit vectors, but one has length {float(lengths[(lengths - 1).abs().argmax()]):.3g}."
-        )
-    return vectors
