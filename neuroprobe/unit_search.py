@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from scipy.stats import false_discovery_control
 
 from neuroprobe.concepts import ConceptScores
 from neuroprobe.encoders import ImageTextEncoder
 from neuroprobe.exceptions import InputError
 from neuroprobe.report import Report, versions
+from neuroprobe.statistics import benjamini_hochberg
 from neuroprobe.unit_scores import Recorded, check_layers, check_same_images, top_image_rows, unit_length
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def _query_table(query: str, units: pd.DataFrame, means: _Floats, text: _Floats,
     z = projections / spread if spread > 0 else np.zeros(len(means))
     least = np.searchsorted(np.sort(null - alike.mean()), projections - 1e-12)  # sums in another order differ in their last bits
     p = (1 + len(null) - least) / (1 + len(null))
-    table = units.assign(query=query, similarity=unit_length(means) @ text, z=z, p_value=p, q_value=false_discovery_control(p))
+    table = units.assign(query=query, similarity=unit_length(means) @ text, z=z, p_value=p, q_value=benjamini_hochberg(p))
     table = table.iloc[np.argsort(-z, kind="stable")].assign(rank=np.arange(1, len(table) + 1))
     return table[list(UnitSearchReport.required)]
 

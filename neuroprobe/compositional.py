@@ -1,0 +1,324 @@
+"""Compositional labels: for every unit a logical formula over labelled concepts, such as "red and not striped".
+
+It needs labels of the images. Without labels, `neuroprobe.word_pairs` scores pairs of words as texts of their own.
+
+References
+----------
+Bykov et al., "Labeling Neural Representations with Inverse Recognition", NeurIPS 2023, arXiv 2311.13594.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from neuroprobe.activations import Activations
+from neuroprobe.exceptions import InputError, UnknownNameError
+from neuroprobe.fingerprints import fingerprint_bytes, fingerprint_texts
+from neuroprobe.formulas import Formula, FormulaSearch, Found, centred_ranks
+from neuroprobe.report import Report, versions
+from neuroprobe.statistics import benjamini_hochberg
+from neuroprobe.unit_scores import check_layers
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: Booleans [n_images, n_concepts]: a table with the images' ids as its index, or an array in the order of the activations.
+Labels: TypeAlias = "pd.DataFrame | npt.NDArray[np.bool_]"
+
+_NULL_UNITS = 64  # permutations made at a time
+_UNITS = 256
+
+
+class FormulaReport(Report):
+    """A logical formula for every unit, as `neuroprobe.compositional.dissect_formulas` finds it.
+
+    Columns: layer, unit, formula ("" for a unit without one), auc, positive_fraction (of the images, on which the
+    formula is true), length (its terms), concept and concept_auc (the best formula of one term), status ("named", or
+    why not), p_value and q_value (corrected for the search), p_single (Mann-Whitney of this formula as if it had been
+    chosen beforehand, as published), candidate (the best formula, named or not).
+    """
+
+    name = "formulas"
+    title = "Which combinations the units respond to"
+    required = (
+        "layer", "unit", "formula", "auc", "positive_fraction", "length", "concept", "concept_auc", "status", "p_value", "q_value",
+        "p_single", "candidate",
+    )  # fmt: skip
+    text_columns = ("layer", "formula", "concept", "status", "candidate")
+
+    def formula(self, layer: str, unit: int) -> Formula | None:
+        """The formula of one unit; None if it has none.
+
+        Raises
+        ------
+        InputError
+            The report holds no such unit.
+        """
+        rows = self._table[(self._table["layer"] == layer) & (self._table["unit"] == unit)]
+        if rows.empty:
+            raise InputError(f"Expected a unit of this report, but got unit {unit} of {layer!r}.")
+        text = str(rows["formula"].iloc[0])
+        return Formula.parse(text) if text else None
+
+    def summary(self) -> str:
+        named = self._table[self._table["status"] == "named"]
+        return (
+            f"{len(named)} of {len(self._table)} units named, in {self._table['layer'].nunique()} layers; mean AUC "
+            f"{named['auc'].mean():.3f}, of single concepts {named['concept_auc'].mean():.3f}"
+        )
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """AUC of every unit's formula against that of its best single concept."""
+        from neuroprobe.plots import _axes, _shortened
+
+        ax = _axes(ax, 5.4, 5.0)
+        for layer, rows in self._table.groupby("layer", sort=False):
+            ax.scatter(rows["concept_auc"], rows["auc"], s=12, alpha=0.6, label=_shortened(str(layer)))
+        ax.plot([0.5, 1], [0.5, 1], color="grey", linewidth=1)
+        ax.set_xlabel("AUC of the best single concept")
+        ax.set_ylabel("AUC of the formula")
+        ax.set_title(f"Formulas of {len(self._table)} units")
+        ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+        return ax
+
+
+def dissect_formulas(
+    activations: Activations,
+    labels: Labels,
+    *,
+    concepts: Sequence[str] | None = None,
+    layers: Sequence[str] | None = None,
+    max_length: int = 3,
+    beam_width: int = 10,
+    max_siblings: int | None = 3,
+    tolerance: float = 0.005,
+    min_fraction: float = 0.01,
+    max_fraction: float = 0.5,
+    n_null: int = 1000,
+    seed: int = 0,
+    max_q: float = 0.05,
+) -> FormulaReport:
+    """The logical formula over labelled concepts that every unit tells apart best, by its AUC.
+
+    A beam search: the best concepts and negations first, then each of them joined by "and" or "or" to every concept
+    and negation, and so on. Formulas true of too few or too many images are left out, also on the way to longer
+    ones. Every unit of a layer is searched, independently of all others.
+
+    The best of thousands of formulas has a high AUC on noise too, so the Mann-Whitney p-value of the formula
+    found (`p_single`, the published one) means little. `p_value` is the share of random orders of the images, searched in
+    the same way, whose best formula reaches the unit's AUC: (1 + their number) / (1 + n_null). It needs no other
+    assumption than that images are exchangeable. AUC reads ranks only, so one null serves all units without equal
+    activations, exactly. Units that share their lowest value on many images (zeros after a ReLU) get a null with nearly as
+    many, never more; it is conservative, since sharing ranks averages over the orders that ties leave open. No
+    p-value is below 1 / (1 + n_null).
+
+    Parameters
+    ----------
+    activations : Activations
+        One row per image (pooled).
+    labels : DataFrame of bool (index: ids of images, columns: concepts), or ndarray of bool, [n_images, n_concepts]
+        A table is brought into the order of the activations; an array has to be in it.
+    concepts : sequence of str, optional
+        Names of an array's columns.
+    layers : sequence of str, optional
+        By default all that were recorded.
+    max_length : int, default 3
+        Terms of a formula, at most. With 1, single concepts and their negations.
+    beam_width : int, default 10
+        Formulas kept at every length.
+    max_siblings : int or None, default 3
+        How many of them may continue the same shorter formula by the same operator; None for any number, as published. A
+        beam of variants of one formula loses "red or blue", which would lead to "(red or blue) and not striped".
+    tolerance : float, default 0.005
+        The shortest formula whose AUC is at most this much below that of the best is taken; 0 for the best, as published.
+    min_fraction, max_fraction : float, default 0.01 and 0.5
+        Of the images, on which a formula has to be true; within [0, 1].
+    n_null : int, default 1000
+        Random orders searched; 0 for none, and then every formula found is a name.
+    seed : int, default 0
+        Of the random orders.
+    max_q : float, default 0.05
+        Units with a greater q-value (Benjamini-Hochberg over the layer's units that vary) get no name.
+
+    Returns
+    -------
+    FormulaReport
+
+    Raises
+    ------
+    InputError
+        Labels that are no booleans or do not fit the images, names that are missing or equal, bounds that no concept
+        keeps, or numbers out of range.
+    UnknownNameError
+        A layer that was not recorded.
+
+    References
+    ----------
+    Bykov et al., NeurIPS 2023, section 3; the p-value corrected for the search is ours.
+    """
+    _check_numbers(max_length, beam_width, n_null, seed, fractions=(min_fraction, max_fraction), max_q=max_q)
+    matrix, names = _checked_labels(labels, concepts, activations.ids)
+    chosen = check_layers(activations, layers)
+    search = FormulaSearch(
+        matrix,
+        names,
+        max_length=max_length,
+        beam_width=beam_width,
+        fractions=(min_fraction, max_fraction),
+        max_siblings=max_siblings,
+        tolerance=tolerance,
+    )
+    _check_start(search, min_fraction, max_fraction)
+    null = SearchNull(search, n=n_null, seed=seed)
+    tables = [_layer_table(layer, activations[layer], search, null, max_q) for layer in chosen]
+    metadata = {
+        "max_length": max_length,
+        "beam_width": beam_width,
+        "max_siblings": max_siblings,
+        "tolerance": tolerance,
+        "fractions": [min_fraction, max_fraction],
+        "n_null": n_null,
+        "seed": seed,
+        "max_q": max_q,
+        "n_images": len(matrix),
+        "concepts": fingerprint_texts(names),
+        "n_concepts": len(names),
+        "labels": fingerprint_bytes(np.packbits(matrix).tobytes()),
+        "activations": dict(activations.metadata),
+        "versions": versions(),
+    }
+    return FormulaReport(pd.concat(tables, ignore_index=True), metadata)
+
+
+class SearchNull:
+    """The best AUCs that a search finds in random orders of the images, for units with as many equal lowest activations.
+
+    Parameters
+    ----------
+    search : FormulaSearch
+    n : int
+        Random orders.
+    seed : int
+    """
+
+    def __init__(self, search: FormulaSearch, *, n: int, seed: int) -> None:
+        self._search, self._n, self._seed = search, n, seed
+        self._found: dict[int, npt.NDArray[np.float64]] = {}
+
+    def p_value(self, auc: float, *, n_lowest: int) -> float:
+        """Corrected for the search; NaN without random orders.
+
+        Parameters
+        ----------
+        auc : float
+            What the search found.
+        n_lowest : int
+            Images that share the unit's lowest activation.
+        """
+        null = self.aucs(n_lowest)
+        return float((1 + len(null) - np.searchsorted(null, auc)) / (1 + len(null))) if len(null) else float("nan")
+
+    def aucs(self, n_lowest: int) -> npt.NDArray[np.float64]:
+        """The null for such units, ascending, [n]: of units with at most as many equal lowest activations, nearly as many."""
+        n_images = self._search.n_images
+        # variance of the ranks with and without the ties, about 1 - share^3: in steps of a quarter
+        step = int(np.log(max(1 - (n_lowest / n_images) ** 3, 1 / n_images)) / np.log(0.75)) if n_lowest > 1 else 0
+        if step not in self._found:
+            n_tied = min(int((1 - 0.75**step) ** (1 / 3) * n_images), n_lowest)
+            self._found[step] = np.sort(self._searched(n_tied, np.random.default_rng((self._seed, step))))
+        return self._found[step]
+
+    def _searched(self, n_tied: int, generator: np.random.Generator) -> list[float]:
+        values = np.maximum(np.arange(self._search.n_images), n_tied - 1)[:, None]
+        found: list[float] = []
+        for start in range(0, self._n, _NULL_UNITS):
+            orders = generator.permuted(np.repeat(values, min(_NULL_UNITS, self._n - start), axis=1), axis=0)
+            found += [one.auc for one in self._search.best(centred_ranks(orders))]
+        return found
+
+
+def _layer_table(layer: str, values: npt.NDArray[Any], search: FormulaSearch, null: SearchNull, max_q: float) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+    for start in range(0, values.shape[1], _UNITS):
+        block = np.asarray(values[:, start : start + _UNITS], np.float64)
+        live = np.flatnonzero(block.max(axis=0) > block.min(axis=0)).tolist()
+        found = dict(zip(live, search.best(centred_ranks(block[:, live])), strict=True)) if live else {}
+        rows += [_row(block[:, i], found.get(i), null) for i in range(block.shape[1])]
+    table = pd.DataFrame(rows, columns=[c for c in FormulaReport.required if c not in ("layer", "unit", "formula", "status", "q_value")])
+    table["q_value"] = benjamini_hochberg(table["p_value"])
+    table["status"] = "named"
+    table.loc[table["q_value"] > max_q, "status"] = "not significant"
+    table.loc[table["auc"].isna(), "status"] = "never varies"
+    table["formula"] = table["candidate"].where(table["status"] == "named", "")
+    table["layer"], table["unit"] = layer, np.arange(len(table))
+    return table[list(FormulaReport.required)]
+
+
+def _row(values: npt.NDArray[np.float64], found: Found | None, null: SearchNull) -> dict[str, Any]:
+    from scipy.stats import mannwhitneyu
+
+    if found is None:
+        return {"candidate": "", "concept": "", "length": 0}  # the rest is missing
+    return {
+        "candidate": str(found.formula),
+        "auc": found.auc,
+        "positive_fraction": found.mask.mean(),
+        "length": len(found.formula),
+        "concept": str(found.single),
+        "concept_auc": found.single_auc,
+        "p_value": null.p_value(found.auc, n_lowest=int((values == values.min()).sum())),
+        "p_single": float(mannwhitneyu(values[found.mask], values[~found.mask]).pvalue),
+    }
+
+
+def _checked_labels(labels: Labels, concepts: Sequence[str] | None, ids: tuple[str, ...]) -> tuple[npt.NDArray[np.bool_], list[str]]:
+    """Booleans in the order of the ids, and the concepts' names."""
+    if isinstance(labels, pd.DataFrame):
+        names, labels = [str(name) for name in labels.columns], _in_order(labels, ids)
+    else:
+        names = [] if concepts is None else [str(name) for name in concepts]
+    matrix = np.asarray(labels)
+    if matrix.dtype != np.bool_ or matrix.ndim != 2 or len(matrix) != len(ids):
+        raise InputError(
+            f"Expected labels as booleans [{len(ids)}, n_concepts], but got {matrix.dtype} {matrix.shape}. "
+            "Compare scores with a threshold first."
+        )
+    if not names or len(names) != matrix.shape[1] or len(set(names)) < len(names) or not all(name.strip() for name in names):
+        raise InputError(
+            f"Expected a name for each of the {matrix.shape[1]} concepts, all different and none empty, but got {len(names)}: "
+            f"{names[:5]}. Pass concepts=[...], or a DataFrame with a column per concept."
+        )
+    return matrix, names
+
+
+def _in_order(labels: pd.DataFrame, ids: tuple[str, ...]) -> npt.NDArray[Any]:
+    if labels.index.has_duplicates:
+        raise InputError("Expected a table of labels with every image once, but some ids of its index are equal.")
+    missing = [name for name in ids if name not in labels.index]
+    if missing:
+        raise UnknownNameError(f"Expected labels of every recorded image, but {len(missing)} have none, such as {missing[0]!r}.")
+    found: npt.NDArray[Any] = labels.loc[list(ids)].to_numpy()
+    return found
+
+
+def _check_start(search: FormulaSearch, low: float, high: float) -> None:
+    if not search.has_start:
+        raise InputError(
+            f"Expected a concept, or a negation, that is true of {low:.3g} to {high:.3g} of the {search.n_images} images, but there is "
+            "none to begin with. Widen `min_fraction` and `max_fraction`."
+        )
+
+
+def _check_numbers(max_length: int, beam_width: int, n_null: int, seed: int, *, fractions: tuple[float, float], max_q: float) -> None:
+    if max_length < 1 or beam_width < 1 or n_null < 0 or seed < 0:
+        raise InputError(
+            f"Expected `max_length` and `beam_width` of at least 1, `n_null` and `seed` of at least 0, but got {max_length}, "
+            f"{beam_width}, {n_null} and {seed}."
+        )
+    if not (0 <= fractions[0] <= fractions[1] <= 1 and 0 <= max_q <= 1):
+        raise InputError(f"Expected 0 <= min_fraction <= max_fraction <= 1 and `max_q` from 0 to 1, but got {fractions} and {max_q}.")
