@@ -19,6 +19,7 @@ Bykov et al., "Labeling Neural Representations with Inverse Recognition", NeurIP
 from neuroprobe.similarity.arrays import Similarity
 from neuroprobe.similarity.detection import auc, average_precision, mean_difference
 from neuroprobe.similarity.linear import cos_similarity, cos_similarity_cubed, pearson
+from neuroprobe.similarity.peaks import peak_correlation, peak_mean
 from neuroprobe.similarity.registry import FUNCTIONS, check_parameters, get_similarity, list_similarities
 from neuroprobe.similarity.top_images import Prior, rank_reorder, soft_wpmi, wpmi
 
@@ -34,6 +35,8 @@ __all__ = [
     "get_similarity",
     "list_similarities",
     "mean_difference",
+    "peak_correlation",
+    "peak_mean",
     "pearson",
     "rank_reorder",
     "soft_wpmi",

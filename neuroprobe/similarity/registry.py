@@ -19,10 +19,13 @@ from neuroprobe.similarity.linear import (
     pearson,
     pearson_parts,
 )
+from neuroprobe.similarity.peaks import peak_correlation, peak_mean, peak_mean_parts
 from neuroprobe.similarity.top_images import rank_reorder, soft_wpmi, wpmi
 
 #: Every similarity function by its name: the one place to add one.
 FUNCTIONS: dict[str, Similarity] = {
+    "peak_correlation": peak_correlation,
+    "peak_mean": peak_mean,
     "cos_similarity": cos_similarity,
     "cos_similarity_cubed": cos_similarity_cubed,
     "rank_reorder": rank_reorder,
@@ -39,6 +42,7 @@ LINEAR: dict[str, Callable[..., LinearParts]] = {
     "cos_similarity": cos_similarity_parts,
     "cos_similarity_cubed": cos_similarity_cubed_parts,
     "pearson": pearson_parts,
+    "peak_mean": peak_mean_parts,
     "auc": auc_parts,
     "mean_difference": mean_difference_parts,
 }

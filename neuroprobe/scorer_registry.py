@@ -1,0 +1,74 @@
+"""The scorer of every similarity function, by the function's name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, TypeAlias
+
+import torch
+
+from neuroprobe.concepts import ConceptScores
+from neuroprobe.embedding_scorers import CosScorer, LinearScorer, PeakCorrelationScorer, PeakMeanScorer, PearsonScorer
+from neuroprobe.exceptions import InputError
+from neuroprobe.scoring import Scorer
+from neuroprobe.similarity import Similarity, get_similarity
+from neuroprobe.similarity.registry import LINEAR
+from neuroprobe.top_image_scorers import TOP_IMAGE_SCORERS
+
+#: What `dissect` labels with; elected by benchmarks/known_truth.py.
+DEFAULT_SIMILARITY = "peak_correlation"
+
+
+def _linear(name: str, scores: ConceptScores, **parameters: Any) -> Scorer:
+    return LinearScorer(scores, LINEAR[name](**parameters))
+
+
+#: From concept scores, and the function's parameters as keywords, to its scorer.
+SCORERS: dict[str, Callable[..., Scorer]] = {
+    "peak_correlation": PeakCorrelationScorer,
+    "peak_mean": PeakMeanScorer,
+    "cos_similarity": CosScorer,
+    "pearson": PearsonScorer,
+    **{name: partial(_linear, name) for name in ("cos_similarity_cubed", "auc", "mean_difference")},
+    **TOP_IMAGE_SCORERS,
+}
+
+#: What `dissect` takes: a function's name, a scorer class of one's own, or a plain function of two whole matrices.
+SimilarityOrScorer: TypeAlias = "str | type[Scorer] | Similarity"
+
+
+def find_scorer(similarity: SimilarityOrScorer) -> tuple[str, Callable[..., Scorer] | None]:
+    """A similarity function's name, and what makes its scorer: None for a plain function of the user's.
+
+    Raises
+    ------
+    UnknownNameError
+        A name that is none of ours.
+    """
+    if isinstance(similarity, type) and issubclass(similarity, Scorer):
+        return similarity.__name__, similarity
+    name, function = get_similarity(similarity)
+    ours = isinstance(similarity, str) or get_similarity(name)[1] is function if name in SCORERS else False
+    return name, SCORERS[name] if ours else None
+
+
+def check_similarity(similarity: SimilarityOrScorer, parameters: Mapping[str, Any]) -> None:
+    """Try the parameters on a few numbers; those of a plain function of the user's are left to its first real call.
+
+    Raises
+    ------
+    UnknownNameError
+        A name that is none of ours.
+    InputError
+        A parameter the function does not have, or a value it does not take.
+    """
+    name, make = find_scorer(similarity)
+    if make is None:
+        return
+    few: Any = SimpleNamespace(image_vectors=torch.eye(2), text_vectors=torch.eye(2))
+    try:
+        make(few, **parameters)
+    except TypeError as error:
+        raise InputError(f"Expected parameters of {name}, but {dict(parameters)} do not fit: {error}.") from error

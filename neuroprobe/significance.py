@@ -1,0 +1,169 @@
+"""Is a unit's best concept better than what shuffled images would give it?
+
+A null unit is a unit of the layer with its activations dealt to the images at random. It is scored like any other, by
+every concept, in place of the unit it was made from: so the search over the vocabulary, the competition within the
+layer and the few images that carry most of a unit's weight are all in the null. The p-value of a unit compares its best
+score with the best scores of null units whose weight is as concentrated as its own.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import stats
+
+from neuroprobe.scoring import Scorer, UnitPart
+
+Floats = npt.NDArray[np.float64]
+
+#: Null units in the neighbourhood (of like concentration) that a p-value is taken from.
+NEIGHBOURS = 250
+
+#: Share of the null units in a neighbourhood whose excesses make the tail beyond them.
+_TAIL = 0.1
+
+
+def null_generator(seed: int, layer: str) -> np.random.Generator:
+    """A generator of its own for every layer, so that no layer's numbers depend on which others were asked for."""
+    return np.random.default_rng((seed, zlib.crc32(layer.encode())))
+
+
+def null_sources(varies: npt.NDArray[np.bool_], n_null: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
+    """The unit each null unit is made from, [n_null]: every unit that varies as often as any other, give or take one."""
+    units = np.flatnonzero(varies)
+    rounds = [generator.permutation(units) for _ in range(math.ceil(n_null / max(len(units), 1)))]
+    return np.concatenate(rounds)[:n_null] if len(units) else np.empty(0, np.int64)
+
+
+def shuffled(
+    activations: npt.NDArray[np.float32], sources: npt.NDArray[np.int64], generator: np.random.Generator, *, size: int = 256
+) -> Iterator[torch.Tensor]:
+    """The activations of null units, [n_images, at most `size`] at a time; every unit has a permutation of its own."""
+    for start in range(0, len(sources), size):
+        yield torch.from_numpy(generator.permuted(activations[:, sources[start : start + size]], axis=0))
+
+
+def shuffled_rows(n_units: int, k: int, n_images: int, generator: np.random.Generator) -> torch.Tensor:
+    """k different rows at random for every null unit, [n_units, k]: where its highest activations come to lie."""
+    return torch.from_numpy(np.stack([generator.choice(n_images, size=k, replace=False, shuffle=True) for _ in range(n_units)]))
+
+
+def null_prior(scorer: Scorer, raw: torch.Tensor, null_raw: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
+    """The priors that null units meet, each in place of its source, [n_null, n_columns].
+
+    Parameters
+    ----------
+    scorer : Scorer
+    raw : Tensor, [n_units, n_columns]
+        Raw scores of the whole layer.
+    null_raw : Tensor, [n_null, n_columns]
+    sources : LongTensor, [n_null]
+    """
+    temperature = scorer.prior_temperature
+    others = _log_sum_of_others(raw / temperature, sources)
+    log_mean = torch.logaddexp(others, null_raw / temperature) - math.log(len(raw))
+    return scorer.prior_weight * temperature * log_mean
+
+
+def _log_sum_of_others(values: torch.Tensor, left_out: torch.Tensor) -> torch.Tensor:
+    """log sum exp over all rows but one, [n_left_out, n_columns].
+
+    Subtracting exp(own) from the sum is exact enough but for the largest, whose rest is summed apart.
+    """
+    total = torch.logsumexp(values, dim=0)
+    largest = values.argmax(dim=0)
+    rest = torch.logsumexp(values.scatter(0, largest[None], -torch.inf), dim=0)
+    own = values[left_out]
+    without = total + torch.log1p(-torch.exp((own - total).clamp_max(-1e-7)))
+    return torch.where(left_out[:, None] == largest, rest, without)
+
+
+def p_values(
+    best: npt.ArrayLike,
+    null_best: npt.ArrayLike,
+    *,
+    concentration: npt.ArrayLike | None = None,
+    null_concentration: npt.ArrayLike | None = None,
+) -> Floats:
+    """The probability that a null unit of like concentration scores at least as high.
+
+    Within the null units it is (1 + number at least as high) / (1 + number of null units); beyond their highest tenth
+    the excesses are taken to be exponential or heavier (a generalised Pareto tail whose shape is fitted, never below
+    0), which keeps p-values from ending at 1 / (1 + number).
+
+    Parameters
+    ----------
+    best : array-like, [n_units]
+        Highest score of every unit.
+    null_best : array-like, [n_null]
+        The same of the null units.
+    concentration, null_concentration : array-like, [n_units] and [n_null], optional
+        With them, every unit is compared with the `NEIGHBOURS` null units nearest in concentration; else with all.
+
+    Returns
+    -------
+    ndarray, [n_units], in (0, 1]
+    """
+    best, null_best = np.asarray(best, float), np.asarray(null_best, float)
+    if concentration is None or null_concentration is None or len(null_best) <= NEIGHBOURS:
+        return _tail_p_values(best, np.sort(null_best))
+    ours, theirs = (np.log(np.maximum(np.asarray(x, float), np.finfo(float).tiny)) for x in (concentration, null_concentration))
+    order = np.argsort(theirs, kind="stable")
+    theirs, null_best = theirs[order], null_best[order]
+    starts = np.clip(np.searchsorted(theirs, ours) - NEIGHBOURS // 2, 0, len(theirs) - NEIGHBOURS)
+    found = np.empty(len(best))
+    for start in np.unique(starts):
+        here, near = starts == start, slice(start, start + NEIGHBOURS)
+        # at the ends of the range the neighbours are less, or more, concentrated than the unit: along their trend
+        slope, level = _trend(theirs[near], null_best[near])
+        found[here] = _tail_p_values(best[here] - slope * (ours[here] - level), np.sort(null_best[near] - slope * (theirs[near] - level)))
+    return found
+
+
+def _trend(x: Floats, y: Floats) -> tuple[float, float]:
+    """Slope of the least-squares line, and the mean of x."""
+    level = float(x.mean())
+    spread = float(np.square(x - level).sum())
+    return (float((x - level) @ y) / spread if spread > 0 else 0.0), level
+
+
+def _tail_p_values(best: Floats, null_best: Floats) -> Floats:
+    """p-values from sorted null scores."""
+    n = len(null_best)
+    at_least = n - np.searchsorted(null_best, best, side="left")
+    p = (1 + at_least) / (1 + n)
+    n_tail = int(n * _TAIL)
+    if n_tail < 10:
+        return np.asarray(p)
+    threshold = null_best[-n_tail - 1]
+    shape, scale = _pareto(null_best[-n_tail:] - threshold)
+    beyond = (best > threshold) & (scale > 0)
+    excess = (best[beyond] - threshold) / max(scale, np.finfo(float).tiny)
+    p[beyond] = (1 + n_tail) / (1 + n) * stats.genpareto.sf(excess, shape)
+    return np.asarray(np.maximum(p, np.finfo(float).tiny))
+
+
+def _pareto(excesses: Floats) -> tuple[float, float]:
+    """Shape (never below 0) and scale of a generalised Pareto distribution by probability-weighted moments.
+
+    References
+    ----------
+    Hosking and Wallis, "Parameter and Quantile Estimation for the Generalized Pareto Distribution", Technometrics 1987.
+    """
+    n = len(excesses)
+    mean = float(excesses.mean())
+    weighted = float(np.mean(excesses * (1 - (np.arange(1, n + 1) - 0.35) / n)))  # excesses are sorted, lowest first
+    if mean <= 0 or mean <= 2 * weighted:
+        return 0.0, mean
+    shape = 2 - mean / (mean - 2 * weighted)
+    return (shape, 2 * mean * weighted / (mean - 2 * weighted)) if shape > 0 else (0.0, mean)
+
+
+def joined(parts: list[UnitPart]) -> UnitPart:
+    """The parts of several blocks of units as one."""
+    return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))
