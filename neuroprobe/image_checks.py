@@ -31,6 +31,8 @@ BoolArray: TypeAlias = npt.NDArray[np.bool_]
 #: such as a dict of arrays or a DataFrame; or concept sets, whose images are found by their ids.
 Shown: TypeAlias = "Mapping[str, npt.ArrayLike] | pd.DataFrame | ConceptSets"
 
+_UNITS = 1024  # read at a time: a layer may be on disk, and larger than memory
+
 
 class ImageCheckReport(JudgementReport):
     """AUC and MAD of every labelled unit on held-out images, as `check_on_images` finds them; their means are in `overall`.
@@ -95,8 +97,12 @@ def check_on_images(
         _check_held_out(labels, activations)
     known = shown_concepts(shown, activations.ids)
     named = labelled_units(labels)
-    rows = [row for layer, units in _by_layer(named).items() for row in _layer_rows(activations[layer], layer, units, known, level)]
-    table = pd.DataFrame(rows, columns=list(ImageCheckReport.required)).sort_values(["layer", "unit"], kind="stable", ignore_index=True)
+    rows = {
+        (row["layer"], row["unit"]): row
+        for layer, units in _by_layer(named).items()
+        for row in _layer_rows(activations[layer], layer, units, known, level)
+    }
+    table = pd.DataFrame([rows[unit] for unit in named], columns=list(ImageCheckReport.required))
     if not (table["status"] == "checked").any():
         raise InputError(f"Expected images that show, and do not show, the label of some unit, but {_why_not(table)}")
     given = {"level": level, "seed": seed, "n_resamples": n_resamples}
@@ -197,9 +203,13 @@ def _layer_rows(
     if beyond:
         raise InputError(f"Expected labels of units of {layer!r}, which has {values.shape[1]}, but got one of unit {beyond[0]}.")
     rows = []
-    for concept in dict.fromkeys(units.values()):
-        members = [unit for unit, label in units.items() if label == concept]
-        rows += _concept_rows(values, layer, members, concept, known.get(concept), level)
+    for start in range(0, values.shape[1], _UNITS):
+        block = np.asarray(values[:, start : start + _UNITS])
+        here = {unit: label for unit, label in units.items() if start <= unit < start + _UNITS}
+        for concept in dict.fromkeys(here.values()):
+            members = [unit for unit, label in here.items() if label == concept]
+            chosen = block[:, [unit - start for unit in members]]
+            rows += _concept_rows(chosen, layer, members, concept, known.get(concept), level)
     return rows
 
 
@@ -214,7 +224,7 @@ def _concept_rows(
     if status != "checked":
         return [{**common, "unit": unit, "status": status} for unit in units]
     rows = positives | control
-    chosen, targets = np.asarray(values[rows][:, units], dtype=float), positives[rows]
+    chosen, targets = values[rows].astype(float), positives[rows]
     area = auroc(chosen.T, targets)
     low, high = auroc_interval(area, n_positive, n_control, level=level)
     mad = mean_activation_difference(chosen, targets, level=level)

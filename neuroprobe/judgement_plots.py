@@ -31,9 +31,10 @@ def plot_quantities(overall: pd.DataFrame, *, title: str = "", ax: Axes | None =
             ax.plot([low, high], [i, i], color="C0", linewidth=2, alpha=0.5)
         ax.plot([value], [i], marker="o", color="C0")
         ax.annotate(f"{value:.3g}", (value, i), textcoords="offset points", xytext=(0, 5), ha="center", fontsize=8)
-    names = [f"{row.quantity}, {row.layer}" for row in rows.itertuples()]
+    several = rows["layer"].nunique() > 1
+    names = [f"{row.quantity}, {row.layer}" if several else str(row.quantity) for row in rows.itertuples()]
     ax.set_yticks(range(len(rows)), [shortened(name) for name in names])
-    ax.invert_yaxis()
+    ax.set_ylim(max(len(rows), 1) - 0.4, -0.9)  # the first on top, with room for its number
     if len(values) and np.abs(values).max() > 10:
         ax.set_xscale("symlog", linthresh=1)
     ax.set_title(shortened(title))
@@ -83,7 +84,8 @@ def plot_lines(table: pd.DataFrame, *, label: str, title: str = "", ax: Axes | N
     ax.set_xticks(range(table.shape[1]), [shortened(str(column)) for column in table.columns], rotation=90)
     ax.set_ylabel(label)
     ax.set_title(shortened(title))
-    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    if len(table):
+        ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return ax
 
 

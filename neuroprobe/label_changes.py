@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 #: What a `LabelReport` may say about a label, next to it.
 _FACTS = ("score", "margin", "p_value", "q_value", "stability")
 _CHANGES = ("same", "renamed", "gained", "lost", "unnamed")
-_LABEL, _SCORE, _Q_VALUE = "label at ", "score at ", "q_value at "
+_LABEL = "label at "
+#: What a history keeps of every checkpoint, under these names.
+_KEPT = {"concept": _LABEL, "score": "score at ", "q_value": "q_value at ", "stability": "stability at "}
 
 
 class ComparisonReport(JudgementReport):
@@ -107,7 +109,7 @@ class LabelHistoryReport(JudgementReport):
 
     Columns: layer, unit, concept (the last label), stays_from (the first checkpoint from which it stays; "" for a unit
     without a last label), n_labels (how many different ones it had on the way), and "label at ...", "score at ...", and
-    where the reports have it "q_value at ..." for every checkpoint.
+    where the reports have them "q_value at ..." and "stability at ...", for every checkpoint.
     """
 
     name = "label_history"
@@ -190,8 +192,7 @@ def labels_along(reports: Mapping[str, LabelReport], *, level: float = 0.95) -> 
     table = pd.DataFrame({"layer": first["layer"], "unit": first["unit"], "concept": labels[-1]})
     table["stays_from"] = names[np.where(labels[-1] == "", -1, since)]
     table["n_labels"] = [len(set(column) - {""}) for column in labels.T]
-    kinds = ((_LABEL, "concept"), (_SCORE, "score"), (_Q_VALUE, "q_value"))
-    facts = {prefix + name: part[fact].to_numpy() for prefix, fact in kinds for name, part in aligned.items() if fact in part}
+    facts = {prefix + name: part[fact].to_numpy() for fact, prefix in _KEPT.items() for name, part in aligned.items() if fact in part}
     table = pd.concat([table, pd.DataFrame(facts)], axis=1)
     overall = [share(f"settled by {name}", since[labels[-1] != ""] <= place, level=level) for place, name in enumerate(tables)]
     metadata = {"level": level, "reports": {name: report.metadata for name, report in reports.items()}, "versions": versions()}

@@ -155,12 +155,12 @@ def add_as_many(labels: BoolArray, generator: np.random.Generator) -> BoolArray:
 _TESTS: dict[str, Change] = {"missing labels": drop_half, "extra labels": add_as_many}
 
 
-def _changed(matrix: BoolArray, names: Sequence[str], change: Change, seeds: tuple[int, int]) -> npt.NDArray[np.float32]:
+def _changed(matrix: BoolArray, names: Sequence[str], change: Change, seeds: tuple[int, int]) -> BoolArray:
     columns = [
         change(column, np.random.default_rng((*seeds, zlib.crc32(name.encode(errors="surrogatepass")))))
         for name, column in zip(names, matrix.T, strict=True)
     ]
-    return np.stack(columns, axis=1).astype(np.float32)  # [n_images, n_concepts]
+    return np.stack(columns, axis=1)  # [n_images, n_concepts]
 
 
 def _label_matrix(shown: Mapping[str, npt.ArrayLike] | pd.DataFrame, ids: Sequence[str]) -> tuple[list[str], BoolArray]:
@@ -209,7 +209,7 @@ def _rows(
     activations: Activations,
     units: Mapping[Unit, int],
     matrix: BoolArray,
-    draws: Mapping[str, Sequence[npt.NDArray[np.float32]]],
+    draws: Mapping[str, Sequence[BoolArray]],
     least_fall: float,
     level: float,
 ) -> list[dict[str, Any]]:
@@ -232,14 +232,14 @@ def _changes(
     activations: Activations,
     units: Mapping[Unit, int],
     matrix: BoolArray,
-    draws: Mapping[str, Sequence[npt.NDArray[np.float32]]],
+    draws: Mapping[str, Sequence[BoolArray]],
 ) -> dict[str, npt.NDArray[np.float64]]:
     """The change of every unit's score under each test, in the function's range; layer by layer, never two matrices at once."""
     changes: dict[str, list[npt.NDArray[np.float64]]] = {test: [] for test in draws}
     for layer in dict.fromkeys(layer for layer, _ in units):
         rows, columns = np.array([(unit, column) for (owner, unit), column in units.items() if owner == layer]).T
         values = np.asarray(activations[layer], dtype=np.float32)
-        before, low, high = _scores(function, values, matrix.astype(np.float32), rows, columns)
+        before, low, high = _scores(function, values, matrix, rows, columns)
         after: dict[str, npt.NDArray[np.float64]] = {}
         for test, matrices in draws.items():
             found = [_scores(function, values, labels, rows, columns) for labels in matrices]
@@ -253,11 +253,11 @@ def _changes(
 def _scores(
     function: Similarity,
     values: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.float32],
+    labels: BoolArray,
     rows: npt.NDArray[Any],
     columns: npt.NDArray[Any],
 ) -> tuple[npt.NDArray[np.float64], float, float]:
-    alike = np.asarray(function(values, labels), dtype=float)
+    alike = np.asarray(function(values, labels.astype(np.float32)), dtype=float)
     if alike.shape != (values.shape[1], labels.shape[1]) or not np.isfinite(alike).all():
         raise InputError(
             f"Expected finite scores {(values.shape[1], labels.shape[1])}, but got {alike.shape}, finite: {np.isfinite(alike).all()}."
