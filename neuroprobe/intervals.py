@@ -17,7 +17,7 @@ Floats = npt.NDArray[np.float64]
 Interval = tuple[Floats, Floats]
 
 #: Seeds that differ more than chance would make them with this probability are not taken for chance.
-_OVERDISPERSED = 0.01
+_OVERDISPERSED = 0.001
 
 
 def wilson_interval(n_right: npt.ArrayLike, n: npt.ArrayLike, *, level: float = 0.95) -> Interval:
@@ -120,7 +120,7 @@ def accuracy_interval(accuracies: npt.ArrayLike, *, n_train: npt.ArrayLike, n_te
 
     Wilson's interval of the mean accuracy, on `effective_size` images; for one seed just Wilson's interval. Unlike
     the corrected t interval it needs no spread of a few seeds, so that it is narrower, and stays right where all
-    seeds agree. Where the seeds differ more than the test images' chance explains (chi-squared test, 1 %), as
+    seeds agree. Where the seeds differ more than the test images' chance explains (chi-squared test, 0.1 %), as
     probes do that sometimes fail to learn, the wider corrected t interval is taken, within [0, 1].
 
     Parameters
