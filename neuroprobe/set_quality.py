@@ -152,7 +152,7 @@ def _upper_posterior(margins: npt.NDArray[np.float64], concept: str) -> npt.NDAr
         raise InputError(f"Expected margins that differ between at least four images, but for {concept!r} they do not.")
     standard = ((margins - margins.mean()) / spread)[:, None]
     start = np.quantile(standard, [0.3, 0.95])[:, None]  # most images do not show the concept
-    mixture = GaussianMixture(2, means_init=start, random_state=0, max_iter=500).fit(standard)
+    mixture = GaussianMixture(2, means_init=start, random_state=0, tol=1e-6, max_iter=2000).fit(standard)
     posterior: npt.NDArray[np.float64] = mixture.predict_proba(standard)[:, int(mixture.means_.argmax())]
     return posterior
 
