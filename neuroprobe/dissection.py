@@ -1,47 +1,72 @@
-"""dissect(): a concept for every unit."""
+"""dissect(): a concept for every unit, with a confidence."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 
 from neuroprobe.activations import Activations
 from neuroprobe.concepts import ConceptScores
 from neuroprobe.exceptions import InputError, UnknownNameError
+from neuroprobe.labelling import LayerLabels, label_layer
+from neuroprobe.modes import resolve_device
 from neuroprobe.report import LabelReport, versions
-from neuroprobe.similarity import Similarity, get_similarity
+from neuroprobe.scorer_registry import DEFAULT_SIMILARITY, SimilarityOrScorer, find_scorer
+from neuroprobe.similarity import Similarity
+from neuroprobe.statistics import benjamini_hochberg
+from neuroprobe.summaries import ActivationSummary
+from neuroprobe.unit_parts import LayerUnits, RecordedUnits, SummarisedUnits
 
-DEFAULT_SIMILARITY = "soft_wpmi"
+#: Of Benjamini and Hochberg, over the units of a layer: the largest q-value with which a unit is named.
+FALSE_DISCOVERY_RATE = 0.05
+
+#: Null units per layer.
+N_NULL = 1000
+
+#: Resamples of the probing set for the stability of labels.
+N_BOOTSTRAP = 50
 
 
 def dissect(
-    activations: Activations,
+    activations: Activations | ActivationSummary,
     scores: ConceptScores,
     *,
-    similarity: str | Similarity = DEFAULT_SIMILARITY,
+    similarity: SimilarityOrScorer = DEFAULT_SIMILARITY,
     parameters: Mapping[str, Any] | None = None,
     layers: Sequence[str] | None = None,
     units: Mapping[str, Iterable[int]] | None = None,
     top: int = 5,
+    false_discovery_rate: float = FALSE_DISCOVERY_RATE,
+    n_null: int = N_NULL,
+    n_bootstrap: int = N_BOOTSTRAP,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
 ) -> LabelReport:
     """Label every unit with the concept whose scores are most like its activations.
 
-    A layer is always scored whole; `layers` and `units` only choose rows of the result, so that what else was
-    asked never changes a label. A unit that is the same on every image gets no label.
+    A layer is always scored whole; `layers` and `units` only choose rows of the result, so that what else was asked
+    never changes a label. Scores are made in blocks of concepts from the embeddings.
+
+    A unit that is the same on every image gets no label, nor does one whose best score over the whole vocabulary is no
+    better than chance: its p-value is the probability that units with shuffled images score as high (see
+    `neuroprobe.significance`), and its q-value corrects for the number of units in the layer.
 
     Parameters
     ----------
-    activations : Activations
-        One row per image (pooled).
+    activations : Activations or ActivationSummary
+        One row per image (pooled). A summary is enough for wpmi, soft_wpmi, rank_reorder and peak_mean, if it kept as
+        many highest images as they use.
     scores : ConceptScores
         Of the same images.
-    similarity : str or callable, default "soft_wpmi"
-        A name of `neuroprobe.similarity.list_similarities`, or a function that is called as those are.
+    similarity : str, Scorer class or callable, default "peak_correlation"
+        A name of `neuroprobe.similarity.list_similarities`; or a subclass of `neuroprobe.scoring.Scorer`; or a function
+        that is called as those of `neuroprobe.similarity` are, with whole matrices: its labels have neither p-values nor
+        stability.
     parameters : mapping, optional
         Keyword arguments of the similarity function.
     layers : sequence of str, optional
@@ -50,6 +75,16 @@ def dissect(
         By default all units of every layer.
     top : int, default 5
         Concepts kept per unit.
+    false_discovery_rate : float, default 0.05
+        Units with a larger q-value stay without a label; 1 labels every unit that varies.
+    n_null : int, default 1000
+        Null units per layer; with 0 there are no p-values, and every unit that varies is named.
+    n_bootstrap : int, default 50
+        Resamples of the images for the labels' stability; 0 for none.
+    seed : int, default 0
+        Of shuffles and resamples.
+    device : str or torch.device, default "cpu"
+        Where scores are computed; "auto" for the best there is.
 
     Returns
     -------
@@ -58,33 +93,41 @@ def dissect(
     Raises
     ------
     InputError
-        Activations and scores of different images, or a unit the layer does not have.
+        Activations and scores of different images, a unit the layer does not have, or a number out of its range.
     UnknownNameError
         A layer that was not recorded, or no such similarity function.
 
     References
     ----------
-    Oikarinen and Weng, ICLR 2023, arXiv 2204.10965.
+    Oikarinen and Weng, ICLR 2023, arXiv 2204.10965. Benjamini and Hochberg, J. R. Stat. Soc. B 57, 1995.
     """
-    name, function = get_similarity(similarity)
+    name, make = find_scorer(similarity)
     _check_same_images(activations, scores)
-    if top < 1:
-        raise InputError(f"Expected `top` to be at least 1, but got {top}.")
+    _check_numbers(top, false_discovery_rate, n_null, n_bootstrap, seed)
     layers = _checked_layers(activations, layers)
     chosen = _chosen_units(activations, layers, {} if units is None else units)
-    matrix = scores.similarities()
+    device = resolve_device(device)
+    placed = replace(scores, image_vectors=scores.image_vectors.to(device), text_vectors=scores.text_vectors.to(device))
+    scorer = None if make is None else make(placed, **(parameters or {}))
+    row_of = {id_: row for row, id_ in enumerate(scores.ids)}
+    top = min(top, len(scores.concepts))
     tables = []
     for layer in layers:
-        values = torch.from_numpy(np.array(activations[layer], dtype=np.float32))
-        alike = torch.as_tensor(function(values, matrix, **(parameters or {})))
-        _check_result(alike, values.shape[1], len(scores.concepts), name)
-        table = _label_table(layer, alike, _never_varies(values), scores.concepts, min(top, len(scores.concepts)))
-        tables.append(table.iloc[chosen[layer]])
+        layer_units = _layer_units(activations, layer, row_of)
+        if scorer is not None:
+            labels = label_layer(layer, layer_units, scorer, top=top, n_null=n_null, n_bootstrap=n_bootstrap, seed=seed)
+        else:
+            labels = _label_by_function(activations, layer, scores, similarity, parameters or {}, top)  # type: ignore[arg-type]
+        tables.append(_label_table(layer, layer_units, labels, scores.concepts, false_discovery_rate).iloc[chosen[layer]])
     metadata = {
         "similarity": name,
         "parameters": dict(parameters or {}),
         "n_images": len(scores.ids),
         "n_concepts": len(scores.concepts),
+        "false_discovery_rate": false_discovery_rate,
+        "n_null": n_null if scorer is not None else 0,
+        "n_bootstrap": n_bootstrap if scorer is not None else 0,
+        "seed": seed,
         "activations": dict(activations.metadata),
         "concept_scores": dict(scores.metadata),
         "versions": versions(),
@@ -92,49 +135,94 @@ def dissect(
     return LabelReport(pd.concat(tables, ignore_index=True), metadata)
 
 
-def _never_varies(values: torch.Tensor) -> npt.NDArray[np.bool_]:
-    return (values.amax(dim=0) == values.amin(dim=0)).numpy()
+def _layer_units(activations: Activations | ActivationSummary, layer: str, row_of: Mapping[str, int]) -> LayerUnits:
+    if isinstance(activations, ActivationSummary):
+        return SummarisedUnits(activations[layer], row_of)
+    return RecordedUnits(activations[layer])
 
 
-def _label_table(layer: str, alike: torch.Tensor, constant: npt.NDArray[np.bool_], concepts: Sequence[str], top: int) -> pd.DataFrame:
-    best, columns = (x.numpy() for x in torch.topk(alike, top, dim=1))  # [n_units, top] each
-    names = np.asarray(concepts, dtype=object)[columns]
-    names[constant], best[constant] = "", np.nan
-    table = pd.DataFrame({"layer": layer, "unit": np.arange(len(best)), "concept": names[:, 0], "score": best[:, 0]})
-    table["status"] = np.where(constant, "never varies", "named")
-    for rank in range(1, top):
-        table[f"concept_{rank + 1}"], table[f"score_{rank + 1}"] = names[:, rank], best[:, rank]
+def _label_by_function(
+    activations: Activations | ActivationSummary,
+    layer: str,
+    scores: ConceptScores,
+    function: Similarity,
+    parameters: Mapping[str, Any],
+    top: int,
+) -> LayerLabels:
+    """Labels by a function of one's own, which sees the whole layer and all concepts."""
+    if isinstance(activations, ActivationSummary):
+        raise InputError("Expected recorded activations for a similarity function of your own, but got a summary. Use `record`.")
+    values = torch.from_numpy(np.array(activations[layer], dtype=np.float32))
+    alike = torch.as_tensor(function(values, scores.similarities(), **parameters)).float()
+    _check_result(alike, values.shape[1], len(scores.concepts), getattr(function, "__name__", repr(function)))
+    order = torch.argsort(alike, dim=1, descending=True, stable=True)[:, :top]
+    unknown = np.full(len(alike), np.nan)
+    return LayerLabels(alike.gather(1, order).numpy(), order.numpy(), unknown, unknown)
+
+
+def _label_table(layer: str, units: LayerUnits, labels: LayerLabels, concepts: Sequence[str], false_discovery_rate: float) -> pd.DataFrame:
+    scores = np.where(units.varies[:, None], labels.scores, np.nan)  # [n_units, top]
+    names = np.where(units.varies[:, None], np.asarray(concepts, dtype=object)[labels.concepts], "")
+    p = np.where(units.varies, labels.p_values, np.nan)
+    q = benjamini_hochberg(p)
+    status = np.where(units.varies, np.where(q > false_discovery_rate, "not significant", "named"), "never varies")
+    table = pd.DataFrame({"layer": layer, "unit": np.arange(len(units)), "concept": np.where(status == "named", names[:, 0], "")})
+    table["score"], table["status"], table["candidate"] = scores[:, 0], status, names[:, 0]
+    table["margin"] = scores[:, 0] - scores[:, 1] if scores.shape[1] > 1 else np.nan
+    table["p_value"], table["q_value"] = p, q
+    table["stability"] = np.where(units.varies, labels.stability, np.nan)
+    for rank in range(1, scores.shape[1]):
+        table[f"concept_{rank + 1}"], table[f"score_{rank + 1}"] = names[:, rank], scores[:, rank]
     return table
 
 
-def _check_same_images(activations: Activations, scores: ConceptScores) -> None:
+def _check_numbers(top: int, false_discovery_rate: float, n_null: int, n_bootstrap: int, seed: int) -> None:
+    if top < 1:
+        raise InputError(f"Expected `top` to be at least 1, but got {top}.")
+    if not 0 < false_discovery_rate <= 1:
+        raise InputError(f"Expected `false_discovery_rate` above 0 and at most 1, but got {false_discovery_rate}.")
+    for name, value in (("n_null", n_null), ("n_bootstrap", n_bootstrap), ("seed", seed)):
+        if value < 0:
+            raise InputError(f"Expected `{name}` to be at least 0, but got {value}.")
+    if 0 < n_null < 100:
+        raise InputError(f"Expected at least 100 null units, or 0 for no p-values, but got `n_null` {n_null}.")
+
+
+def _check_same_images(activations: Activations | ActivationSummary, scores: ConceptScores) -> None:
     ours, theirs = activations.metadata.get("images"), scores.metadata.get("images")
-    if activations.ids != scores.ids or ours != theirs:
+    ids = activations.ids if isinstance(activations, Activations) else scores.ids
+    if ids != scores.ids or ours != theirs:
         raise InputError(
-            f"Expected activations and concept scores of the same images in the same order, but got {len(activations.ids)} and "
+            f"Expected activations and concept scores of the same images in the same order, but got {len(ids)} and "
             f"{len(scores.ids)} images with fingerprints {ours} and {theirs}. Make both in one pass (neuroprobe.collection.collect)."
         )
 
 
-def _checked_layers(activations: Activations, layers: Sequence[str] | None) -> list[str]:
+def _checked_layers(activations: Activations | ActivationSummary, layers: Sequence[str] | None) -> list[str]:
     chosen = list(activations.layers if layers is None else layers)
     if isinstance(layers, str) or not chosen or len(set(chosen)) < len(chosen):
         raise InputError(f"Expected `layers` to be a list that names at least one layer, each once, but got {layers!r}.")
     return chosen
 
 
-def _chosen_units(activations: Activations, layers: Sequence[str], units: Mapping[str, Iterable[int]]) -> dict[str, list[int]]:
+def _chosen_units(
+    activations: Activations | ActivationSummary, layers: Sequence[str], units: Mapping[str, Iterable[int]]
+) -> dict[str, list[int]]:
     for layer in units:
         if layer not in layers:
             raise UnknownNameError(f"Expected `units` for the layers {list(layers)}, but got {layer!r}.")
     chosen = {}
     for layer in layers:
-        n_units = activations[layer].shape[1]
+        n_units = _n_units(activations, layer)
         chosen[layer] = [int(unit) for unit in units.get(layer, range(n_units))]
         wrong = [unit for unit in chosen[layer] if not 0 <= unit < n_units]
         if wrong:
             raise InputError(f"Expected units of {layer!r} from 0 to {n_units - 1}, but got {wrong[0]}.")
     return chosen
+
+
+def _n_units(activations: Activations | ActivationSummary, layer: str) -> int:
+    return activations[layer].shape[1] if isinstance(activations, Activations) else len(activations[layer].mean)
 
 
 def _check_result(alike: torch.Tensor, n_units: int, n_concepts: int, name: str) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from neuroprobe.checkpoints import Checkpoint, fingerprint_checkpoints
 from neuroprobe.collection import Transform, collect
 from neuroprobe.concepts import ConceptSource
-from neuroprobe.dissection import DEFAULT_SIMILARITY, dissect
+from neuroprobe.dissection import dissect
 from neuroprobe.exceptions import UnreadableImageError
 from neuroprobe.forward_pass import ForwardPass
 from neuroprobe.images import Images
@@ -20,7 +20,7 @@ from neuroprobe.probe_report import ProbeReport
 from neuroprobe.recorder import ActivationRecorder, check_layers
 from neuroprobe.recording import record_beside
 from neuroprobe.report import LabelReport
-from neuroprobe.similarity import Similarity, check_parameters
+from neuroprobe.scorer_registry import DEFAULT_SIMILARITY, SimilarityOrScorer, check_similarity
 from neuroprobe.study import BLOG_PROBES, POOLINGS, Features, ProbingStudy, check_jobs, check_probes, check_seeds, check_split
 
 
@@ -33,7 +33,7 @@ def dissect_model(
     transform: Transform,
     pooling: Pooling = "mean",
     layout: Layout | None = None,
-    similarity: str | Similarity = DEFAULT_SIMILARITY,
+    similarity: SimilarityOrScorer = DEFAULT_SIMILARITY,
     parameters: Mapping[str, Any] | None = None,
     store: str | Path | None = None,
     batch_size: int = 64,
@@ -65,7 +65,7 @@ def dissect_model(
     -------
     LabelReport
     """
-    check_parameters(similarity, parameters or {})  # before the long run
+    check_similarity(similarity, parameters or {})  # before the long run
     recorder = ActivationRecorder(model, layers, pooling=pooling, layout=layout)
     activations, scores = record_beside(
         recorder,

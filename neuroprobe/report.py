@@ -192,13 +192,16 @@ class LabelReport(Report):
     """A concept for every unit, as `neuroprobe.dissect` finds them.
 
     Columns: layer, unit, concept ("" for a unit without a label), score (of the similarity function), status
-    ("named", or why not), and the next best as concept_2, score_2, ...
+    ("named", "never varies" or "not significant"), candidate (the best concept, whether or not it became the label),
+    margin (score minus the second best's), p_value and q_value (see `neuroprobe.significance`), stability (share of
+    bootstrap resamples of the images in which the candidate stays the best), and the next best as concept_2, score_2,
+    ... What a report does not know of a unit is NaN.
     """
 
     name = "labels"
     title = "What the units respond to"
     required = ("layer", "unit", "concept", "score", "status")
-    text_columns = ("layer", "concept", "status")
+    text_columns = ("layer", "concept", "status", "candidate")
 
     @classmethod
     def _holds_text(cls, column: str) -> bool:

@@ -1,0 +1,152 @@
+"""The labels of one layer's units: the best concepts of each, how likely chance gives as good a one, and how stable it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from neuroprobe.exceptions import InputError
+from neuroprobe.scoring import Scorer, UnitPart
+from neuroprobe.significance import null_generator, null_prior, null_sources, p_values
+from neuroprobe.unit_parts import LayerUnits
+
+Floats = npt.NDArray[np.float64]
+
+#: Concepts per unit among which a resample's winner is looked for.
+RIVALS = 20
+
+_BLOCK_BYTES = 1 << 26  # of [units and null units, concepts] or [images, concepts], float32
+
+
+@dataclass(frozen=True, eq=False)
+class LayerLabels:
+    """The best concepts of every unit of a layer.
+
+    Attributes
+    ----------
+    scores : ndarray, [n_units, m]
+        Highest first.
+    concepts : ndarray of int, [n_units, m]
+        Their concepts' columns; of equal scores the lower column comes first.
+    p_values : ndarray, [n_units]
+        NaN where not asked for.
+    stability : ndarray, [n_units]
+        Share of bootstrap resamples of the images in which the best concept stays the best; NaN where not known.
+    """
+
+    scores: npt.NDArray[np.float32]
+    concepts: npt.NDArray[np.int64]
+    p_values: Floats
+    stability: Floats
+
+
+def label_layer(layer: str, units: LayerUnits, scorer: Scorer, *, top: int, n_null: int, n_bootstrap: int, seed: int) -> LayerLabels:
+    """Score all units by all concepts, in blocks of concepts.
+
+    Parameters
+    ----------
+    layer : str
+        Its name seeds the layer's permutations and resamples.
+    units : LayerUnits
+    scorer : Scorer
+    top : int
+        Concepts kept per unit, if there are as many.
+    n_null : int
+        Null units; 0 for no p-values.
+    n_bootstrap : int
+        Resamples; 0 for no stability.
+    seed : int
+
+    Returns
+    -------
+    LayerLabels
+
+    Raises
+    ------
+    InputError
+        Scores that are not finite, or a prior that cancels every score.
+    """
+    _check_prior(layer, units, scorer)
+    generator = null_generator(seed, layer)
+    sources = null_sources(units.varies, n_null, generator)
+    part = units.parts(scorer)
+    null_part = units.null_parts(scorer, sources, generator) if len(sources) else None
+    sweep = _Sweep(scorer, part, null_part, torch.from_numpy(sources), kept=max(top, RIVALS))
+    p = sweep.p_values() if null_part is not None else np.full(len(units), np.nan)
+    stability = _stability(units, scorer, sweep, n_bootstrap, generator)
+    return LayerLabels(sweep.scores[:, :top].numpy(), sweep.concepts[:, :top].numpy(), p, stability)
+
+
+def _check_prior(layer: str, units: LayerUnits, scorer: Scorer) -> None:
+    if len(units) == 1 and scorer.prior_weight == 1:
+        raise InputError(
+            f"Expected more than one unit in {layer!r}, since the prior over its units takes all of a single unit's scores away. "
+            "Pass parameters={'prior': None}, or another similarity function."
+        )
+
+
+class _Sweep:
+    """One pass over blocks of concepts: each unit's best concepts, each null unit's best score, each concept's prior."""
+
+    def __init__(self, scorer: Scorer, part: UnitPart, null_part: UnitPart | None, sources: torch.Tensor, *, kept: int) -> None:
+        self._scorer, self._part, self._null_part = scorer, part, null_part
+        n_units, device = len(part[0]), scorer.image_vectors.device
+        self.prior = torch.zeros(scorer.n_concepts)
+        self.scores, self.concepts = torch.empty(n_units, 0), torch.empty(n_units, 0, dtype=torch.long)
+        self._null_best = torch.full((len(sources),), -torch.inf)
+        for columns in _blocks(scorer, n_units + len(sources)):
+            self._take(columns, sources.to(device), kept)
+
+    def _take(self, columns: slice, sources: torch.Tensor, kept: int) -> None:
+        raw = self._scorer.block(self._part, columns)  # [n_units, n_columns]
+        if not bool(torch.isfinite(raw).all()):
+            raise InputError(f"Expected finite similarities, but {type(self._scorer).__name__} returned some that are not.")
+        prior = self._scorer.prior(raw) if self._scorer.prior_weight else torch.zeros(raw.shape[1], device=raw.device)
+        if self._null_part is not None:
+            null_raw = self._scorer.block(self._null_part, columns)
+            met = null_prior(self._scorer, raw, null_raw, sources) if self._scorer.prior_weight else 0.0
+            self._null_best = torch.maximum(self._null_best, (null_raw - met).amax(dim=1).cpu())
+        self.prior[columns] = prior.cpu()
+        self._keep_best((raw - prior).cpu(), columns.start, kept)
+
+    def _keep_best(self, scores: torch.Tensor, first: int, kept: int) -> None:
+        values, places = torch.topk(scores, min(kept, scores.shape[1]), dim=1)
+        values, places = torch.cat([self.scores, values], dim=1), torch.cat([self.concepts, places + first], dim=1)
+        by_place = torch.argsort(places, dim=1)  # so that of equal scores the lower column comes first
+        values, places = values.gather(1, by_place), places.gather(1, by_place)
+        order = torch.argsort(values, dim=1, descending=True, stable=True)[:, :kept]
+        self.scores, self.concepts = values.gather(1, order), places.gather(1, order)
+
+    def p_values(self) -> Floats:
+        assert self._null_part is not None
+        ours, theirs = self._scorer.concentration(self._part), self._scorer.concentration(self._null_part)
+        return p_values(
+            self.scores[:, 0].numpy(),
+            self._null_best.numpy(),
+            concentration=None if ours is None else ours.cpu().numpy(),
+            null_concentration=None if theirs is None else theirs.cpu().numpy(),
+        )
+
+
+def _blocks(scorer: Scorer, n_rows: int) -> Iterator[slice]:
+    size = max(64, min(1024, _BLOCK_BYTES // (4 * max(n_rows, scorer.n_images))))
+    for start in range(0, scorer.n_concepts, size):
+        yield slice(start, min(start + size, scorer.n_concepts))
+
+
+def _stability(units: LayerUnits, scorer: Scorer, sweep: _Sweep, n_bootstrap: int, generator: np.random.Generator) -> Floats:
+    """Share of resamples in which a unit's best concept beats its rivals, the prior being that of all images."""
+    kept, columns = np.zeros(len(units)), sweep.concepts.to(scorer.image_vectors.device)
+    for _ in range(n_bootstrap):
+        rows = generator.integers(scorer.n_images, size=scorer.n_images)
+        resampled = scorer.resampled(torch.from_numpy(rows).to(scorer.image_vectors.device))
+        part = units.resampled_parts(resampled, rows)
+        if part is None:
+            return np.full(len(units), np.nan)
+        scores = resampled.candidates(part, columns).cpu() - sweep.prior[sweep.concepts]
+        kept += (scores[:, :1] >= scores).all(dim=1).numpy()
+    return kept / n_bootstrap if n_bootstrap else np.full(len(units), np.nan)
