@@ -302,10 +302,11 @@ def solve_units(
         moment = curvature * values
         by_weight = (error * values).sum(dim=1) + weights / C
         by_offset = error.sum(dim=1)
-        if max(by_weight.abs().max(), by_offset.abs().max()) <= tol * values.shape[1]:
+        going = torch.maximum(by_weight.abs(), by_offset.abs()) > tol * values.shape[1]
+        if not going.any():
             break
         a, b, c = (moment * values).sum(dim=1) + 1 / C, moment.sum(dim=1), curvature.sum(dim=1).clamp(min=1e-9)
-        determinant = (a * c - b * b).clamp(min=1e-12)
-        weights = weights - ((c * by_weight - b * by_offset) / determinant).clamp(-_LONGEST, _LONGEST)
-        offsets = offsets - ((a * by_offset - b * by_weight) / determinant).clamp(-_LONGEST, _LONGEST)
+        size = going / (a * c - b * b).clamp(min=1e-12)
+        weights = weights - (size * (c * by_weight - b * by_offset)).clamp(-_LONGEST, _LONGEST)
+        offsets = offsets - (size * (a * by_offset - b * by_weight)).clamp(-_LONGEST, _LONGEST)
     return weights, offsets
