@@ -20,6 +20,7 @@ from typing_extensions import Self
 
 from neuroprobe.concepts import ConceptScores
 from neuroprobe.exceptions import InputError
+from neuroprobe.kernels import sum_of_logs
 from neuroprobe.scoring import Columns, Scorer, UnitPart
 from neuroprobe.similarity.arrays import share_of
 from neuroprobe.similarity.detection import check_share, images_at_least, images_with
@@ -34,9 +35,9 @@ from neuroprobe.similarity.top_images import (
 )
 
 _PART_BYTES = 1 << 26  # of one [n_images, n_columns] of float32
-_SMALLEST_PRODUCT = 1e-36  # of factors that are multiplied before their logarithm is taken: a normal float32
+_ROWS = 512  # images whose scores are made, and worked on, at a time
 _LARGEST_LOGIT = 60.0  # exp of it, times any number of concepts there is memory for, is a float32
-_UNITS = 512  # whose highest images are sorted at a time
+_UNITS = 64  # whose highest images are sorted at a time: as many as the cache holds
 
 
 class TopImageScorer(Scorer):
@@ -112,12 +113,8 @@ class WpmiScorer(TopImageScorer):
         return other
 
     def _part(self, units: UnitPart, columns: Columns) -> torch.Tensor:
-        log_p = self._probabilities(columns).add_(self._min_prob).log_()
+        log_p = softmax_columns(self, columns, a=self._a, log_denominators=self._log_denominators, log_of_sum_with=self._min_prob)
         return embedding_bag(units[0], log_p, mode="sum")
-
-    def _probabilities(self, columns: Columns) -> torch.Tensor:
-        """Some columns of the softmax over all concepts, [n_images, n_columns]."""
-        return torch.mul(self.matrix(columns), self._a).sub_(self._log_denominators[:, None]).exp_()
 
 
 class SoftWpmiScorer(WpmiScorer):
@@ -144,19 +141,9 @@ class SoftWpmiScorer(WpmiScorer):
         self._p_start, self._p_end = p_start, p_end
 
     def _part(self, units: UnitPart, columns: Columns) -> torch.Tensor:
-        probabilities = self._probabilities(columns)
-        by_rank = units[0].T.contiguous()  # [k, n_units]
+        probabilities = softmax_columns(self, columns, a=self._a, log_denominators=self._log_denominators)
         slopes = example_probabilities(self.k, self._p_start, self._p_end).double()
-        floors = 1 - slopes + self._min_prob  # a term is floor + slope * P, and P is at least 0
-        total = probabilities.new_zeros(by_rank.shape[1], probabilities.shape[1])
-        product, term = torch.empty_like(total), torch.empty_like(total)
-        for group in _groups(floors.tolist()):
-            product.fill_(1)
-            for i in group:
-                torch.index_select(probabilities, 0, by_rank[i], out=term)
-                product.mul_(term.mul_(float(slopes[i])).add_(float(floors[i])))
-            total += product.log_()
-        return total
+        return sum_of_logs(probabilities, units[0], slopes=slopes, floors=1 - slopes + self._min_prob)
 
 
 class RankReorderScorer(TopImageScorer):
@@ -212,7 +199,8 @@ class RankReorderScorer(TopImageScorer):
     def _errors(self, rows: torch.Tensor, values: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
         """Mean |difference|^p of every unit's own order of values and that by one concept, [n_units]."""
         place = torch.arange(self.k, device=keys.device, dtype=keys.dtype)
-        by_concept = sort_integers(keys[rows] + place) & (self._room - 1)  # places in the unit's order, lowest score first
+        drawn = keys.index_select(0, rows.flatten()).view_as(rows)
+        by_concept = sort_integers(drawn.add_(place)) & (self._room - 1)  # places in the unit's order, lowest score first
         return powers(values.gather(1, by_concept.long()) - values.flip(1), self._p).mean(dim=1)
 
 
@@ -233,29 +221,31 @@ class AveragePrecisionScorer(Scorer):
 
     def block(self, units: UnitPart, columns: Columns) -> torch.Tensor:
         """Scores of units and some concepts, [n_units, n_columns]."""
+        by_image = units[0].T.contiguous()  # [n_images, n_units]
         found = []
         for part in split_columns(columns, self.n_concepts, self.n_images):
             labels = images_with(self.matrix(part), self._share)
-            found += [self._precisions(units[0], images.nonzero()[:, 0]) for images in labels.unbind(1)]
+            found += [_precisions(by_image, images.nonzero()[:, 0]) for images in labels.unbind(1)]
         return torch.stack(found, dim=1)
 
-    @staticmethod
-    def _precisions(counts: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-        """[n_units, n_images] and one concept's images [n_with] -> [n_units]."""
-        if not len(images):
-            return torch.zeros(len(counts), device=counts.device)
-        starts = range(0, len(counts), _UNITS)
-        return torch.cat([_precision(counts[start : start + _UNITS].index_select(1, images)) for start in starts])
+
+def _precisions(by_image: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Average precision of units [n_images, n_units] for one concept's images [n_with] -> [n_units]."""
+    if not len(images):
+        return torch.zeros(by_image.shape[1], device=by_image.device)
+    chosen = by_image.index_select(0, images).T.contiguous()  # [n_units, n_with]
+    return torch.cat([_precision(chosen[start : start + _UNITS]) for start in range(0, len(chosen), _UNITS)])
 
 
 def _precision(counts: torch.Tensor) -> torch.Tensor:
     """Average precision from each positive's number of images at least as high, [n_units, n_with] -> [n_units]."""
     counts = sort_integers(counts)
-    n = counts.shape[1]
-    places = torch.arange(1, n + 1, device=counts.device, dtype=counts.dtype)
-    last = torch.ones_like(counts, dtype=torch.bool)
-    last[:, :-1] = counts[:, 1:] != counts[:, :-1]  # of positives that are tied
-    hits = torch.where(last, places, n + 1).flip(1).cummin(dim=1).values.flip(1)  # the place of the last that is tied with it
+    hits = torch.arange(1, counts.shape[1] + 1, device=counts.device, dtype=counts.dtype)
+    tied = counts[:, 1:] == counts[:, :-1]  # with the next
+    if bool(tied.any()):
+        beyond = torch.full_like(counts, counts.shape[1])
+        beyond[:, :-1] = torch.where(tied, counts.shape[1], hits[:-1])
+        hits = beyond.flip(1).cummin(dim=1).values.flip(1)  # the place of the last that is tied with it
     return (hits / counts).mean(dim=1)
 
 
@@ -270,15 +260,34 @@ TOP_IMAGE_SCORERS: dict[str, type[Scorer]] = {
 
 def log_denominators(scorer: Scorer, a: float) -> torch.Tensor:
     """Logarithms of the denominators of the softmax over all concepts of `a` times the scores, [n_images]; one sweep."""
-    total = torch.full((scorer.n_images,), -torch.inf, device=scorer.image_vectors.device)
-    for columns in split_columns(slice(None), scorer.n_concepts, scorer.n_images):
-        logits = torch.mul(scorer.matrix(columns), a)
-        low, high = logits.aminmax()
-        if max(-low, high) <= _LARGEST_LOGIT:
-            total = torch.logaddexp(total, logits.exp_().sum(dim=1).log_())
-        else:
-            total = torch.logaddexp(total, torch.logsumexp(logits, dim=1))
+    images, texts = scorer.image_vectors, scorer.text_vectors
+    bounded = abs(a) * images.norm(dim=1).max() * texts.norm(dim=1).max() <= _LARGEST_LOGIT
+    total = images.new_full((len(images),), -torch.inf)
+    for columns in split_columns(slice(None), len(texts), len(images)):
+        some = texts[columns].T
+        for start in range(0, len(images), _ROWS):
+            rows = slice(start, start + _ROWS)
+            logits = torch.addmm(total[rows, None], images[rows], some, beta=0, alpha=a)
+            logs = logits.exp_().sum(dim=1).log_() if bounded else logits.logsumexp(dim=1)
+            total[rows] = torch.logaddexp(total[rows], logs)
     return total
+
+
+def softmax_columns(
+    scorer: Scorer, columns: Columns, *, a: float, log_denominators: torch.Tensor, log_of_sum_with: float | None = None
+) -> torch.Tensor:
+    """Some columns of the softmax over all concepts of `a` times the scores, [n_images, n_columns].
+
+    Or, given `log_of_sum_with`, the logarithm of their sum with that.
+    """
+    images, texts = scorer.image_vectors, scorer.text_vectors[columns].T
+    result = images.new_empty(len(images), texts.shape[1])
+    for start in range(0, len(images), _ROWS):  # so few that they are still in the cache for the next step
+        rows = slice(start, start + _ROWS)
+        part = torch.addmm(-log_denominators[rows, None], images[rows], texts, alpha=a, out=result[rows]).exp_()
+        if log_of_sum_with is not None:
+            part.add_(log_of_sum_with).log_()
+    return result
 
 
 def split_columns(columns: Columns, n_concepts: int, n_images: int) -> Iterator[Columns]:
@@ -290,19 +299,6 @@ def split_columns(columns: Columns, n_concepts: int, n_images: int) -> Iterator[
     start, stop, step = columns.indices(n_concepts)
     for first in range(start, stop, step * width):
         yield slice(first, min(first + step * width, stop), step)
-
-
-def _groups(lowest: list[float]) -> list[list[int]]:
-    """Consecutive terms whose product cannot underflow, given the lowest value of each."""
-    groups: list[list[int]] = []
-    product = 0.0
-    for i, value in enumerate(lowest):
-        product *= value
-        if product < _SMALLEST_PRODUCT or len(groups[-1]) == 64:  # a term is at most 2, so that 64 do not overflow
-            groups.append([])
-            product = value
-        groups[-1].append(i)
-    return groups
 
 
 def _check_top(rows: torch.Tensor, values: torch.Tensor, k: int, n_images: int) -> None:
