@@ -44,6 +44,7 @@ def dissect(
     false_discovery_rate: float = FALSE_DISCOVERY_RATE,
     n_null: int = N_NULL,
     n_bootstrap: int = N_BOOTSTRAP,
+    control: Sequence[Activations] = (),
     seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> LabelReport:
@@ -81,6 +82,10 @@ def dissect(
         Null units per layer; with 0 there are no p-values, and every unit that varies is named.
     n_bootstrap : int, default 50
         Resamples of the images for the labels' stability; 0 for none.
+    control : sequence of Activations, default ()
+        The same layers on the same images, of networks of the same architecture that have learned nothing (several
+        seeds give finer p-values). Their units then take the null units' place. Against shuffled images a random
+        filter that sees colour is named, and rightly; against a control only what training has made is.
     seed : int, default 0
         Of shuffles and resamples.
     device : str or torch.device, default "cpu"
@@ -105,6 +110,8 @@ def dissect(
     _check_same_images(activations, scores)
     _check_numbers(top, false_discovery_rate, n_null, n_bootstrap, seed)
     layers = _checked_layers(activations, layers)
+    for other in control:
+        _check_control(activations, other, layers)
     chosen = _chosen_units(activations, layers, {} if units is None else units)
     device = resolve_device(device)
     placed = replace(scores, image_vectors=scores.image_vectors.to(device), text_vectors=scores.text_vectors.to(device))
@@ -115,7 +122,8 @@ def dissect(
     for layer in layers:
         layer_units = _layer_units(activations, layer, row_of)
         if scorer is not None:
-            labels = label_layer(layer, layer_units, scorer, top=top, n_null=n_null, n_bootstrap=n_bootstrap, seed=seed)
+            controls = [RecordedUnits(other[layer]) for other in control]
+            labels = label_layer(layer, layer_units, scorer, top=top, n_null=n_null, n_bootstrap=n_bootstrap, seed=seed, controls=controls)
         else:
             labels = _label_by_function(activations, layer, scores, similarity, parameters or {}, top)  # type: ignore[arg-type]
         tables.append(_label_table(layer, layer_units, labels, scores.concepts, false_discovery_rate).iloc[chosen[layer]])
@@ -127,6 +135,7 @@ def dissect(
         "false_discovery_rate": false_discovery_rate,
         "n_null": n_null if scorer is not None else 0,
         "n_bootstrap": n_bootstrap if scorer is not None else 0,
+        "control": [dict(other.metadata) for other in control],
         "seed": seed,
         "activations": dict(activations.metadata),
         "concept_scores": dict(scores.metadata),
@@ -196,6 +205,16 @@ def _check_same_images(activations: Activations | ActivationSummary, scores: Con
             f"Expected activations and concept scores of the same images in the same order, but got {len(ids)} and "
             f"{len(scores.ids)} images with fingerprints {ours} and {theirs}. Make both in one pass (neuroprobe.collection.collect)."
         )
+
+
+def _check_control(activations: Activations | ActivationSummary, control: Activations, layers: Sequence[str]) -> None:
+    ours, theirs = activations.metadata, control.metadata
+    if ours.get("images") != theirs.get("images") or (isinstance(activations, Activations) and activations.ids != control.ids):
+        raise InputError("Expected a control that was recorded on the same images in the same order, but it was recorded on others.")
+    if ours.get("model") is not None and ours.get("model") == theirs.get("model"):
+        raise InputError("Expected a control with other weights than the model's, but they are the same. Use an untrained network.")
+    for layer in layers:
+        control[layer]  # raises for a layer that was not recorded
 
 
 def _checked_layers(activations: Activations | ActivationSummary, layers: Sequence[str] | None) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch
 
 from neuroprobe.exceptions import InputError
 from neuroprobe.scoring import Scorer, UnitPart
-from neuroprobe.significance import null_generator, null_prior, null_sources, p_values
+from neuroprobe.significance import joined, null_generator, null_prior, null_sources, p_values
 from neuroprobe.unit_parts import LayerUnits
 
 Floats = npt.NDArray[np.float64]
@@ -44,7 +44,17 @@ class LayerLabels:
     stability: Floats
 
 
-def label_layer(layer: str, units: LayerUnits, scorer: Scorer, *, top: int, n_null: int, n_bootstrap: int, seed: int) -> LayerLabels:
+def label_layer(
+    layer: str,
+    units: LayerUnits,
+    scorer: Scorer,
+    *,
+    top: int,
+    n_null: int,
+    n_bootstrap: int,
+    seed: int,
+    controls: Sequence[LayerUnits] = (),
+) -> LayerLabels:
     """Score all units by all concepts, in blocks of concepts.
 
     Parameters
@@ -60,6 +70,8 @@ def label_layer(layer: str, units: LayerUnits, scorer: Scorer, *, top: int, n_nu
     n_bootstrap : int
         Resamples; 0 for no stability.
     seed : int
+    controls : sequence of LayerUnits, default ()
+        Units that take the null units' place, each as though it stood in the layer in place of one of its units.
 
     Returns
     -------
@@ -72,9 +84,13 @@ def label_layer(layer: str, units: LayerUnits, scorer: Scorer, *, top: int, n_nu
     """
     _check_prior(layer, units, scorer)
     generator = null_generator(seed, layer)
-    sources = null_sources(units.varies, n_null, generator)
     part = units.parts(scorer)
-    null_part = units.null_parts(scorer, sources, generator) if len(sources) else None
+    if controls and n_null:
+        null_part: UnitPart | None = joined([control.parts(scorer) for control in controls])
+        sources = np.arange(sum(map(len, controls))) % len(units)
+    else:
+        sources = null_sources(units.varies, n_null, generator)
+        null_part = units.null_parts(scorer, sources, generator) if len(sources) else None
     sweep = _Sweep(scorer, part, null_part, torch.from_numpy(sources), kept=max(top, RIVALS))
     p = sweep.p_values() if null_part is not None else np.full(len(units), np.nan)
     stability = _stability(units, scorer, sweep, n_bootstrap, generator)
