@@ -251,8 +251,10 @@ class ConceptScores:
         UnknownNameError
             No such group.
         InputError
-            The encoder has no logit scale and no temperature was given.
+            The encoder has no logit scale and no temperature was given, or these are given labels.
         """
+        if "labels" in self.metadata:
+            raise InputError("Expected scores of an encoder, but these are given labels. For sets: ConceptSets.from_labels(labels.table).")
         names = [g.name for g in self.vocabulary.groups]
         if group not in names:
             raise UnknownNameError(f"Expected a group of the vocabulary, but got {group!r}. {suggest(group, names)}")
