@@ -266,7 +266,8 @@ def _layer_table(rows: pd.DataFrame, activations: npt.NDArray[Any], scoring: _Sc
     values = torch.from_numpy(np.array(activations, dtype=np.float32))
     varies = (values.amax(dim=0) > values.amin(dim=0)).tolist()
     found: dict[int, dict[str, Any]] = {unit: {"status": "never varies"} for unit in rows["unit"]}
-    for words, units in _sharing(rows[[varies[unit] for unit in rows["unit"]]], scoring.number).items():
+    live = rows[np.array([varies[unit] for unit in rows["unit"]], dtype=bool)]
+    for words, units in _sharing(live, scoring.number).items():
         alike = scoring(values, units, list(words))
         found.update({unit: _row(one, list(words), scoring, top) for unit, one in zip(units, alike, strict=True)})
     table = pd.DataFrame([found[unit] for unit in rows["unit"]]).reindex(columns=_columns(top))
