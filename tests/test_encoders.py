@@ -12,6 +12,7 @@ import torchvision
 from helpers import PixelEncoder, noise_images, save_clip, tiny_clip
 from torch.nn import functional as F
 
+from neuroprobe.clip_encoder import _build_clip
 from neuroprobe.encoders import ClipEncoder, ImageTextEncoder, import_clip
 from neuroprobe.exceptions import CheckpointError, InputError, UnknownNameError
 from neuroprobe.modes import resolve_device
@@ -132,6 +133,57 @@ def test_the_encoders_keep_the_contract(folder: Path) -> None:
     assert isinstance(ClipEncoder(folder / "vit.pt", device="cpu"), ImageTextEncoder)
     assert isinstance(PixelEncoder(), ImageTextEncoder)
     assert not isinstance(tiny_clip(), ImageTextEncoder)
+
+
+# --- clip's names
+
+#: What clip's own files hold: embedding, resolution, vision layers, width and patch, text width, heads and layers.
+ARCHITECTURES = {
+    "RN50": (1024, 224, (3, 4, 6, 3), 64, None, 512, 8),
+    "RN101": (512, 224, (3, 4, 23, 3), 64, None, 512, 8),
+    "RN50x4": (640, 288, (4, 6, 10, 6), 80, None, 640, 10),
+    "RN50x16": (768, 384, (6, 8, 18, 8), 96, None, 768, 12),
+    "RN50x64": (1024, 448, (3, 15, 36, 10), 128, None, 1024, 16),
+    "ViT-B/32": (512, 224, 12, 768, 32, 512, 8),
+    "ViT-B/16": (512, 224, 12, 768, 16, 512, 8),
+    "ViT-L/14": (768, 224, 24, 1024, 14, 768, 12),
+    "ViT-L/14@336px": (768, 336, 24, 1024, 14, 768, 12),
+}
+
+
+def test_every_name_of_clip_is_known() -> None:
+    assert set(ARCHITECTURES) == set(import_clip().available_models())
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_models_architecture_follows_from_its_weights(name: str) -> None:
+    d, resolution, layers, width, patch, text_width, heads = ARCHITECTURES[name]
+    clip = import_clip()
+    with torch.device("meta"):  # shapes alone
+        theirs = clip.model.CLIP(d, resolution, layers, width, patch, 77, 49408, text_width, heads, 12)
+        ours = _build_clip(clip, theirs.half().state_dict(), name)
+    assert {k: v.shape for k, v in ours.state_dict().items()} == {k: v.shape for k, v in theirs.state_dict().items()}
+    assert {v.dtype for v in ours.state_dict().values() if v.is_floating_point()} == {torch.float32}
+    assert (ours.visual.input_resolution, ours.context_length) == (resolution, 77)
+    assert _heads(ours) == _heads(theirs)
+
+
+def _heads(model: torch.nn.Module) -> list[int]:
+    return [getattr(module, "num_heads", getattr(module, "n_head", 0)) for module in model.modules()]
+
+
+@pytest.mark.parametrize("name", ["RN50", "ViT-L/14@336px"])
+def test_a_name_is_downloaded_to_its_place_and_read(archive: Path, folder: Path, tmp_path: Path, monkeypatch, name: str) -> None:
+    asked = []
+
+    def download(url: str, root: str) -> str:
+        asked.append((url, root))
+        return str(archive)
+
+    monkeypatch.setattr(import_clip().clip, "_download", download)
+    encoder = ClipEncoder(name, device="cpu", download_root=tmp_path)
+    assert asked == [(import_clip().clip._MODELS[name], str(tmp_path))]
+    assert encoder.fingerprint == ClipEncoder(folder / "vit.pt", device="cpu").fingerprint
 
 
 # --- TorchScript archives
