@@ -77,14 +77,6 @@ class TopImageScorer(Scorer):
     def _unit_part(self, rows: torch.Tensor, values: torch.Tensor) -> UnitPart:
         return (rows.contiguous(),)
 
-    def block(self, units: UnitPart, columns: Columns) -> torch.Tensor:
-        """Raw scores of units and some concepts, [n_units, n_columns]."""
-        return torch.cat([self._part(units, part) for part in split_columns(columns, self.n_concepts, self.n_images)], dim=1)
-
-    @abstractmethod
-    def _part(self, units: UnitPart, columns: Columns) -> torch.Tensor:
-        """As `block`, for a few columns."""
-
 
 class WpmiScorer(TopImageScorer):
     """`neuroprobe.similarity.wpmi`, whose parameters it takes.
@@ -112,9 +104,17 @@ class WpmiScorer(TopImageScorer):
         other._log_denominators = self._log_denominators[rows]
         return other
 
-    def _part(self, units: UnitPart, columns: Columns) -> torch.Tensor:
-        log_p = softmax_columns(self, columns, a=self._a, log_denominators=self._log_denominators, log_of_sum_with=self._min_prob)
-        return embedding_bag(units[0], log_p, mode="sum")
+    def block(self, units: UnitPart, columns: Columns) -> torch.Tensor:
+        """Raw scores of units and some concepts, [n_units, n_columns]."""
+        images, rows = _images_in_use(units[0], self.n_images)
+        vectors, log_denominators = self.image_vectors[images], self._log_denominators[images]
+        parts = split_columns(columns, self.n_concepts, self.n_images)
+        return torch.cat([self._log_p(rows, vectors, log_denominators, self.text_vectors[part]) for part in parts], dim=1)
+
+    def _log_p(self, rows: torch.Tensor, images: torch.Tensor, log_denominators: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+        """log p(concept | a unit's top images), [n_units, n_texts], from unit's rows among these images."""
+        log_p = softmax_part(images, texts, self._a, log_denominators, log_of_sum_with=self._min_prob)
+        return embedding_bag(rows, log_p, mode="sum")
 
 
 class SoftWpmiScorer(WpmiScorer):
@@ -140,10 +140,10 @@ class SoftWpmiScorer(WpmiScorer):
         super().__init__(scores, k=k, a=a, lam=lam, min_prob=min_prob, prior=prior)
         self._p_start, self._p_end = p_start, p_end
 
-    def _part(self, units: UnitPart, columns: Columns) -> torch.Tensor:
-        probabilities = softmax_columns(self, columns, a=self._a, log_denominators=self._log_denominators)
+    def _log_p(self, rows: torch.Tensor, images: torch.Tensor, log_denominators: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+        probabilities = softmax_part(images, texts, self._a, log_denominators)
         slopes = example_probabilities(self.k, self._p_start, self._p_end).double()
-        return sum_of_logs(probabilities, units[0], slopes=slopes, floors=1 - slopes + self._min_prob)
+        return sum_of_logs(probabilities, rows, slopes=slopes, floors=1 - slopes + self._min_prob)
 
 
 class RankReorderScorer(TopImageScorer):
@@ -174,6 +174,10 @@ class RankReorderScorer(TopImageScorer):
         """Sum of the fourth powers of the values, scaled to length 1: how few of the images decide the error, [n_units]."""
         squares = units[1].square()
         return squares.square().sum(dim=1) / squares.sum(dim=1).square().clip(1e-12)
+
+    def block(self, units: UnitPart, columns: Columns) -> torch.Tensor:
+        """Scores of units and some concepts, [n_units, n_columns]."""
+        return torch.cat([self._part(units, part) for part in split_columns(columns, self.n_concepts, self.n_images)], dim=1)
 
     def _part(self, units: UnitPart, columns: Columns) -> torch.Tensor:
         rows, values, baselines = units
@@ -273,21 +277,28 @@ def log_denominators(scorer: Scorer, a: float) -> torch.Tensor:
     return total
 
 
-def softmax_columns(
-    scorer: Scorer, columns: Columns, *, a: float, log_denominators: torch.Tensor, log_of_sum_with: float | None = None
+def softmax_part(
+    images: torch.Tensor, texts: torch.Tensor, a: float, log_denominators: torch.Tensor, *, log_of_sum_with: float | None = None
 ) -> torch.Tensor:
-    """Some columns of the softmax over all concepts of `a` times the scores, [n_images, n_columns].
+    """Some columns of the softmax over all concepts of `a` times the scores, [n_images, n_texts].
 
     Or, given `log_of_sum_with`, the logarithm of their sum with that.
     """
-    images, texts = scorer.image_vectors, scorer.text_vectors[columns].T
-    result = images.new_empty(len(images), texts.shape[1])
+    result = images.new_empty(len(images), len(texts))
     for start in range(0, len(images), _ROWS):  # so few that they are still in the cache for the next step
         rows = slice(start, start + _ROWS)
-        part = torch.addmm(-log_denominators[rows, None], images[rows], texts, alpha=a, out=result[rows]).exp_()
+        part = torch.addmm(-log_denominators[rows, None], images[rows], texts.T, alpha=a, out=result[rows]).exp_()
         if log_of_sum_with is not None:
             part.add_(log_of_sum_with).log_()
     return result
+
+
+def _images_in_use(rows: torch.Tensor, n_images: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The images among some units' highest, and the rows as places in these."""
+    used = torch.zeros(n_images, dtype=torch.bool, device=rows.device)
+    used[rows.flatten()] = True
+    places = used.cumsum(dim=0) - 1
+    return used.nonzero()[:, 0], places.index_select(0, rows.flatten()).view_as(rows)
 
 
 def split_columns(columns: Columns, n_concepts: int, n_images: int) -> Iterator[Columns]:
