@@ -8,7 +8,20 @@ import pytest
 import torch
 
 from neuroprobe.exceptions import InputError, NeuroprobeError, UnknownNameError
-from neuroprobe.similarity import cos_similarity, get_similarity, list_similarities, soft_wpmi
+from neuroprobe.similarity import (
+    auc,
+    average_precision,
+    check_parameters,
+    cos_similarity,
+    cos_similarity_cubed,
+    get_similarity,
+    list_similarities,
+    mean_difference,
+    pearson,
+    rank_reorder,
+    soft_wpmi,
+    wpmi,
+)
 
 DATA = Path(__file__).parent / "data"
 
@@ -16,7 +29,23 @@ GOLDEN = {
     "cos_similarity": (cos_similarity, {}),
     "soft_wpmi": (soft_wpmi, {}),
     "soft_wpmi__k28_a2_lam06": (soft_wpmi, {"k": 28, "a": 2.0, "lam": 0.6}),
+    "cos_similarity_cubed": (cos_similarity_cubed, {}),
+    "wpmi": (wpmi, {}),
+    "wpmi__k50_a10_lam1": (wpmi, {"k": 50, "a": 10.0, "lam": 1.0}),
 }
+
+EVERY = [
+    cos_similarity,
+    cos_similarity_cubed,
+    pearson,
+    auc,
+    mean_difference,
+    average_precision,
+    rank_reorder,
+    wpmi,
+    soft_wpmi,
+]
+WITH_PRIOR = [wpmi, soft_wpmi]
 
 
 def random_inputs(n: int = 60, units: int = 7, concepts: int = 9, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -35,6 +64,17 @@ def test_every_element_is_what_the_published_implementation_returns(file: str, n
     function, parameters = GOLDEN[name]
     found = function(golden["activations"], golden["concept_matrix"], **parameters)
     np.testing.assert_allclose(found, golden[name], rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("file", ["similarity_small.npz", "similarity_wide.npz"])
+def test_rank_reorder_is_the_published_one_up_to_the_noise_of_its_baseline(file: str) -> None:
+    golden = np.load(DATA / file)
+    found = rank_reorder(golden["activations"], golden["concept_matrix"])
+    standard_error = golden["rank_reorder_std"] / math.sqrt(40)  # of the mean over 40 runs
+    assert (np.abs(found - golden["rank_reorder_mean"]) / standard_error).max() < 3
+    # the baseline is one number per unit: within a unit, everything else is exact
+    relative = found / golden["rank_reorder_mean"]
+    np.testing.assert_allclose(relative / relative[:, :1], 1, rtol=1e-4)
 
 
 def slow_cosine(activations: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -116,11 +156,20 @@ def test_the_certainty_falls_with_the_rank_worked_by_hand() -> None:
 # --- what a score depends on, and on what it does not
 
 
-def test_without_a_prior_no_score_depends_on_the_other_units() -> None:
+@pytest.mark.parametrize("function", EVERY)
+def test_a_unit_alone_scores_what_it_scores_among_others(function) -> None:
     activations, scores = random_inputs()
-    whole = soft_wpmi(activations, scores, k=10, prior=None)
+    options = {"prior": None} if function in WITH_PRIOR else {}
+    whole = function(activations, scores, **options)
     for unit in range(activations.shape[1]):
-        np.testing.assert_array_equal(soft_wpmi(activations[:, [unit]], scores, k=10, prior=None)[0], whole[unit])
+        np.testing.assert_allclose(function(activations[:, [unit]], scores, **options)[0], whole[unit], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("function", WITH_PRIOR)
+def test_a_prior_is_that_of_the_units_passed_and_no_other_order_of_them_changes_it(function) -> None:
+    activations, scores = random_inputs()
+    order = [4, 0, 6, 2, 5, 1, 3]
+    np.testing.assert_allclose(function(activations[:, order], scores), function(activations, scores)[order], rtol=1e-4, atol=2e-4)
 
 
 def test_the_cohort_is_the_units_passed() -> None:
@@ -130,14 +179,14 @@ def test_the_cohort_is_the_units_passed() -> None:
     np.testing.assert_allclose(soft_wpmi(activations[:, :1], scores, k=10), 0, atol=1e-5)
 
 
-@pytest.mark.parametrize("function", [cos_similarity, soft_wpmi])
+@pytest.mark.parametrize("function", EVERY)
 def test_the_order_of_the_images_does_not_matter(function) -> None:
     activations, scores = random_inputs(n=150)
     order = np.random.default_rng(1).permutation(len(activations))
     np.testing.assert_allclose(function(activations[order], scores[order]), function(activations, scores), rtol=1e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize("function", [cos_similarity, soft_wpmi])
+@pytest.mark.parametrize("function", EVERY)
 def test_units_and_concepts_keep_their_places(function) -> None:
     activations, scores = random_inputs()
     units, concepts = [4, 0, 6, 2, 5, 1, 3], [8, 1, 0, 2, 7, 3, 6, 4, 5]
@@ -186,7 +235,7 @@ def test_great_factors_do_not_overflow() -> None:
 # --- kinds of input
 
 
-@pytest.mark.parametrize("function", [cos_similarity, soft_wpmi])
+@pytest.mark.parametrize("function", EVERY)
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int64])
 def test_arrays_come_back_as_float32_arrays(function, dtype) -> None:
     activations, scores = random_inputs()
@@ -197,7 +246,7 @@ def test_arrays_come_back_as_float32_arrays(function, dtype) -> None:
     np.testing.assert_allclose(found, function(given.astype(np.float32), scores), rtol=1e-6)
 
 
-@pytest.mark.parametrize("function", [cos_similarity, soft_wpmi])
+@pytest.mark.parametrize("function", EVERY)
 def test_tensors_come_back_as_tensors_with_the_same_values(function) -> None:
     activations, scores = random_inputs()
     found = function(torch.from_numpy(activations), torch.from_numpy(scores))
@@ -208,7 +257,7 @@ def test_tensors_come_back_as_tensors_with_the_same_values(function) -> None:
 def test_inputs_are_not_changed() -> None:
     activations, scores = random_inputs()
     before = activations.copy(), scores.copy()
-    for function in (cos_similarity, soft_wpmi):
+    for function in EVERY:
         function(activations, scores)
     np.testing.assert_array_equal(activations, before[0])
     np.testing.assert_array_equal(scores, before[1])
@@ -217,7 +266,7 @@ def test_inputs_are_not_changed() -> None:
 # --- errors
 
 
-@pytest.mark.parametrize("function", [cos_similarity, soft_wpmi])
+@pytest.mark.parametrize("function", EVERY)
 @pytest.mark.parametrize(
     ("activations", "scores"),
     [
@@ -246,12 +295,50 @@ def test_an_unknown_prior_is_refused() -> None:
         soft_wpmi(*random_inputs(), prior="uniform")
 
 
-def test_names_resolve_to_functions() -> None:
-    assert {"cos_similarity", "soft_wpmi"} <= set(list_similarities())
-    for name in list_similarities():
-        activations, scores = random_inputs()
-        assert get_similarity(name)[0] == name
-        assert get_similarity(name)[1](activations, scores).shape == (7, 9)
+@pytest.mark.parametrize("function", EVERY)
+def test_names_resolve_to_functions(function) -> None:
+    assert function.__name__ in list_similarities()
+    assert get_similarity(function.__name__) == (function.__name__, function)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("wpmi", {"k": 0}, "`k` to be at least 1, but got 0"),
+        ("wpmi", {"k": 2.5}, "`k` to be at least 1, but got 2.5"),
+        ("wpmi", {"a": math.nan}, "`a` to be a number, finite, but got nan"),
+        ("wpmi", {"prior": "layer"}, "'cohort' or None, but got 'layer'"),
+        ("soft_wpmi", {"p_start": 1.2}, "`p_start` to be a number, at least 0 and at most 1, but got 1.2"),
+        ("soft_wpmi", {"min_prob": -1e-9}, "`min_prob` to be a number, at least 0"),
+        ("rank_reorder", {"top_fraction": 0}, "`top_fraction` to be a number, above 0 and at most 1, but got 0"),
+        ("rank_reorder", {"p": 0}, "`p` to be a number, above 0, but got 0"),
+        ("rank_reorder", {"scale": "half"}, "`scale` to be a number, at least 0, but got 'half'"),
+        ("cos_similarity_cubed", {"min_norm": -1}, "`min_norm` to be a number, at least 0, but got -1"),
+        ("auc", {"share": 1.5}, "`share` to be a number, above 0 and at most 1, but got 1.5"),
+        ("average_precision", {"share": 0}, "`share` to be a number, above 0"),
+        ("mean_difference", {"share": True}, "`share` to be a number"),
+        ("pearson", {"k": 3}, "parameters of pearson.*'k'"),
+    ],
+)
+def test_a_wrong_parameter_is_told_before_the_long_run(name, parameters, message) -> None:
+    with pytest.raises(InputError, match=message):
+        check_parameters(name, parameters)
+
+
+def test_right_parameters_pass() -> None:
+    check_parameters("soft_wpmi", {"k": 3, "prior": None, "a": 5})
+    check_parameters("rank_reorder", {"top_fraction": 0.2})
+
+
+@pytest.mark.parametrize("function", EVERY)
+def test_what_is_not_finite_is_told_with_its_place(function) -> None:
+    activations, scores = random_inputs()
+    activations[5, 2] = np.nan
+    with pytest.raises(InputError, match="finite activations, but row 5, column 2 is nan"):
+        function(activations, scores)
+    scores[3, 1] = np.inf
+    with pytest.raises(InputError, match="finite concept scores, but row 3, column 1 is inf"):
+        function(np.zeros((60, 2)), scores)
 
 
 def test_an_unknown_name_gets_a_suggestion() -> None:
