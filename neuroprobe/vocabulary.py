@@ -77,9 +77,9 @@ class ConceptGroup:
     """
 
     name: str
-    concepts: tuple[str, ...]
+    concepts: Sequence[str]
     none: str | None = None
-    templates: tuple[str, ...] = (BLOG_TEMPLATE,)
+    templates: Sequence[str] = (BLOG_TEMPLATE,)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "concepts", (self.concepts,) if isinstance(self.concepts, str) else tuple(self.concepts))
@@ -96,7 +96,7 @@ class ConceptGroup:
     @property
     def names(self) -> tuple[str, ...]:
         """The concepts, and then "none" if there is one."""
-        return self.concepts if self.none is None else (*self.concepts, self.none)
+        return tuple(self.concepts) if self.none is None else (*self.concepts, self.none)
 
     def members(self) -> tuple[Concept, ...]:
         """A `Concept` for every name."""

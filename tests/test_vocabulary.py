@@ -36,7 +36,7 @@ def test_none_is_last_and_has_prompts_but_is_not_a_concept() -> None:
 
 def test_a_group_keeps_no_list_that_could_change() -> None:
     words, templates = ["red"], ["{}"]
-    group = ConceptGroup("colour", words, templates=templates)  # type: ignore[arg-type]
+    group = ConceptGroup("colour", words, templates=templates)
     words.append("blue")
     templates.append("a {}")
     assert (group.names, group.members()[0].prompts) == (("red",), ("red",))
@@ -71,15 +71,15 @@ def test_a_name_twice_in_a_group_is_refused(concepts, none) -> None:
 
 
 def test_a_single_text_is_one_template_not_its_letters() -> None:
-    assert prompts(Vocabulary.from_words(["red"], templates="a photo of {}")) == {"red": ("a photo of red",)}  # type: ignore[arg-type]
-    assert prompts(Vocabulary([ConceptGroup("c", "red", templates="a {}")])) == {"red": ("a red",)}  # type: ignore[arg-type]
+    assert prompts(Vocabulary.from_words(["red"], templates="a photo of {}")) == {"red": ("a photo of red",)}
+    assert prompts(Vocabulary([ConceptGroup("c", "red", templates="a {}")])) == {"red": ("a red",)}
 
 
 @pytest.mark.parametrize("name", list(TEMPLATES))
 def test_templates_by_name(name: str) -> None:
     expected = tuple(template.replace("{}", "red") for template in TEMPLATES[name])
     assert prompts(Vocabulary.from_words(["red"], templates=name)) == {"red": expected}
-    assert prompts(Vocabulary([ConceptGroup("c", ("red",), templates=name)])) == {"red": expected}  # type: ignore[arg-type]
+    assert prompts(Vocabulary([ConceptGroup("c", ("red",), templates=name)])) == {"red": expected}
 
 
 def test_the_sets_of_templates_are_the_published_ones() -> None:
@@ -97,7 +97,7 @@ def test_an_unknown_name_of_templates() -> None:
 
 def test_a_template_that_is_no_text_is_refused() -> None:
     with pytest.raises(InputError, match=r"a prompt template with exactly one '\{\}', but got 3"):
-        ConceptGroup("colour", ("red",), templates=("{}", 3))  # type: ignore[arg-type]
+        ConceptGroup("colour", ("red",), templates=("{}", 3))
 
 
 # --- vocabularies
@@ -111,7 +111,7 @@ def test_words_in_place_of_groups_are_refused(wrong) -> None:
 
 def test_one_group_in_place_of_a_list_is_refused() -> None:
     with pytest.raises(InputError, match=r"the single group 'a'\. Write Vocabulary\(\[group\]\)"):
-        Vocabulary(ConceptGroup("a", ("red",)))  # type: ignore[arg-type]
+        Vocabulary(ConceptGroup("a", ("red",)))
 
 
 def test_the_blogs_groups() -> None:
@@ -168,12 +168,12 @@ def test_doubles_may_be_dropped() -> None:
     words = ["red", "blue", "Red", "red", "blue"]
     assert Vocabulary.from_words(words, duplicates="drop").names == ("red", "blue", "Red")
     with pytest.raises(InputError, match="`duplicates` to be 'raise' or 'drop', but got 'keep'"):
-        Vocabulary.from_words(words, duplicates="keep")  # type: ignore[arg-type]
+        Vocabulary.from_words(words, duplicates="keep")
 
 
 def test_from_words_refuses_what_is_no_list() -> None:
     with pytest.raises(InputError, match="a list of words, but got 5"):
-        Vocabulary.from_words(5)  # type: ignore[arg-type]
+        Vocabulary.from_words(5)
     with pytest.raises(InputError, match=r"names that are not empty in words, but got \['red'\]"):
         Vocabulary.from_words([["red"]])  # type: ignore[list-item]
 
