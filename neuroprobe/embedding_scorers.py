@@ -97,7 +97,8 @@ class EmbeddingScorer(Scorer):
 
     def _lengths(self, texts: torch.Tensor) -> torch.Tensor:
         if self._gram is None:
-            return (self._vectors @ texts.T).norm(dim=0)
+            lengths: torch.Tensor = (self._vectors @ texts.T).norm(dim=0)
+            return lengths
         return ((texts.double() @ self._gram) * texts).sum(dim=1).clamp_min(0).sqrt().float()
 
 
@@ -120,14 +121,16 @@ def decorrelated(vectors: torch.Tensor, *, shrinkage: float = SHRINKAGE) -> torc
     -------
     Tensor, [n, d], float32
     """
-    centred = vectors.double() - vectors.double().mean(dim=0)
+    centred: torch.Tensor = vectors.double() - vectors.double().mean(dim=0)
     n, d = centred.shape
     added = shrinkage * centred.square().mean() + torch.finfo(torch.float64).tiny  # the mean of the d variances
     if d > n:  # the same from the n x n products: the span of the vectors is all that counts
         values, left = torch.linalg.eigh(centred @ centred.T / n)
-        return ((left * (values.clamp_min(0) + added).rsqrt()) @ (left.T @ centred)).float()
-    values, axes = torch.linalg.eigh(centred.T @ centred / n)
-    return ((centred @ (axes * (values.clamp_min(0) + added).rsqrt())) @ axes.T).float()
+        turned: torch.Tensor = (left * (values.clamp_min(0) + added).rsqrt()) @ (left.T @ centred)
+    else:
+        values, axes = torch.linalg.eigh(centred.T @ centred / n)
+        turned = (centred @ (axes * (values.clamp_min(0) + added).rsqrt())) @ axes.T
+    return turned.to(torch.float32)
 
 
 class CosScorer(EmbeddingScorer):

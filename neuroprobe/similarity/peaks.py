@@ -10,9 +10,20 @@ from neuroprobe.similarity.arrays import check_number, on_tensors
 from neuroprobe.similarity.linear import LinearParts, centred_columns, unit_columns
 
 
+def scaled(values: torch.Tensor) -> torch.Tensor:
+    """Columns with the largest magnitude 1, so that no square or sum leaves float32's range."""
+    largest = values.abs().amax(dim=0)
+    return values / torch.where(largest > 0, largest, 1)
+
+
+def centred_units(values: torch.Tensor) -> torch.Tensor:
+    """Columns about their mean, of length 1; zero where a column never varies, however small or large its values."""
+    return unit_columns(scaled(centred_columns(scaled(values))))
+
+
 def standardised(values: torch.Tensor) -> torch.Tensor:
     """Columns with mean 0 and standard deviation 1; zero where a column never varies."""
-    return unit_columns(centred_columns(values)) * math.sqrt(len(values))
+    return centred_units(values) * math.sqrt(len(values))
 
 
 def peaks(activations: torch.Tensor, power: float) -> torch.Tensor:
@@ -22,7 +33,7 @@ def peaks(activations: torch.Tensor, power: float) -> torch.Tensor:
 
 def peak_weights(activations: torch.Tensor, power: float) -> torch.Tensor:
     """Half correlation, half peaks: the standardised activation and its peaks, each of length 1, summed, [n_images, n_units]."""
-    return unit_columns(unit_columns(centred_columns(activations)) + unit_columns(peaks(activations, power)))
+    return unit_columns(centred_units(activations) + unit_columns(peaks(activations, power)))
 
 
 def peak_correlation_parts(*, power: float = 3.0) -> LinearParts:
