@@ -295,7 +295,7 @@ def _most_active(values: FloatArray, units: Sequence[int], top: int) -> tuple[np
 
 
 def _nearest(active: npt.NDArray[np.int64], described: FloatArray, classes: FloatArray) -> npt.NDArray[np.int64]:
-    pooled = described[active].mean(axis=1)  # [n_images, d]
+    pooled = sum(described[units] for units in active.T) / active.shape[1]  # [n_images, d]
     return np.asarray(np.argmax((pooled - pooled.mean(axis=0)) @ classes.T, axis=1))
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 #: What a `LabelReport` may say about a label, next to it.
-_FACTS = ("score", "margin", "p_value", "q_value", "stability")
+_FACTS = ("candidate", "score", "margin", "p_value", "q_value", "stability")
 _CHANGES = ("same", "renamed", "gained", "lost", "unnamed")
 _LABEL = "label at "
 #: What a history keeps of every checkpoint, under these names.
@@ -27,13 +27,13 @@ class ComparisonReport(JudgementReport):
     """Both labels of every unit of two reports, as `compare_reports` finds them; `overall` has the shares unchanged.
 
     Columns: layer, unit, concept_a, concept_b, change ("same", "renamed", "gained", "lost", or "unnamed" in both), status_a,
-    status_b, and score, margin, p_value, q_value and stability of each (..._a, ..._b) where its report has them.
+    status_b, and candidate, score, margin, p_value, q_value and stability of each (..._a, ..._b) where its report has them.
     """
 
     name = "comparison"
     title = "Labels compared"
     required = ("layer", "unit", "concept_a", "concept_b", "change")
-    text_columns = ("layer", "concept_a", "concept_b", "change", "status_a", "status_b")
+    text_columns = ("layer", "concept_a", "concept_b", "change", "status_a", "status_b", "candidate_a", "candidate_b")
 
     def changed(self) -> pd.DataFrame:
         """The units whose label is another one now: renamed, gained or lost."""

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 Dropped: TypeAlias = Literal["images", "word", "both"]
 
-_FACTS = ("status", "score", "margin", "p_value", "q_value", "stability")
+_FACTS = ("status", "candidate", "score", "margin", "p_value", "q_value", "stability")
 
 
 class MissingConceptReport(JudgementReport):
@@ -50,14 +50,24 @@ class MissingConceptReport(JudgementReport):
 
     Columns: concept (the missing one), dropped ("images", "word" or "both"), n_images (left), layer, unit, before and after
     (its label with everything there and with the concept missing, "" without one), cosine (of the label after and
-    the missing concept), and status, score, margin, p_value, q_value and stability of both labels (..._before, ..._after)
+    the missing concept), and status, candidate, score, margin, p_value, q_value and stability of both labels (..._before, ..._after)
     where the labels have them.
     """
 
     name = "missing_concepts"
     title = "Labels while the concept is missing"
     required = ("concept", "dropped", "n_images", "layer", "unit", "before", "after", "cosine")
-    text_columns = ("concept", "dropped", "layer", "before", "after", "status_before", "status_after")
+    text_columns = (
+        "concept",
+        "dropped",
+        "layer",
+        "before",
+        "after",
+        "status_before",
+        "status_after",
+        "candidate_before",
+        "candidate_after",
+    )
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """For what was dropped, the shares of units that keep the name, get another one, and lose theirs."""

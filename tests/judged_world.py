@@ -34,7 +34,7 @@ def scored(seed: int = 11) -> ConceptScores:
 
 @functools.cache
 def labelled(checkpoint: str = "step_05000", *, layer: str = HEAD) -> LabelReport:
-    return dissect(recorded(checkpoint=checkpoint), scored(), layers=[layer])
+    return dissect(recorded(checkpoint=checkpoint), scored(), layers=[layer], n_bootstrap=0)
 
 
 @functools.cache

@@ -69,6 +69,14 @@ def test_what_else_differs_is_said() -> None:
     assert compare_reports(LabelReport(A.table, facts), LabelReport(B.table, other)).metadata["differs"] == ["similarity", "vocabulary"]
 
 
+def test_the_candidates_of_units_without_a_label_are_kept_as_text(tmp_path: Path) -> None:
+    withheld = labels_of(["", "red"], candidate=["NA", "red"], q_value=[0.4, 0.01])
+    report = compare_reports(withheld, labels_of(["1", "red"]))
+    assert report.table[["candidate_a", "concept_b", "change"]].values.tolist() == [["NA", "1", "gained"], ["red", "red", "same"]]
+    report.save(tmp_path)
+    pd.testing.assert_frame_equal(ComparisonReport.load(tmp_path).table, report.table)
+
+
 def test_reports_without_a_unit_in_common_are_refused() -> None:
     with pytest.raises(InputError, match="units in common"):
         compare_reports(A, labels_of(["red"], layer="conv"))

@@ -21,7 +21,7 @@ WORDS = ["red", "blue", "star", "ring", "none"]
 SCORES = scores_of(N, WORDS)
 PLANTED = activations_of({"fc": SCORES.similarities().numpy() + 0.01 * np.random.default_rng(0).normal(size=(N, 5))})
 SHOWN = {word: column > 0.3 for word, column in zip(WORDS, SCORES.similarities().numpy().T, strict=True)}
-COSINE = {"similarity": "cos_similarity"}
+COSINE = {"similarity": "cos_similarity", "n_bootstrap": 0}
 
 
 def test_fewer_images_are_other_images() -> None:
@@ -122,7 +122,7 @@ def test_units_of_the_world_without_their_concept(tmp_path: Path) -> None:
         truth=TRUTH,
         encoder=encoder(),
         dropped=["images", "word"],
-        options={"layers": [HEAD]},
+        options={"layers": [HEAD], "n_bootstrap": 0},
     )
     assert len(report.table) == 6
     assert report.value("named_before, word dropped") == 1
@@ -133,5 +133,6 @@ def test_units_of_the_world_without_their_concept(tmp_path: Path) -> None:
     assert (word["after"] != word["concept"]).all()
     assert (word["score_after"] < word["score_before"]).all()
     assert not (word["cosine"] > 0.9).any()
+    assert (report.table["candidate_before"] == report.table["concept"]).all()
     report.save(tmp_path)
     pd.testing.assert_frame_equal(MissingConceptReport.load(tmp_path).table, report.table)
