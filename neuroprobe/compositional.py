@@ -19,6 +19,7 @@ import pandas as pd
 from neuroprobe.activations import Activations
 from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.fingerprints import fingerprint_bytes, fingerprint_texts
+from neuroprobe.formula_significance import SearchNull
 from neuroprobe.formulas import Formula, FormulaSearch, Found, centred_ranks
 from neuroprobe.report import Report, versions
 from neuroprobe.statistics import benjamini_hochberg
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 #: Booleans [n_images, n_concepts]: a table with the images' ids as its index, or an array in the order of the activations.
 Labels: TypeAlias = "pd.DataFrame | npt.NDArray[np.bool_]"
 
-_NULL_UNITS = 64  # permutations made at a time
 _UNITS = 256
 
 
@@ -111,11 +111,10 @@ def dissect_formulas(
 
     The best of thousands of formulas has a high AUC on noise too, so the Mann-Whitney p-value of the formula
     found (`p_single`, the published one) means little. `p_value` is the share of random orders of the images, searched in
-    the same way, whose best formula reaches the unit's AUC: (1 + their number) / (1 + n_null). It needs no other
-    assumption than that images are exchangeable. AUC reads ranks only, so one null serves all units without equal
-    activations, exactly. Units that share their lowest value on many images (zeros after a ReLU) get a null with nearly as
-    many, never more; it is conservative, since sharing ranks averages over the orders that ties leave open. No
-    p-value is below 1 / (1 + n_null).
+    the same way, whose best formula reaches the unit's AUC: (1 + their number) / (1 + n_null). It assumes only that
+    images are exchangeable; with equal activations (zeros after a ReLU) it is conservative. For a unit beyond all
+    random orders it is the number of possible formulas times a bound on the tail of the rank sum, where that is less. See
+    `neuroprobe.formula_significance`.
 
     Parameters
     ----------
@@ -161,7 +160,8 @@ def dissect_formulas(
     ----------
     Bykov et al., NeurIPS 2023, section 3; the p-value corrected for the search is ours.
     """
-    _check_numbers(max_length, beam_width, n_null, seed, fractions=(min_fraction, max_fraction), max_q=max_q)
+    _check_counts(max_length=max_length, beam_width=beam_width, max_siblings=max_siblings)
+    _check_numbers(n_null, seed, tolerance=tolerance, fractions=(min_fraction, max_fraction), max_q=max_q)
     matrix, names = _checked_labels(labels, concepts, activations.ids)
     chosen = check_layers(activations, layers)
     search = FormulaSearch(
@@ -195,60 +195,13 @@ def dissect_formulas(
     return FormulaReport(pd.concat(tables, ignore_index=True), metadata)
 
 
-class SearchNull:
-    """The best AUCs that a search finds in random orders of the images, for units with as many equal lowest activations.
-
-    Parameters
-    ----------
-    search : FormulaSearch
-    n : int
-        Random orders.
-    seed : int
-    """
-
-    def __init__(self, search: FormulaSearch, *, n: int, seed: int) -> None:
-        self._search, self._n, self._seed = search, n, seed
-        self._found: dict[int, npt.NDArray[np.float64]] = {}
-
-    def p_value(self, auc: float, *, n_lowest: int) -> float:
-        """Corrected for the search; NaN without random orders.
-
-        Parameters
-        ----------
-        auc : float
-            What the search found.
-        n_lowest : int
-            Images that share the unit's lowest activation.
-        """
-        null = self.aucs(n_lowest)
-        return float((1 + len(null) - np.searchsorted(null, auc)) / (1 + len(null))) if len(null) else float("nan")
-
-    def aucs(self, n_lowest: int) -> npt.NDArray[np.float64]:
-        """The null for such units, ascending, [n]: of units with at most as many equal lowest activations, nearly as many."""
-        n_images = self._search.n_images
-        # variance of the ranks with and without the ties, about 1 - share^3: in steps of a quarter
-        step = int(np.log(max(1 - (n_lowest / n_images) ** 3, 1 / n_images)) / np.log(0.75)) if n_lowest > 1 else 0
-        if step not in self._found:
-            n_tied = min(int((1 - 0.75**step) ** (1 / 3) * n_images), n_lowest)
-            self._found[step] = np.sort(self._searched(n_tied, np.random.default_rng((self._seed, step))))
-        return self._found[step]
-
-    def _searched(self, n_tied: int, generator: np.random.Generator) -> list[float]:
-        values = np.maximum(np.arange(self._search.n_images), n_tied - 1)[:, None]
-        found: list[float] = []
-        for start in range(0, self._n, _NULL_UNITS):
-            orders = generator.permuted(np.repeat(values, min(_NULL_UNITS, self._n - start), axis=1), axis=0)
-            found += [one.auc for one in self._search.best(centred_ranks(orders))]
-        return found
-
-
 def _layer_table(layer: str, values: npt.NDArray[Any], search: FormulaSearch, null: SearchNull, max_q: float) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for start in range(0, values.shape[1], _UNITS):
-        block = np.asarray(values[:, start : start + _UNITS], np.float64)
-        live = np.flatnonzero(block.max(axis=0) > block.min(axis=0)).tolist()
-        found = dict(zip(live, search.best(centred_ranks(block[:, live])), strict=True)) if live else {}
-        rows += [_row(block[:, i], found.get(i), null) for i in range(block.shape[1])]
+        ranks = centred_ranks(values[:, start : start + _UNITS])
+        live = np.flatnonzero(ranks.any(axis=0)).tolist()
+        found = dict(zip(live, search.best(ranks[:, live]), strict=True)) if live else {}
+        rows += [_row(ranks[:, i], found.get(i), null) for i in range(ranks.shape[1])]
     table = pd.DataFrame(rows, columns=[c for c in FormulaReport.required if c not in ("layer", "unit", "formula", "status", "q_value")])
     table["q_value"] = benjamini_hochberg(table["p_value"])
     table["status"] = "named"
@@ -259,7 +212,7 @@ def _layer_table(layer: str, values: npt.NDArray[Any], search: FormulaSearch, nu
     return table[list(FormulaReport.required)]
 
 
-def _row(values: npt.NDArray[np.float64], found: Found | None, null: SearchNull) -> dict[str, Any]:
+def _row(ranks: npt.NDArray[np.float64], found: Found | None, null: SearchNull) -> dict[str, Any]:
     from scipy.stats import mannwhitneyu
 
     if found is None:
@@ -271,8 +224,8 @@ def _row(values: npt.NDArray[np.float64], found: Found | None, null: SearchNull)
         "length": len(found.formula),
         "concept": str(found.single),
         "concept_auc": found.single_auc,
-        "p_value": null.p_value(found.auc, n_lowest=int((values == values.min()).sum())),
-        "p_single": float(mannwhitneyu(values[found.mask], values[~found.mask]).pvalue),
+        "p_value": null.p_value(found.auc, ranks, found.mask),
+        "p_single": float(mannwhitneyu(ranks[found.mask], ranks[~found.mask]).pvalue),
     }
 
 
@@ -314,11 +267,19 @@ def _check_start(search: FormulaSearch, low: float, high: float) -> None:
         )
 
 
-def _check_numbers(max_length: int, beam_width: int, n_null: int, seed: int, *, fractions: tuple[float, float], max_q: float) -> None:
-    if max_length < 1 or beam_width < 1 or n_null < 0 or seed < 0:
+def _check_counts(*, max_length: int, beam_width: int, max_siblings: int | None) -> None:
+    if max_length < 1 or beam_width < 1 or (max_siblings is not None and max_siblings < 1):
         raise InputError(
-            f"Expected `max_length` and `beam_width` of at least 1, `n_null` and `seed` of at least 0, but got {max_length}, "
-            f"{beam_width}, {n_null} and {seed}."
+            "Expected `max_length` and `beam_width` of at least 1, and `max_siblings` of at least 1 or None, but got "
+            f"{max_length}, {beam_width} and {max_siblings}."
         )
-    if not (0 <= fractions[0] <= fractions[1] <= 1 and 0 <= max_q <= 1):
-        raise InputError(f"Expected 0 <= min_fraction <= max_fraction <= 1 and `max_q` from 0 to 1, but got {fractions} and {max_q}.")
+
+
+def _check_numbers(n_null: int, seed: int, *, tolerance: float, fractions: tuple[float, float], max_q: float) -> None:
+    if n_null < 0 or seed < 0:
+        raise InputError(f"Expected `n_null` and `seed` of at least 0, but got {n_null} and {seed}.")
+    if not (0 <= fractions[0] <= fractions[1] <= 1 and 0 <= max_q <= 1 and tolerance >= 0):
+        raise InputError(
+            "Expected 0 <= min_fraction <= max_fraction <= 1, `max_q` from 0 to 1 and `tolerance` of at least 0, but got "
+            f"{fractions[0]} and {fractions[1]}, {max_q} and {tolerance}."
+        )

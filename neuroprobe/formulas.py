@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -203,6 +204,11 @@ class FormulaSearch:
         """Whether any concept or negation keeps the bounds; without one nothing can be found."""
         return any(((self.fewest <= counts) & (counts <= self.most)).any() for counts in (self.counts, self.n_images - self.counts))
 
+    @property
+    def n_formulas(self) -> int:
+        """How many formulas of at most `max_length` terms there are, whatever they are true of."""
+        return sum((2 * self.n_concepts) ** length * 2 ** (length - 1) for length in range(1, self.max_length + 1))
+
     def best(self, ranks: _Floats) -> list[Found]:
         """The best formula of every unit, from doubled centred ranks [n_images, n_units] (see `centred_ranks`)."""
         size = max(1, _VALUES // (self.n_images * self.beam_width))
@@ -302,8 +308,13 @@ class FormulaSearch:
         return _Candidate(codes, values, int(counts.flat[place]), float(sums.flat[place]), auc)
 
     def _formula(self, candidate: _Candidate) -> Formula:
-        terms = [Term(_OPERATORS[op] if i else "", self.concepts[c], negated) for i, (op, c, negated) in enumerate(candidate.codes)]
-        return Formula(tuple(terms))
+        """Terms whose order makes no difference are put in the concepts' order, negations last."""
+        codes = list(candidate.codes)
+        if len(codes) > 1:  # the first term has no operator of its own and belongs to the run of the next
+            codes[0] = (codes[1][0], *codes[0][1:])
+        runs = [sorted(run, key=lambda code: (code[2], code[1])) for _, run in groupby(codes, key=lambda code: code[0])]
+        ordered = [code for run in runs for code in run]
+        return Formula(tuple(Term(_OPERATORS[op] if i else "", self.concepts[c], neg) for i, (op, c, neg) in enumerate(ordered)))
 
 
 def centred_ranks(values: npt.ArrayLike) -> _Floats:
