@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 _SMALLEST_PRODUCT = 1e-36  # a normal float32
+_WORTH_COMPILING = 30_000_000  # factors; to compile takes as long as torch takes for some times as many
 _LONGEST_PRODUCT = 64  # a factor is at most 2, so that these do not overflow
 
 
@@ -30,7 +31,7 @@ def sum_of_logs(
     slopes, floors : Tensor, float64 [k]
         Each at least 0, and at most 2 together.
     numba : bool, optional
-        Whether numba does it; by default where it is installed and the tensors are on the CPU.
+        Whether numba does it; by default where it is installed, the tensors are on the CPU and the factors are many.
 
     Returns
     -------
@@ -38,7 +39,8 @@ def sum_of_logs(
     """
     ends = _group_ends(floors.tolist())
     if numba is None:
-        numba = probabilities.device.type == "cpu" and importlib.util.find_spec("numba") is not None
+        worth = rows.numel() * probabilities.shape[1] >= _WORTH_COMPILING and probabilities.device.type == "cpu"
+        numba = worth and importlib.util.find_spec("numba") is not None
     if numba:
         return _by_numba(probabilities, rows, slopes, floors, ends)
     return _by_torch(probabilities, rows, slopes.tolist(), floors.tolist(), ends)
