@@ -21,15 +21,17 @@ from scipy.stats import norm
 
 from neuroprobe.activations import Activations
 from neuroprobe.concept_sets import ConceptSets
+from neuroprobe.concepts import ConceptScores
 from neuroprobe.exceptions import InputError
 from neuroprobe.judgements import ALL_LAYERS, FloatArray, JudgementReport, Unit, auroc_interval, average, check_level, units_of
 from neuroprobe.report import LabelReport, versions
 from neuroprobe.statistics import auroc
 
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
-#: Which images show which concept: a boolean per image (in the order of the activations) under each concept's name,
-#: such as a dict of arrays or a DataFrame; or concept sets, whose images are found by their ids.
-Shown: TypeAlias = "Mapping[str, npt.ArrayLike] | pd.DataFrame | ConceptSets"
+#: Which images show which concept: a boolean per image under each concept's name, such as a dict of arrays in the order of
+#: the activations; a DataFrame, in that order or with the images' ids as its index; the `ConceptScores` of given labels;
+#: or concept sets, whose images are found by their ids.
+Shown: TypeAlias = "Mapping[str, npt.ArrayLike] | pd.DataFrame | ConceptScores | ConceptSets"
 
 _UNITS = 1024  # read at a time: a layer may be on disk, and larger than memory
 
@@ -68,8 +70,8 @@ def check_on_images(
     labels : LabelReport, or mapping from (layer, unit) to a concept
     activations : Activations
         Of images that the labels were not made from.
-    shown : mapping, DataFrame or ConceptSets
-        Which image shows which concept. Of concept sets, positives are compared with negatives.
+    shown : mapping, DataFrame, ConceptScores or ConceptSets
+        Which image shows which concept (`Shown`). Of concept sets, positives are compared with negatives.
     level : float, default 0.95
     seed : int, default 0
         Of the bootstrap over units.
@@ -155,13 +157,17 @@ def shown_concepts(shown: Shown, ids: Iterable[str]) -> dict[str, tuple[BoolArra
     Raises
     ------
     InputError
-        A column that is not one boolean per image.
+        A column that is not one boolean per image, or an image that a table's index lacks.
     """
     ids = list(ids)
     if isinstance(shown, ConceptSets):
         places = {name: place for place, name in enumerate(ids)}
         sets = {concept: shown[concept] for concept in shown}
         return {name: (_mask(s.positives, places), _mask(s.negatives, places)) for name, s in sets.items()}
+    if isinstance(shown, ConceptScores):
+        shown = pd.DataFrame(shown.truth.cpu().numpy(), index=list(shown.ids), columns=list(shown.concepts))
+    if isinstance(shown, pd.DataFrame):
+        shown = _in_order(shown, ids)
     known = {}
     for concept in shown:
         column = np.asarray(shown[concept])
@@ -171,6 +177,19 @@ def shown_concepts(shown: Shown, ids: Iterable[str]) -> dict[str, tuple[BoolArra
             )
         known[str(concept)] = (column.astype(bool), ~column.astype(bool))
     return known
+
+
+def _in_order(table: pd.DataFrame, ids: list[str]) -> pd.DataFrame:
+    """The rows of the images, by their ids; a table without an index of its own is in their order."""
+    if isinstance(table.index, pd.RangeIndex):
+        return table
+    missing = [name for name in ids if name not in table.index]
+    if missing or not table.index.is_unique:
+        raise InputError(
+            f"Expected a table whose index has every image's id once, but {f'{missing[0]!r} is missing' if missing else 'an id is twice'}. "
+            "Or give one in the order of the images, with reset_index(drop=True)."
+        )
+    return table.loc[ids]
 
 
 def labelled_units(labels: LabelReport | Mapping[Unit, str]) -> dict[Unit, str]:

@@ -20,8 +20,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from neuroprobe.activations import Activations
+from neuroprobe.concept_sets import ConceptSets
 from neuroprobe.exceptions import InputError
-from neuroprobe.image_checks import BoolArray, labelled_units, shown_concepts
+from neuroprobe.image_checks import BoolArray, Shown, labelled_units, shown_concepts
 from neuroprobe.judgements import Truth, Unit, check_level, share, true_concepts
 from neuroprobe.report import LabelReport, Report, versions
 from neuroprobe.similarity import Similarity, get_similarity, list_similarities
@@ -62,7 +63,7 @@ class MetricCheckReport(Report):
 
 def check_metrics(
     activations: Activations,
-    shown: Mapping[str, npt.ArrayLike] | pd.DataFrame,
+    shown: Shown,
     truth: Truth | LabelReport,
     *,
     metrics: Sequence[str | Similarity] | Mapping[str, str | Similarity] | None = None,
@@ -81,8 +82,8 @@ def check_metrics(
     Parameters
     ----------
     activations : Activations
-    shown : mapping or DataFrame
-        One True or False per image under each concept's name, in the order of the activations.
+    shown : mapping, DataFrame or ConceptScores
+        Which images show which concept, as in `neuroprobe.image_checks.Shown`.
     truth : mapping or LabelReport
         The concept of each unit, as in `neuroprobe.judgements`; with several accepted names the first that is
         known counts. Of a report, the labels.
@@ -163,7 +164,9 @@ def _changed(matrix: BoolArray, names: Sequence[str], change: Change, seeds: tup
     return np.stack(columns, axis=1)  # [n_images, n_concepts]
 
 
-def _label_matrix(shown: Mapping[str, npt.ArrayLike] | pd.DataFrame, ids: Sequence[str]) -> tuple[list[str], BoolArray]:
+def _label_matrix(shown: Shown, ids: Sequence[str]) -> tuple[list[str], BoolArray]:
+    if isinstance(shown, ConceptSets):
+        raise InputError("Expected labels of every image, but concept sets have only those of their own. Give a table.")
     masks = {name: mask for name, (mask, _) in shown_concepts(shown, ids).items()}
     if not masks:
         raise InputError("Expected the labels of at least one concept, but got none.")

@@ -20,7 +20,7 @@ from neuroprobe.concepts import ConceptScores
 from neuroprobe.dissection import dissect
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.fingerprints import fingerprint_texts
-from neuroprobe.image_checks import labelled_units, shown_concepts
+from neuroprobe.image_checks import Shown, labelled_units, shown_concepts
 from neuroprobe.judgements import (
     ALL_LAYERS,
     JudgementReport,
@@ -85,7 +85,7 @@ def dissect_without(
     scores: ConceptScores,
     concepts: Sequence[str],
     *,
-    shown: Mapping[str, npt.ArrayLike] | pd.DataFrame | None = None,
+    shown: Shown | None = None,
     dropped: Sequence[Dropped] = ("images", "word"),
     truth: Truth | None = None,
     encoder: TextEncoder | None = None,
@@ -103,8 +103,9 @@ def dissect_without(
         Of the same images.
     concepts : sequence of str
         Those to take away, each by itself.
-    shown : mapping or DataFrame
-        One True or False per image under each concept's name; needed where images are dropped.
+    shown : mapping, DataFrame, ConceptScores or ConceptSets, optional
+        Which images show which concept, as in `neuroprobe.image_checks.Shown`; needed where images are dropped. Of concept
+        sets, the positives go.
     dropped : sequence of {"images", "word", "both"}, default ("images", "word")
         What to take away: the images that show the concept, the concept from the vocabulary, or both.
     truth : mapping, optional

@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import activations_of
+from helpers import activations_of, scores_of
 from judged_world import BELOW, HEAD, TRUTH, labelled, labels_of, recorded, shown
 from sklearn.metrics import roc_auc_score
 
 from neuroprobe.concept_sets import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError
+from neuroprobe.given_labels import GivenLabels
 from neuroprobe.image_checks import ImageCheckReport, check_on_images, mean_activation_difference
 from neuroprobe.judgements import auroc_interval
 from neuroprobe.report import LabelReport
@@ -88,6 +89,23 @@ def test_concept_sets_compare_positives_with_negatives_only() -> None:
 def test_a_dataframe_and_a_dict_are_the_same() -> None:
     a, b = (check_on_images({("fc", 0): "red"}, HELD_OUT, s) for s in (SHOWN, pd.DataFrame(SHOWN)))
     pd.testing.assert_frame_equal(a.table, b.table)
+
+
+def test_a_table_with_ids_is_put_in_the_order_of_the_images() -> None:
+    table = pd.DataFrame(SHOWN, index=list(HELD_OUT.ids))
+    mixed = table.sample(frac=1, random_state=0)
+    expected = check_on_images({("fc", 0): "red"}, HELD_OUT, SHOWN).table
+    given = GivenLabels(mixed).score_like(HELD_OUT)
+    for shown_too in (table, mixed, given):
+        pd.testing.assert_frame_equal(check_on_images({("fc", 0): "red"}, HELD_OUT, shown_too).table, expected)
+    for wrong in (table.rename(index={"image 3": "image x"}), pd.concat([table, table.iloc[:1]])):
+        with pytest.raises(InputError, match="every image's id once"):
+            check_on_images({("fc", 0): "red"}, HELD_OUT, wrong)
+
+
+def test_an_encoders_scores_are_no_labels() -> None:
+    with pytest.raises(InputError, match="true or false"):
+        check_on_images({("fc", 0): "red"}, HELD_OUT, scores_of(N, ["red"]))
 
 
 @pytest.mark.parametrize("column", [np.zeros(N - 1, bool), np.full(N, 0.4), np.zeros((N, 2), bool)])

@@ -8,6 +8,7 @@ import pytest
 from helpers import activations_of
 from judged_world import TRUTH, labelled, recorded, shown
 
+from neuroprobe.concept_sets import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError
 from neuroprobe.metric_checks import MetricCheckReport, add_as_many, check_metrics, drop_half
 from neuroprobe.similarity import list_similarities
@@ -143,6 +144,9 @@ def test_hostile_input_is_refused() -> None:
     for wrong in ({}, {"red": np.ones(N - 1, bool)}, {"red": np.full(N, 0.5)}):
         with pytest.raises(InputError, match="Expected"):
             check_metrics(UNITS, wrong, NAMES)
+    sets = ConceptSets({"red": ConceptSet("red", "colour", UNITS.ids[:3], UNITS.ids[5:9])}, {})
+    with pytest.raises(InputError, match="Give a table"):
+        check_metrics(UNITS, sets, NAMES)
     with pytest.raises(InputError, match="n_draws"):
         check_metrics(UNITS, SHOWN, NAMES, n_draws=0)
     with pytest.raises(InputError, match="different names"):
