@@ -35,36 +35,6 @@ def plot_labels(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-def plot_layers(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Mean test accuracy along the layers: a line per kind of probe, features and checkpoint, and the baseline.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Of a `ProbeReport`.
-    ax : matplotlib Axes, optional
-        By default those of a new figure.
-    """
-    layers = list(dict.fromkeys(table["layer"]))
-    ax = _axes(ax, 3.5 + 0.38 * len(layers), 4.6)
-    checkpoints = list(dict.fromkeys(table["checkpoint"])) if "checkpoint" in table else [""]
-    styles = ["-", "--", ":", "-."]
-    probes = list(dict.fromkeys(zip(table["kind"], table["features"], strict=True)))
-    for i, checkpoint in enumerate(checkpoints):
-        part = table[table["checkpoint"] == checkpoint] if "checkpoint" in table else table
-        for color, (kind, features) in enumerate(probes):
-            rows = part[(part["kind"] == kind) & (part["features"] == features)]
-            means = rows.groupby("layer")["test_accuracy"].mean().reindex(layers)
-            label = f"{kind}, {features}" + (f", {_shortened(checkpoint)}" if len(checkpoints) > 1 else "")
-            ax.plot(range(len(layers)), means, linestyle=styles[i % len(styles)], color=f"C{color}", marker="o", markersize=3, label=label)
-    ax.axhline(float(table["baseline"].mean()), color="grey", linewidth=1, label="baseline: the more frequent class")
-    _layer_ticks(ax, layers)
-    ax.set_ylabel("accuracy on held-out images")
-    ax.set_title(f"{table['concept'].nunique()} concepts, mean")
-    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    return ax
-
-
 def _axes(ax: Axes | None, width: float, height: float) -> Axes:
     # a Figure of its own, without pyplot: nothing global changes and nothing is shown
     return Figure(figsize=(width, height)).subplots() if ax is None else ax

@@ -15,7 +15,7 @@ from matplotlib.colors import TwoSlopeNorm, to_rgb
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 
-from neuroprobe.exceptions import InputError
+from neuroprobe.exceptions import InputError, suggest
 from neuroprobe.plots import _axes, _layer_ticks, _shortened
 from neuroprobe.probe_summary import summarise_seeds
 
@@ -31,8 +31,8 @@ _MOST_NAMED = 10
 def plot_mean_layers(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     """Mean test accuracy over concepts along the layers: a colour per probe, darker for later checkpoints, and the baseline.
 
-    With one or two checkpoints, bands are the means of the concepts' 95 % intervals, as wide as if all concepts erred
-    together.
+    Of regressions alone, the R2. With one or two checkpoints, bands are the means of the concepts' 95 % intervals, as wide as
+    if all concepts erred together.
 
     Parameters
     ----------
@@ -41,8 +41,11 @@ def plot_mean_layers(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax : matplotlib Axes, optional
         By default those of a new figure.
     """
-    summary = summarise_seeds(_scored(table))
+    regression = not table["test_accuracy"].notna().any() and "r2" in table
+    summary = summarise_seeds(table if regression else _scored(table))
     layers, checkpoints, probes = _unique(summary, "layer"), _unique(summary, "checkpoint"), _probes(summary)
+    if regression:
+        summary = summary.assign(test_accuracy=summary["r2"], test_accuracy_low=np.nan, test_accuracy_high=np.nan, baseline=0.0)
     shades = np.linspace(0.3 if len(checkpoints) > 1 else 1, 1, len(checkpoints))
     ax = _axes(ax, 3.5 + 0.38 * len(layers), 4.6)
     for checkpoint, shade in zip(checkpoints, shades, strict=True):
@@ -54,10 +57,10 @@ def plot_mean_layers(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             _line(ax, means, color=_shaded(f"C{i % 10}", shade), label=label, band=len(checkpoints) < 3)
     ax.axhline(float(summary["baseline"].mean()), color="grey", linewidth=1, label=_BASELINE)
     _layer_ticks(ax, layers)
-    ax.set_ylabel("accuracy on held-out images")
+    ax.set_ylabel("R2 on held-out images" if regression else "accuracy on held-out images")
     n_concepts = summary["concept"].nunique()
     ax.set_title(f"Mean over {n_concepts} concepts" if n_concepts > 1 else _shortened(summary["concept"].iloc[0]))
-    handles = _handles(probes) + [
+    handles = _handles(probes, "baseline: the mean" if regression else _BASELINE) + [
         Line2D([], [], color=_shaded("black", shade), label=_shortened(name)) for name, shade in _few(checkpoints, shades)
     ]
     ax.legend(handles=handles, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
@@ -161,9 +164,10 @@ def plot_units(
     figure : matplotlib Figure or SubFigure, optional
         By default a new one.
     """
-    summary, checkpoint = _at_checkpoint(units[units["kind"] == kind], checkpoint)
-    if summary.empty:
-        raise InputError(f"Expected {kind} probes of units at {checkpoint!r}, but there are none; known kinds: {_unique(units, 'kind')}.")
+    chosen = units[units["kind"] == kind]
+    if chosen.empty:
+        raise InputError(f"Expected a kind of probe that the units have, but got {kind!r}. {suggest(kind, _unique(units, 'kind'))}")
+    summary, checkpoint = _at_checkpoint(chosen, checkpoint)
     score = "auroc" if "auroc" in summary and summary["auroc"].notna().any() else "test_accuracy"
     layers, concepts = _unique(summary, "layer"), _unique(summary, "concept")
     figure, panels = _panels(figure, len(concepts), width=1.4 + 0.17 * min(len(layers), 2 * _MOST_TICKS), height=1.9, sharey=True)
@@ -269,9 +273,9 @@ def _few(names: Sequence[str], shades: np.ndarray) -> list[tuple[str, float]]:
     return pairs[1:1] if len(pairs) == 1 else pairs if len(pairs) <= _MOST_NAMED else [pairs[0], pairs[-1]]
 
 
-def _handles(probes: Sequence[tuple[str, str, str]]) -> list[Line2D]:
+def _handles(probes: Sequence[tuple[str, str, str]], baseline: str = _BASELINE) -> list[Line2D]:
     lines = [Line2D([], [], color=f"C{i % 10}", marker="o", markersize=3, label=_probe_name(*probe)) for i, probe in enumerate(probes)]
-    return [*lines, Line2D([], [], color="grey", linewidth=1, label=_BASELINE)]
+    return [*lines, Line2D([], [], color="grey", linewidth=1, label=baseline)]
 
 
 def _panels(figure: FigureBase | None, n: int, *, width: float, height: float, sharey: bool) -> tuple[FigureBase, list[Axes]]:

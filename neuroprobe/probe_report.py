@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _BESIDE = {"units": "probes_units.csv", "directions": "probes_directions.npz"}
 
 
+#: A report of more concepts than this is saved with the figure of their mean.
+_MOST_PANELS = 24
 _UNIT_COLUMNS = ("concept", "layer", "unit", "kind", "test_accuracy", "baseline")
 
 
@@ -323,13 +325,16 @@ class ProbeReport(Report):
         return plot_units(self.units, checkpoint=checkpoint, kind=kind, rate=rate, figure=figure)
 
     def _figure(self) -> bytes:
+        """What where when of the first probe if there are several checkpoints, else a panel per concept; many concepts: their mean."""
         buffer = io.BytesIO()
-        several = "checkpoint" in self._table and self._table["checkpoint"].nunique() > 1
-        layers = self._table["scope"] == "layer"
-        drawn: Any = self.plot().get_figure()
-        if layers.any():
-            one = self._table[layers].iloc[0]
-            drawn = self.plot_what_where_when(kind=one["kind"], features=one["features"]) if several else self.plot_layers()
+        scored = self._table[self._table["test_accuracy"].notna()]
+        drawn: Any
+        if not 0 < scored["concept"].nunique() <= _MOST_PANELS:
+            drawn = self.plot().get_figure()
+        elif "checkpoint" in scored and scored["checkpoint"].nunique() > 1:
+            drawn = self.plot_what_where_when(**scored.iloc[0][["kind", "features", "scope"]])
+        else:
+            drawn = self.plot_layers()
         drawn.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
         return buffer.getvalue()
 
@@ -350,7 +355,11 @@ def _in_double_precision(table: pd.DataFrame) -> pd.DataFrame:
 
 def _read_units(data: bytes) -> pd.DataFrame:
     """What was written, to the last digit; concepts and layers stay text, whatever they look like."""
-    texts = [column for column in ProbeReport.text_columns if column in pd.read_csv(io.BytesIO(data), nrows=0).columns]
-    table = pd.read_csv(io.BytesIO(data), dtype=dict.fromkeys(texts, str), keep_default_na=False, float_precision="round_trip")
-    numbers = [column for column in table if column not in texts]
-    return table.assign(**{column: pd.to_numeric(table[column]) for column in numbers})
+    table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
+    numbers = [column for column in table if column not in ProbeReport.text_columns]
+    return table.assign(**{column: _numbers(table[column]) for column in numbers})
+
+
+def _numbers(texts: pd.Series[str]) -> pd.Series[Any]:
+    whole = texts.str.fullmatch(r"-?\d+").all()
+    return texts.astype("int64") if whole else texts.replace("", "nan").astype("float64")

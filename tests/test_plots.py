@@ -10,7 +10,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from neuroprobe.plots import plot_labels, plot_layers
+from neuroprobe.plots import plot_labels
 
 HOSTILE = ["$", "$x", "$x$", "$\\frac$", "a $\\nonsense{ b$", "\\$x\\$", "_hidden", "a\nb", "c\td\re", "x" * 200, "<b>", "{}", "%d", "\\"]
 
@@ -20,15 +20,6 @@ def label_table(concepts: list[str], layers: list[str] | None = None) -> pd.Data
     table = pd.DataFrame({"layer": layers or [f"layer{i % 2}" for i in range(n)], "unit": range(n), "concept": concepts, "score": 1.0})
     table["status"] = np.where(table["concept"] == "", "never varies", "named")
     return table
-
-
-def probe_table(*, layers=("a", "b", "c"), checkpoints=("model",), kinds=("linear", "nonlinear"), concepts=("red", "blue")) -> pd.DataFrame:
-    rows = [
-        {"concept": concept, "checkpoint": checkpoint, "layer": layer, "kind": kind, "features": "pooled", "baseline": 0.6}
-        for concept in concepts for checkpoint in checkpoints for layer in layers for kind in kinds
-    ]  # fmt: skip
-    table = pd.DataFrame(rows)
-    return table.assign(test_accuracy=np.linspace(0.5, 1, len(table)))
 
 
 def drawn(ax: Axes) -> Figure:
@@ -67,7 +58,6 @@ def test_labels_show_the_most_frequent_concepts_and_say_so() -> None:
 def test_layers_keep_the_tables_order() -> None:
     layers = ["features.1", "features.10", "features.2"]
     assert shown(plot_labels(label_table(["a", "b", "c"], layers)).get_xticklabels()) == layers
-    assert shown(plot_layers(probe_table(layers=layers)).get_xticklabels()) == layers
 
 
 @pytest.mark.parametrize("concepts", [["", ""], [""]])
@@ -77,33 +67,8 @@ def test_labels_of_dead_units_alone_can_be_drawn(concepts: list[str]) -> None:
         drawn(plot_labels(label_table(concepts)))
 
 
-def test_a_line_per_kind_and_checkpoint_is_the_mean_over_concepts() -> None:
-    table = probe_table(checkpoints=("early", "late"))
-    ax = plot_layers(table)
-    lines = {line.get_label(): line.get_ydata() for line in ax.lines}
-    assert set(lines) == {
-        *(f"{kind}, pooled, {checkpoint}" for kind in ("linear", "nonlinear") for checkpoint in ("early", "late")),
-        "baseline: the more frequent class",
-    }
-    for checkpoint in ("early", "late"):
-        for i, layer in enumerate("abc"):
-            rows = table[(table["checkpoint"] == checkpoint) & (table["layer"] == layer) & (table["kind"] == "linear")]
-            assert lines[f"linear, pooled, {checkpoint}"][i] == pytest.approx(rows["test_accuracy"].mean())
-    np.testing.assert_allclose(lines["baseline: the more frequent class"], 0.6)
-    drawn(ax)
-
-
-def test_more_layers_than_fit_are_thinned_where_they_stand() -> None:
-    layers = [f"l{i}" for i in range(150)]
-    ax = plot_layers(probe_table(layers=layers, kinds=("linear",)))
-    ticks = {int(x): name for x, name in zip(ax.get_xticks(), shown(ax.get_xticklabels()), strict=True)}
-    assert len(ticks) <= 60
-    assert all(layers[x] == name for x, name in ticks.items())
-
-
-@pytest.mark.parametrize("plot", [plot_labels, plot_layers])
-def test_given_axes_are_used_and_returned(plot) -> None:
-    table = label_table(["red", "blue"]) if plot is plot_labels else probe_table()
+def test_given_axes_are_used_and_returned() -> None:
+    plot, table = plot_labels, label_table(["red", "blue"])
     figure = Figure()
     left, right = figure.subplots(1, 2)
     assert plot(table, ax=right) is right
@@ -115,17 +80,16 @@ def test_given_axes_are_used_and_returned(plot) -> None:
     assert plot(table, ax=part) is part
 
 
-@pytest.mark.parametrize("plot", [plot_labels, plot_layers])
-def test_without_axes_a_new_figure_is_made(plot) -> None:
-    table = label_table(["red", "blue"]) if plot is plot_labels else probe_table()
-    assert plot(table).figure is not plot(table).figure
+def test_without_axes_a_new_figure_is_made() -> None:
+    table = label_table(["red", "blue"])
+    assert plot_labels(table).figure is not plot_labels(table).figure
 
 
 def test_the_table_is_not_changed() -> None:
-    for plot, table in ((plot_labels, label_table(["red", ""])), (plot_layers, probe_table())):
-        before = table.copy()
-        plot(table)
-        pd.testing.assert_frame_equal(table, before)
+    table = label_table(["red", ""])
+    before = table.copy()
+    plot_labels(table)
+    pd.testing.assert_frame_equal(table, before)
 
 
 def test_hostile_concepts_are_drawn_as_they_are() -> None:
@@ -138,13 +102,6 @@ def test_hostile_concepts_are_drawn_as_they_are() -> None:
 
 def test_hostile_layers_are_drawn_as_they_are() -> None:
     drawn(plot_labels(label_table(["red"] * len(HOSTILE), HOSTILE)))
-    drawn(plot_layers(probe_table(layers=HOSTILE)))
-
-
-def test_hostile_checkpoints_are_drawn_as_they_are() -> None:
-    ax = plot_layers(probe_table(checkpoints=HOSTILE, concepts=("$\\frac$",)))
-    drawn(ax)
-    assert len(ax.get_legend().get_texts()) == 2 * len(HOSTILE) + 1
 
 
 def test_dollars_stay_dollars() -> None:
