@@ -25,7 +25,7 @@ from neuroprobe.splits import split_set as split_set
 _PER_IMAGE = ("duplicates", "types", "likelihoods", "ranks")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ConceptSet:
     """Ids of images that show a concept (`positives`) and of others (`negatives`), and what is known of each image.
 
@@ -57,8 +57,8 @@ class ConceptSet:
     negatives: tuple[str, ...]
     duplicates: tuple[int, ...] = ()
     types: tuple[int, ...] = dataclasses.field(default=(), compare=False)
-    likelihoods: tuple[float, ...] = dataclasses.field(default=(), compare=False, repr=False)
-    ranks: tuple[int, ...] = dataclasses.field(default=(), compare=False, repr=False)
+    likelihoods: tuple[float, ...] = dataclasses.field(default=(), compare=False)
+    ranks: tuple[int, ...] = dataclasses.field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         for side in (self.positives, self.negatives):
@@ -126,8 +126,11 @@ class ConceptSet:
         ids = [tuple(self.ids[row] for row in rows) for rows in sides]
         return dataclasses.replace(self, positives=ids[0], negatives=ids[1], **known)
 
+    def __repr__(self) -> str:
+        return f"ConceptSet({self.concept!r}, {len(self.positives)} positives, {len(self.negatives)} negatives)"
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class ConceptSets(Mapping[str, ConceptSet]):
     """A `ConceptSet` per concept, and what they were made from.
 
@@ -270,6 +273,9 @@ class ConceptSets(Mapping[str, ConceptSet]):
 
     def __len__(self) -> int:
         return len(self.sets)
+
+    def __repr__(self) -> str:
+        return f"ConceptSets({len(self)} concepts: {', '.join(self)})"
 
 
 def _drawn(rows: npt.NDArray[Any], n: int | None, generator: np.random.Generator, what: str) -> npt.NDArray[Any]:

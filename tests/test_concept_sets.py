@@ -58,6 +58,11 @@ def test_near_duplicates_on_both_sides_are_refused() -> None:
         ConceptSet("c", "g", ("a", "b"), ("d", "e"), duplicates=(0, 4, 1, 4))
 
 
+def test_a_set_shows_itself_in_a_line() -> None:
+    assert repr(plain_set()) == "ConceptSet('red', 40 positives, 60 negatives)"
+    assert repr(ConceptSets.from_labels(labels())) == "ConceptSets(2 concepts: red, round)"
+
+
 # --- from labels
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import PixelEncoder, noise_images
 
 from neuroprobe.concept_sets import ConceptSet, ConceptSets
@@ -17,6 +18,7 @@ from neuroprobe.concepts import ConceptSource
 from neuroprobe.curation import COLUMNS, contact_sheet, load_curation, save_curation
 from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.images import Images
+from neuroprobe.study import ProbingStudy
 from neuroprobe.vocabulary import ConceptGroup, Vocabulary
 
 IMAGES = noise_images(60)
@@ -146,6 +148,19 @@ def test_what_is_struck_out_is_left_out_and_the_history_says_so(tmp_path: Path) 
     assert read.metadata["seed"] == SETS.metadata["seed"]
     again = load_curation(edited(tmp_path / "more.csv", striking(("round", f"'{SETS['round'].positives[0]}")), read), read)
     assert [e["file"] for e in again.metadata["curation"]] == ["sets.csv", "more.csv"]
+
+
+def test_the_history_stands_in_a_studys_report(tmp_path: Path) -> None:
+    gone = SETS["red"].positives[3]
+    sets = load_curation(edited(tmp_path / "sets.csv", striking(("red", f"'{gone}"))), SETS)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
+    study = ProbingStudy(model, ["0"], sets, probes=[("linear", "pooled")], seeds=[0])
+    report = study.run(IMAGES, transform=PixelEncoder().transform, progress=False)
+    (entry,) = report.metadata["concept_sets"]["curation"]
+    assert entry["left_out"] == {"red": {"positives": [gone], "negatives": []}}
+    by_concept = report.table.set_index("concept")
+    assert by_concept.loc["red", "n_train"] + by_concept.loc["red", "n_test"] == 44
+    assert by_concept.loc["round", "n_train"] + by_concept.loc["round", "n_test"] == 45
 
 
 def semicolons(text: str) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -104,11 +107,11 @@ def test_scores_that_do_not_fit_are_refused() -> None:
 
 
 def test_on_the_world_the_truth_and_the_estimate() -> None:
-    dataset = WorldDataset(500, seed=3)
+    dataset = WorldDataset(300, seed=3)
     source = ConceptSource(ClipEncoder(CLIP_PATH, device="cpu"), Vocabulary.probing_blog())
     scores = source.score(Images(dataset))
     truth = pd.DataFrame(dataset.truth(), index=dataset.ids, columns=ATTRIBUTES)
-    sizes = {"n_positive": 40, "n_negative": 100}
+    sizes = {"n_positive": 25, "n_negative": 60}
     by_side = {
         negatives: set_quality(scores.rank(**sizes, negatives=negatives), truth).groupby("side")["precision"].mean()
         for negatives in ("random", "least_likely", "group")
@@ -124,6 +127,20 @@ def test_on_the_world_the_truth_and_the_estimate() -> None:
     worse = dataclasses.replace(scores, image_vectors=F.normalize(scores.image_vectors + 2 * noise, dim=1))
     found = set_quality(worse.rank(**sizes), truth).groupby("side")["precision"].mean()
     assert found["positives"] < 0.9  # a degraded encoder shows
+
+
+@pytest.mark.slow
+def test_the_page_on_concept_sets_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = Path(__file__).parent.parent / "docs" / "concept_sets.md"
+    names: dict[str, Any] = {}
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 3
+    for block in blocks:
+        exec(block, names)
+    assert (tmp_path / "striped.png").is_file()
+    assert len(names["sets"]["striped"].duplicates) == 150
+    assert len(names["labelled"]["red"].ids) == 150
 
 
 # --- made worse
