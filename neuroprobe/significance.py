@@ -36,8 +36,8 @@ def null_generator(seed: int, layer: str) -> np.random.Generator:
 def null_sources(varies: npt.NDArray[np.bool_], n_null: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
     """The unit each null unit is made from, [n_null]: every unit that varies as often as any other, give or take one."""
     units = np.flatnonzero(varies)
-    rounds = [generator.permutation(units) for _ in range(math.ceil(n_null / max(len(units), 1)))]
-    return np.concatenate(rounds)[:n_null] if len(units) else np.empty(0, np.int64)
+    rounds = [generator.permutation(units) for _ in range(math.ceil(n_null / len(units)))] if len(units) else []
+    return np.concatenate(rounds)[:n_null] if rounds else np.empty(0, np.int64)
 
 
 def shuffled(
@@ -53,20 +53,21 @@ def shuffled_rows(n_units: int, k: int, n_images: int, generator: np.random.Gene
     return torch.from_numpy(np.stack([generator.choice(n_images, size=k, replace=False, shuffle=True) for _ in range(n_units)]))
 
 
-def null_prior(scorer: Scorer, raw: torch.Tensor, null_raw: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
+def null_prior(scorer: Scorer, scaled: torch.Tensor, null_scaled: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
     """The priors that null units meet, each in place of its source, [n_null, n_columns].
 
     Parameters
     ----------
     scorer : Scorer
-    raw : Tensor, [n_units, n_columns]
-        Raw scores of the whole layer.
-    null_raw : Tensor, [n_null, n_columns]
+    scaled : Tensor, [n_units, n_columns]
+        Scaled raw scores of the whole layer.
+    null_scaled : Tensor, [n_null, n_columns]
+        Those of the null units.
     sources : LongTensor, [n_null]
     """
     temperature = scorer.prior_temperature
-    others = _log_sum_of_others(raw / temperature, sources)
-    log_mean = torch.logaddexp(others, null_raw / temperature) - math.log(len(raw))
+    others = _log_sum_of_others(scaled / temperature, sources)
+    log_mean = torch.logaddexp(others, null_scaled / temperature) - math.log(len(scaled))
     return scorer.prior_weight * temperature * log_mean
 
 
