@@ -3,40 +3,37 @@
 from __future__ import annotations
 
 import copy
-import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import pandas as pd
-from joblib import Parallel, delayed
-from sklearn.model_selection import train_test_split
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, clone
 from torch import nn
-from tqdm import tqdm
 
-from neuroprobe.activations import Activations
-from neuroprobe.cells import Split, fit_cells
+from neuroprobe.cells import Split
 from neuroprobe.checkpoints import Checkpoint, fingerprint_checkpoints, load_checkpoint
-from neuroprobe.collection import Transform, collect
-from neuroprobe.concepts import ConceptSet, ConceptSets
-from neuroprobe.exceptions import InputError, UnknownNameError
+from neuroprobe.collection import Transform
+from neuroprobe.concept_sets import ConceptSet, ConceptSets
+from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.fingerprints import fingerprint_model
-from neuroprobe.forward_pass import ForwardPass
-from neuroprobe.functions import identify_function
 from neuroprobe.images import Images
+from neuroprobe.measurements import Features, Options, Scope, Task
+from neuroprobe.modes import placed
 from neuroprobe.pooling import Layout
 from neuroprobe.probe_report import ProbeReport
-from neuroprobe.probes import make_probe
-from neuroprobe.recorder import ActivationRecorder, check_layers
-from neuroprobe.report import versions
+from neuroprobe.probes import PROBES, Probe, make_probe, strengths
+from neuroprobe.recorder import check_layers
+from neuroprobe.splits import split_set
+from neuroprobe.study_runs import POOLINGS, Run, RunSettings
+from neuroprobe.unit_cells import UNIT_KINDS
 
-Features: TypeAlias = Literal["pooled", "spatial"]
+__all__ = ["BLOG_PROBES", "POOLINGS", "Features", "ProbingStudy", "check_jobs", "check_probes", "check_seeds", "check_split", "split"]
 
 #: The three probes of the probing blog: its gap linear, gap non-linear and non-gap non-linear columns.
 BLOG_PROBES: tuple[tuple[str, Features], ...] = (("linear", "pooled"), ("nonlinear", "pooled"), ("nonlinear", "spatial"))
 
-#: How each kind of features is recorded.
-POOLINGS: dict[str, Literal["mean", "none"]] = {"pooled": "mean", "spatial": "none"}
+_SCOPES = ("neuron", "layer", "full")
 
 
 class ProbingStudy:
@@ -44,69 +41,92 @@ class ProbingStudy:
 
     Parameters
     ----------
-    model : torch.nn.Module
+    model : torch.nn.Module, or a function without arguments that makes one
         Never changed: checkpoints are loaded into a copy.
     layers : sequence of str
         Exact module names.
     concept_sets : ConceptSets
-    probes : sequence of (kind, features), default the blog's three
-        Kinds "linear" and "nonlinear"; features "pooled" (mean over positions) and "spatial" (all of them).
+    probes : sequence of (kind, features) or (probe, features), default the blog's three
+        Kinds "linear", "nonlinear", "sparse", "mean_difference" and "regression", or a probe with other parameters such as
+        ``LinearProbe(C=(0.01, 1.0))``; features "pooled" (mean over positions) and "spatial" (all of them). Scaling goes with the
+        features: per unit where they are pooled, by one number where they are spatial. A regression predicts the concept's likelihood.
+    scopes : sequence of {"neuron", "layer", "full"}, default ("layer",)
+        What one probe may read: every unit by itself (pooled features; kinds "linear", "nonlinear" and "mean_difference"), a layer, or all
+        layers together, each with the same weight ("sparse" not). Each scope takes the probes that it can.
     checkpoints : mapping from name to state dict or file, optional
         By default the model as it is, under the name "model".
-    seeds : sequence of int, default (0,)
+    seeds : sequence of int, default range(5)
         Each is one split and one start of the nonlinear probe.
     held_out : float, default 0.3
         Share of the images of each class that is kept for the test.
     layout : optional
         As in `ActivationRecorder`.
+    controls : int, default 0
+        Control labellings per split, for selectivity (Hewitt & Liang 2019); the sets must know their images' types.
+    permutations : int, default 0
+        Shuffled labellings per split, for a permutation p-value of the balanced accuracy.
+    codelength : bool, default False
+        Also measure the online codelength (Voita & Titov 2020), in bits, and the compression against sending the labels bare.
+    keep_directions : bool, default False
+        Keep the weights of linear and mean-difference probes of scope layer; see `ProbeReport.direction`.
 
     Raises
     ------
     UnknownNameError
-        A layer, or a kind of probe or features, that does not exist.
+        A layer, or a kind of probe, features or scope, that does not exist.
     InputError
-        No concept, one with too few images for two classes in both parts, or seeds that are none.
+        No concept, one with too few images for two classes in both parts, seeds that are none, or sets that do not know what is needed.
     CheckpointError
         Checkpoints that do not fit the model, or that have equal weights.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        model: nn.Module | Callable[[], nn.Module],
         layers: Sequence[str],
         concept_sets: ConceptSets,
         *,
-        probes: Sequence[tuple[str, Features]] = BLOG_PROBES,
+        probes: Sequence[tuple[str | Probe, Features]] = BLOG_PROBES,
+        scopes: Sequence[Scope] = ("layer",),
         checkpoints: Mapping[str, Checkpoint] | None = None,
-        seeds: Sequence[int] = (0,),
+        seeds: Sequence[int] = range(5),
         held_out: float = 0.3,
         layout: Layout | None = None,
+        controls: int = 0,
+        permutations: int = 0,
+        codelength: bool = False,
+        keep_directions: bool = False,
     ) -> None:
-        self.model = model
-        self.layers = check_layers(model, layers)
+        self.model = model if isinstance(model, nn.Module) else _made(model)
+        self.layers = check_layers(self.model, layers)
         self.concept_sets = concept_sets
-        self.probes = check_probes(probes)
+        self.tasks = make_tasks(probes, scopes)
         self.checkpoints = checkpoints
-        self._fingerprints = {"model": fingerprint_model(model)} if checkpoints is None else fingerprint_checkpoints(model, checkpoints)
         self.seeds = check_seeds(seeds)
         self.held_out = held_out
         self.layout: Layout | None = layout
-        if not concept_sets:
-            raise InputError("Expected at least one concept, but `concept_sets` is empty.")
+        self.options = Options(controls, permutations, codelength, keep_directions)
+        _check_sets(concept_sets, self.tasks, self.options)
         for concept_set in concept_sets.values():
             split(concept_set, held_out=held_out, seed=self.seeds[0])
+        self.fingerprints = (
+            {"model": fingerprint_model(self.model)} if checkpoints is None else fingerprint_checkpoints(self.model, checkpoints)
+        )
 
     def run(
         self,
         images: Images,
         *,
         transform: Transform,
+        store: str | None = None,
         batch_size: int = 64,
         workers: int = 0,
         n_jobs: int | None = None,
+        device: str | None = None,
+        memory: int = 2**31,
         progress: bool | None = None,
     ) -> ProbeReport:
-        """Record what the probes need, concept by concept, and fit them.
+        """Record what the probes need, in as few passes as fit into memory, and fit them.
 
         Parameters
         ----------
@@ -114,42 +134,35 @@ class ProbingStudy:
             The probing set that the concept sets' ids are of.
         transform : callable
             From a PIL image to the model's input.
-        batch_size, workers, progress
+        store : path, optional
+            A folder for finished cells: a study that was cut off goes on from there, and one that is widened fits only what is
+            new. A cell is taken from there only if all that it depends on is the same.
+        batch_size, workers
             As in `neuroprobe.collection.collect`.
         n_jobs : int, optional
-            Processes that fit probes while this one records, as in scikit-learn: None for one, -1 for one per
-            processor. The result is the same for any number.
+            Threads that fit probes: None for one, -1 for one per processor. The result is the same for any number.
+        device : str, optional
+            Where to run the model and fit the probes, as in `ActivationRecorder.record`.
+        memory : int, default 2 GiB
+            Bytes of activations that a pass may hold.
+        progress : bool, optional
+            Show a progress bar with the time left; by default only on a terminal.
 
         Returns
         -------
         ProbeReport
         """
         check_jobs(n_jobs)
-        parts = {concept: images.subset(set_.ids) for concept, set_ in self.concept_sets.items()}
-        silent = not (sys.stderr.isatty() if progress is None else progress)
-        keys = [(checkpoint, concept) for checkpoint in self._fingerprints for concept in parts]
-        jobs = self._jobs(parts, transform, batch_size, workers)
-        fitted = Parallel(n_jobs=n_jobs, return_as="generator", pre_dispatch="n_jobs")(jobs)
-        with tqdm(fitted, total=len(keys), unit="concept", desc="probe", disable=silent) as bar:
-            rows = [
-                {"concept": concept, "checkpoint": checkpoint, **cell}
-                for (checkpoint, concept), cells in zip(keys, bar, strict=True)
-                for cell in cells
-            ]
-        return ProbeReport(pd.DataFrame(rows), self._metadata(transform))
+        if memory < 1:
+            raise InputError(f"Expected `memory` to be a number of bytes above 0, but got {memory}.")
+        settings = RunSettings(transform, store, batch_size, workers, n_jobs, device, memory, progress)
+        run = Run(self, images, settings)
+        for name, model in self.models():
+            with placed(model, device):
+                run.probe(name, model)
+        return run.report()
 
-    def _jobs(self, parts: Mapping[str, Images], transform: Transform, batch_size: int, workers: int) -> Iterator[Any]:
-        """What is to be fitted, recorded only when its turn comes: one concept's images are in memory at a time and job."""
-        for _, model in self._models():
-            for concept, part in parts.items():
-                recorded = self._record(model, part, transform, batch_size, workers)
-                concept_set = self.concept_sets[concept]
-                _check_complete(concept_set, recorded)
-                features = {name: dict(activations.arrays) for name, activations in recorded.items()}
-                splits = {seed: split(concept_set, held_out=self.held_out, seed=seed) for seed in self.seeds}
-                yield delayed(fit_cells)(features, concept_set.targets, splits, probes=self.probes)
-
-    def _models(self) -> Iterator[tuple[str, nn.Module]]:
+    def models(self) -> Iterator[tuple[str, nn.Module]]:
         """Every checkpoint's name, and a model with its weights."""
         if self.checkpoints is None:
             yield "model", self.model
@@ -158,42 +171,33 @@ class ProbingStudy:
         for name, checkpoint in self.checkpoints.items():
             yield name, load_checkpoint(model, checkpoint, name=name)
 
-    def _record(self, model: nn.Module, images: Images, transform: Transform, batch_size: int, workers: int) -> dict[str, Activations]:
-        wanted: list[str] = list(dict.fromkeys(features for _, features in self.probes))
-        recorders = {f: ActivationRecorder(model, self.layers, pooling=POOLINGS[f], layout=self.layout) for f in wanted}
-        (recorded,) = collect(images, [ForwardPass(recorders, transform)], batch_size=batch_size, workers=workers, progress=False)
-        return recorded  # type: ignore[no-any-return]
+    def splits(self, concept: str) -> dict[int, Split]:
+        """The concept's split for every seed."""
+        return {seed: split(self.concept_sets[concept], held_out=self.held_out, seed=seed) for seed in self.seeds}
 
-    def _metadata(self, transform: Transform) -> dict[str, Any]:
-        return {
-            "checkpoints": self._fingerprints,
-            "concept_sets": dict(self.concept_sets.metadata),
-            "held_out": self.held_out,
-            "seeds": list(self.seeds),
-            "transform": identify_function(transform),
-            "versions": versions(),
-        }
+
+def _made(factory: Callable[[], nn.Module]) -> nn.Module:
+    model = factory() if callable(factory) else factory
+    if not isinstance(model, nn.Module):
+        raise InputError(f"Expected a torch.nn.Module or a function that makes one, but got {type(model).__name__}.")
+    return model
 
 
 def split(concept_set: ConceptSet, *, held_out: float, seed: int) -> Split:
-    """Hold out a share of each class.
+    """Hold out a share of each class; near-duplicates stay together.
 
     Raises
     ------
     InputError
         `held_out` is not between 0 and 1, or leaves a part with one class.
     """
-    if not 0 < held_out < 1:
-        raise InputError(f"Expected `held_out` between 0 and 1, but got {held_out}.")
     targets = concept_set.targets
-    rows = np.arange(len(targets))
-    try:
-        train, test = train_test_split(rows, test_size=held_out, stratify=targets, random_state=seed)
-    except ValueError as error:
-        raise InputError(_too_few(concept_set, held_out)) from error
-    if len(set(targets[train])) < 2 or len(set(targets[test])) < 2:
-        raise InputError(_too_few(concept_set, held_out))
-    return Split(train, test)
+
+    def ordered(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return np.asarray(rows[np.argsort(targets[rows], kind="stable")])
+
+    train, test = split_set(concept_set, held_out=held_out, seed=seed)
+    return Split(ordered(train), ordered(test))
 
 
 def check_split(n_positive: int, n_negative: int, *, held_out: float) -> None:
@@ -201,23 +205,6 @@ def check_split(n_positive: int, n_negative: int, *, held_out: float) -> None:
     if n_positive > 0 and n_negative > 0:
         sides = (tuple(f"{side}{i}" for i in range(n)) for side, n in (("+", n_positive), ("-", n_negative)))
         split(ConceptSet("every concept", "", *sides), held_out=held_out, seed=0)
-
-
-def _too_few(concept_set: ConceptSet, held_out: float) -> str:
-    return (
-        f"Expected both classes of {concept_set.concept!r} in the training and in the held-out part, but "
-        f"{len(concept_set.positives)} positives and {len(concept_set.negatives)} negatives with {held_out:g} of them held out leave one "
-        "with a single class. Give more images, or hold out another share."
-    )
-
-
-def _check_complete(concept_set: ConceptSet, recorded: Mapping[str, Activations]) -> None:
-    for activations in recorded.values():
-        missing = sorted(set(concept_set.ids) - set(activations.ids))
-        if missing:
-            raise InputError(
-                f"Expected every image of {concept_set.concept!r} to be readable, but {missing[0]!r} is not. Make the sets again."
-            )
 
 
 def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
@@ -229,26 +216,91 @@ def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
     """
     if not len(seeds) or len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
         raise InputError(f"Expected `seeds` to be integers from 0 to 2**32 - 1, each once and at least one, but got {list(seeds)}.")
-    return tuple(seeds)
+    return tuple(int(seed) for seed in seeds)
 
 
 def check_jobs(n_jobs: int | None) -> None:
-    """Raise `InputError` for no processes at all."""
+    """Raise `InputError` for no threads at all."""
     if n_jobs == 0:
-        raise InputError("Expected `n_jobs` to be a number of processes, or -1 for one per processor, but got 0.")
+        raise InputError("Expected `n_jobs` to be a number of threads, or -1 for one per processor, but got 0.")
 
 
-def check_probes(probes: Sequence[tuple[str, Features]]) -> tuple[tuple[str, Features], ...]:
-    """The probes as a tuple, if every kind and features exist.
+def check_probes(probes: Sequence[tuple[str | Probe, Features]]) -> tuple[tuple[Probe, Features], ...]:
+    """The probes as estimators with the scaling that goes with their features, if every kind and features exist.
 
     Raises
     ------
     UnknownNameError, InputError
     """
+    found: list[tuple[Probe, Features]] = []
     for kind, features in probes:
-        make_probe(kind)
+        probe = make_probe(kind) if isinstance(kind, str) else kind
         if features not in POOLINGS:
             raise UnknownNameError(f"Expected features 'pooled' or 'spatial', but got {features!r}.")
-    if not probes:
+        if not isinstance(probe, BaseEstimator) or type(probe) not in PROBES.values():
+            raise InputError(f"Expected a kind of probe or one of {', '.join(c.__name__ for c in PROBES.values())}, but got {kind!r}.")
+        _check_strengths(probe)
+        found.append((clone(probe).set_params(scaling="unit" if features == "pooled" else "layer"), features))
+    if not found:
         raise InputError("Expected at least one probe, but got none.")
-    return tuple(probes)
+    names = [(probe.kind, features) for probe, features in found]
+    if len(set(names)) < len(names):
+        raise InputError(f"Expected every kind of probe once for each kind of features, but got {names}. Make a study for each.")
+    return tuple(found)
+
+
+def _check_strengths(probe: Probe) -> None:
+    parameters = probe.get_params()
+    for name in ("C", "alpha", "path"):
+        if name in parameters and probe.kind != "nonlinear":
+            strengths(parameters[name], name)
+
+
+def make_tasks(probes: Sequence[tuple[str | Probe, Features]], scopes: Sequence[Scope]) -> tuple[Task, ...]:
+    """Every probe in every scope that can take it.
+
+    Raises
+    ------
+    UnknownNameError, InputError
+        As `check_probes`; or scopes that do not exist, or that take none of the probes.
+    """
+    checked = check_probes(probes)
+    if not scopes or len(set(scopes)) < len(scopes):
+        raise InputError(f"Expected `scopes` to hold at least one scope, each once, but got {list(scopes)}.")
+    tasks: list[Task] = []
+    for scope in scopes:
+        if scope not in _SCOPES:
+            raise UnknownNameError(f"Expected a scope, but got {scope!r}. {suggest(str(scope), _SCOPES)}")
+        taken = [Task(scope, probe, features) for probe, features in checked if _takes(scope, probe, features)]
+        if not taken:
+            raise InputError(
+                f"Expected a probe that scope {scope!r} can take, but it takes none of these. Neuron: pooled features and one of "
+                f"{', '.join(UNIT_KINDS)}; full: any but sparse; layer: any, sparse with pooled features."
+            )
+        tasks += taken
+    return tuple(tasks)
+
+
+def _takes(scope: Scope, probe: Probe, features: Features) -> bool:
+    if scope == "neuron":
+        return features == "pooled" and probe.kind in UNIT_KINDS
+    return probe.kind != "sparse" or (scope == "layer" and features == "pooled")
+
+
+def _check_sets(concept_sets: ConceptSets, tasks: Sequence[Task], options: Options) -> None:
+    if not concept_sets:
+        raise InputError("Expected at least one concept, but `concept_sets` is empty.")
+    for name in ("controls", "permutations"):
+        if getattr(options, name) < 0:
+            raise InputError(f"Expected `{name}` to be 0 or more, but got {getattr(options, name)}.")
+    for concept_set in concept_sets.values():
+        if options.controls and len(set(concept_set.types)) < 2:
+            raise InputError(
+                f"Expected types of the images of {concept_set.concept!r} for control labels, but its set knows none. Make the sets with "
+                "ConceptScores.rank, give classes with ConceptSets.with_types, or leave controls=0."
+            )
+        if any(task.probe.kind == "regression" for task in tasks) and not concept_set.likelihoods:
+            raise InputError(
+                f"Expected likelihoods of {concept_set.concept!r} for a regression, but its set has none. Make the sets with "
+                "ConceptScores.rank, or leave the kind 'regression' out."
+            )

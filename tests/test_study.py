@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 from torch import nn
 
 from neuroprobe.concept_sets import ConceptSet, ConceptSets
@@ -140,10 +141,15 @@ def test_every_number_is_measured_as_it_says(model, layer: str) -> None:
         probe.fit(X[parts.train], A.targets[parts.train])
         row = table.loc[(layer, kind, features)]
         assert (row["n_train"], row["n_test"]) == (60, 40)
-        assert row["test_accuracy"] == pytest.approx(
-            probe.score(X[parts.test], held_out), abs=0.026
-        )  # an image on the edge may fall either way
-        assert row["train_accuracy"] == pytest.approx(probe.score(X[parts.train], A.targets[parts.train]), abs=0.018)
+        # of a linear probe an image on the edge may fall either way; a nonlinear one starts from other weights of the same law
+        near = 0.026 if kind == "linear" else 0.16
+        assert row["test_accuracy"] == pytest.approx(probe.score(X[parts.test], held_out), abs=near)
+        assert row["train_accuracy"] == pytest.approx(probe.score(X[parts.train], A.targets[parts.train]), abs=near)
+        if kind == "linear":
+            decision = probe.decision_function(X[parts.test])
+            assert row["auroc"] == pytest.approx(roc_auc_score(held_out, decision), abs=0.006)
+            assert row["average_precision"] == pytest.approx(average_precision_score(held_out, decision), abs=0.01)
+            assert row["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(held_out, decision > 0), abs=0.026)
         assert row["baseline"] == max(np.mean(held_out == 0), np.mean(held_out == 1))
         assert row["probe"] == f"prob-layer-{kind}"
 
@@ -152,7 +158,9 @@ def test_the_baseline_is_the_majority_of_the_held_out_part(model) -> None:
     for n_positive, n_negative in ((25, 75), (75, 25)):
         concept_set = random_set("a", n_positive=n_positive, n_negative=n_negative)
         (row,) = (
-            ProbingStudy(model, ["classifier"], sets(concept_set), probes=LINEAR).run(IMAGES, transform=TRANSFORM).table.to_dict("records")
+            ProbingStudy(model, ["classifier"], sets(concept_set), probes=LINEAR, seeds=(0,))
+            .run(IMAGES, transform=TRANSFORM)
+            .table.to_dict("records")
         )
         share = concept_set.targets[split(concept_set, held_out=0.3, seed=0).test].mean()
         assert row["baseline"] == max(share, 1 - share) > 0.7
@@ -350,5 +358,5 @@ def test_images_that_are_not_in_the_probing_set_are_refused(model) -> None:
 
 def test_no_processes_at_all(model: nn.Module) -> None:
     study = ProbingStudy(model, ["features.1"], sets(random_set("a")), probes=[("linear", "pooled")])
-    with pytest.raises(InputError, match=r"Expected `n_jobs` to be a number of processes, .* but got 0"):
+    with pytest.raises(InputError, match=r"Expected `n_jobs` to be a number of threads, .* but got 0"):
         study.run(world_images(100, seed=5), transform=target_transform(), n_jobs=0)
