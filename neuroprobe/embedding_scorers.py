@@ -159,8 +159,10 @@ class PeakCorrelationScorer(EmbeddingScorer):
         Whether image vectors are decorrelated first.
     """
 
+    prior_relative = True
+
     def __init__(
-        self, scores: ConceptScores, *, power: float = 3.0, competition: float = 0.5, temperature: float = 0.5, decorrelate: bool = True
+        self, scores: ConceptScores, *, power: float = 3.0, competition: float = 0.75, temperature: float = 0.1, decorrelate: bool = True
     ) -> None:
         check_number("competition", competition, low=0, high=1)
         check_number("temperature", temperature, low=0, above=True)

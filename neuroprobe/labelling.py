@@ -12,6 +12,7 @@ import torch
 from neuroprobe.exceptions import InputError
 from neuroprobe.scoring import Scorer, UnitPart
 from neuroprobe.significance import joined, null_generator, null_prior, null_sources, p_values
+from neuroprobe.similarity.peaks import SMALLEST_BEST
 from neuroprobe.unit_parts import LayerUnits
 
 Floats = npt.NDArray[np.float64]
@@ -106,28 +107,42 @@ def _check_prior(layer: str, units: LayerUnits, scorer: Scorer) -> None:
 
 
 class _Sweep:
-    """One pass over blocks of concepts: each unit's best concepts, each null unit's best score, each concept's prior."""
+    """Each unit's best concepts, each null unit's best score, each concept's prior; in blocks of concepts."""
 
     def __init__(self, scorer: Scorer, part: UnitPart, null_part: UnitPart | None, sources: torch.Tensor, *, kept: int) -> None:
         self._scorer, self._part, self._null_part = scorer, part, null_part
-        n_units, device = len(part[0]), scorer.image_vectors.device
+        n_units, n_null = len(part[0]), len(sources)
+        self._sources = sources.to(scorer.image_vectors.device)
         self.prior = torch.zeros(scorer.n_concepts)
         self.scores, self.concepts = torch.empty(n_units, 0), torch.empty(n_units, 0, dtype=torch.long)
-        self._null_best = torch.full((len(sources),), -torch.inf)
-        for columns in _blocks(scorer, n_units + len(sources)):
-            self._take(columns, sources.to(device), kept)
+        self._null_best = torch.full((n_null,), -torch.inf)
+        blocks = list(_blocks(scorer, n_units + n_null))
+        self.scale, self._null_scale = self._scales(part, blocks), self._scales(null_part, blocks)
+        for columns in blocks:
+            self._take(columns, kept)
 
-    def _take(self, columns: slice, sources: torch.Tensor, kept: int) -> None:
-        raw = self._scorer.block(self._part, columns)  # [n_units, n_columns]
-        if not bool(torch.isfinite(raw).all()):
+    def _scales(self, part: UnitPart | None, blocks: list[slice]) -> torch.Tensor:
+        """Of every unit: its best raw score where the prior is relative, else 1; [n_units, 1]."""
+        device = self._scorer.image_vectors.device
+        if part is None or not (self._scorer.prior_weight and self._scorer.prior_relative):
+            return torch.ones(1, 1, device=device)
+        best = torch.full((len(part[0]),), SMALLEST_BEST, device=device)
+        for columns in blocks:
+            best = torch.maximum(best, self._scorer.block(part, columns).amax(dim=1))
+        return best[:, None]
+
+    def _take(self, columns: slice, kept: int) -> None:
+        scaled = self._scorer.block(self._part, columns) / self.scale  # [n_units, n_columns]
+        if not bool(torch.isfinite(scaled).all()):
             raise InputError(f"Expected finite similarities, but {type(self._scorer).__name__} returned some that are not.")
-        prior = self._scorer.prior(raw) if self._scorer.prior_weight else torch.zeros(raw.shape[1], device=raw.device)
+        prior = self._scorer.prior(scaled) if self._scorer.prior_weight else torch.zeros(1, device=scaled.device)
         if self._null_part is not None:
-            null_raw = self._scorer.block(self._null_part, columns)
-            met = null_prior(self._scorer, raw, null_raw, sources) if self._scorer.prior_weight else 0.0
-            self._null_best = torch.maximum(self._null_best, (null_raw - met).amax(dim=1).cpu())
+            null_scaled = self._scorer.block(self._null_part, columns) / self._null_scale
+            met = null_prior(self._scorer, scaled, null_scaled, self._sources) if self._scorer.prior_weight else 0.0
+            best = (self._null_scale * (null_scaled - met)).amax(dim=1)
+            self._null_best = torch.maximum(self._null_best, best.cpu())
         self.prior[columns] = prior.cpu()
-        self._keep_best((raw - prior).cpu(), columns.start, kept)
+        self._keep_best((self.scale * (scaled - prior)).cpu(), columns.start, kept)
 
     def _keep_best(self, scores: torch.Tensor, first: int, kept: int) -> None:
         values, places = torch.topk(scores, min(kept, scores.shape[1]), dim=1)
@@ -163,6 +178,6 @@ def _stability(units: LayerUnits, scorer: Scorer, sweep: _Sweep, n_bootstrap: in
         part = units.resampled_parts(resampled, rows)
         if part is None:
             return np.full(len(units), np.nan)
-        scores = resampled.candidates(part, columns).cpu() - sweep.prior[sweep.concepts]
+        scores = resampled.candidates(part, columns).cpu() - sweep.scale.cpu() * sweep.prior[sweep.concepts]
         kept += (scores[:, :1] >= scores).all(dim=1).numpy()
     return kept / n_bootstrap if n_bootstrap else np.full(len(units), np.nan)

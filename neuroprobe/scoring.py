@@ -5,9 +5,10 @@ same numbers (up to rounding) and never holds [n_images, n_concepts] or [n_units
 
 A score is a raw one, which depends on one unit and one concept alone, minus the concept's prior in the unit's layer:
 
-    score[u, c] = raw[u, c] - weight * temperature * log mean_v exp(raw[v, c] / temperature)
+    score[u, c] = raw[u, c] - scale[u] * weight * temperature * log mean_v exp(raw[v, c] / scale[v] / temperature)
 
-with the mean over all units v of the layer: units compete for a concept. Without a prior the weight is 0.
+with the mean over all units v of the layer: units compete for a concept. The scale is 1, or where the prior is relative
+the unit's best raw score. Without a prior the weight is 0.
 """
 
 from __future__ import annotations
@@ -44,10 +45,13 @@ class Scorer(ABC):
     ----------
     prior_weight, prior_temperature : float
         Of the prior; the weight is 0 for a function without one.
+    prior_relative : bool
+        Whether raw scores enter the prior as shares of their unit's best.
     """
 
     prior_weight: float = 0.0
     prior_temperature: float = 1.0
+    prior_relative: bool = False
 
     def __init__(self, scores: ConceptScores) -> None:
         self.image_vectors = scores.image_vectors
@@ -118,9 +122,9 @@ class Scorer(ABC):
         """How few images carry a unit's score, [n_units], wherever the scores of a random unit depend on it; else None."""
         return None
 
-    def prior(self, raw: torch.Tensor) -> torch.Tensor:
-        """What is taken off every concept's raw scores, [n_columns], from those [n_units, n_columns] of a whole layer."""
-        log_mean = torch.logsumexp(raw / self.prior_temperature, dim=0) - math.log(len(raw))
+    def prior(self, scaled: torch.Tensor) -> torch.Tensor:
+        """The prior of every concept, [n_columns], from the scaled raw scores [n_units, n_columns] of a whole layer."""
+        log_mean = torch.logsumexp(scaled / self.prior_temperature, dim=0) - math.log(len(scaled))
         return self.prior_weight * self.prior_temperature * log_mean
 
     def matrix(self, columns: Columns) -> torch.Tensor:

@@ -20,6 +20,9 @@ def centred_units(values: torch.Tensor) -> torch.Tensor:
     """Columns about their mean, of length 1; zero where a column never varies, however small or large its values."""
     return unit_columns(scaled(centred_columns(scaled(values))))
 
+#: What a unit's scores are divided by where even its best is no more.
+SMALLEST_BEST = 1e-6
+
 
 def standardised(values: torch.Tensor) -> torch.Tensor:
     """Columns with mean 0 and standard deviation 1; zero where a column never varies."""
@@ -59,20 +62,22 @@ def peak_correlation(
     concept_scores: torch.Tensor,
     *,
     power: float = 3.0,
-    competition: float = 0.5,
-    temperature: float = 0.5,
+    competition: float = 0.75,
+    temperature: float = 0.1,
 ) -> torch.Tensor:
     """Correlation of a unit with a concept in which the unit's peaks count extra, and units compete for a concept.
 
     raw[u, c] = sum_i w[i, u] z[i, c]: z are the concept's scores, standardised over the images; w is the unit's
     standardised activation plus the third power of its positive part, each scaled to length 1, and their sum too.
     Were the images shuffled, raw would have mean 0 and standard deviation 1. The first half of w finds a faint
-    concept on many images, the second a clear one on few. Then
+    concept on many images, the second a clear one on few. Then, with best[u] = max_c raw[u, c] and
+    relative[u, c] = raw[u, c] / best[u],
 
-    score[u, c] = raw[u, c] - competition * temperature * log mean_v exp(raw[v, c] / temperature)
+    score[u, c] = best[u] (relative[u, c] - competition * temperature * log mean_v exp(relative[v, c] / temperature))
 
-    over all units v: a concept that every unit likes says little. With competition 1 the units of a layer that
-    agree would cancel each other; with a half they do not.
+    over all units v: what every unit likes as much as its own best concept says little. Being relative, the
+    competition does not let strong units take a concept from faint ones; being less than 1, it does not let the units of
+    a layer that agree cancel each other.
 
     `neuroprobe.dissect` computes it from decorrelated embeddings (see `neuroprobe.embedding_scorers`), not from raw
     cosine similarities.
@@ -83,15 +88,15 @@ def peak_correlation(
     concept_scores : array or Tensor, [n_images, n_concepts]
     power : float, default 3
         Of the peaks; at least 1.
-    competition : float, default 0.5
+    competition : float, default 0.75
         From 0, with which no score depends on the other units, to 1.
-    temperature : float, default 0.5
-        Of the mean over units, in standard deviations of raw; above 0.
+    temperature : float, default 0.1
+        Of the mean over units, as a share of a unit's best; above 0.
 
     Returns
     -------
     array or Tensor, [n_units, n_concepts]
-        0 for a unit or a concept that never varies, before competition.
+        raw is 0 for a unit or a concept that never varies.
 
     Raises
     ------
@@ -101,8 +106,10 @@ def peak_correlation(
     check_number("competition", competition, low=0, high=1)
     check_number("temperature", temperature, low=0, above=True)
     raw = peak_correlation_parts(power=power)(activations, concept_scores)
-    log_mean = torch.logsumexp(raw / temperature, dim=0) - math.log(len(raw))
-    return raw - competition * temperature * log_mean
+    best = raw.amax(dim=1, keepdim=True).clamp_min(SMALLEST_BEST)
+    relative = raw / best
+    log_mean = torch.logsumexp(relative / temperature, dim=0) - math.log(len(raw))
+    return best * (relative - competition * temperature * log_mean)
 
 
 @on_tensors
