@@ -16,7 +16,7 @@ from neuroprobe.concept_sets import ConceptSets as ConceptSets
 from neuroprobe.encoders import ImageTextEncoder
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.images import Images
-from neuroprobe.near_duplicates import near_duplicate_vectors
+from neuroprobe.near_duplicates import check_min_cosine, near_duplicate_vectors
 from neuroprobe.prompts import PromptTooLongError, shortened
 from neuroprobe.ranking import Negatives, Ranking, rank_groups
 from neuroprobe.text_vectors import checked_vectors, embed_texts
@@ -137,6 +137,8 @@ class ConceptSource:
         if self._softmax_temperature() is None:
             raise InputError(_NO_TEMPERATURE)
         ranking.check(self.vocabulary, images.known_length)
+        if isinstance(near_duplicates, (int, float)):
+            check_min_cosine(near_duplicates)
         scores = self.score(images, batch_size=batch_size, workers=workers, progress=progress)
         return scores.rank(**ranking.parameters, near_duplicates=near_duplicates)
 

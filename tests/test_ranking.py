@@ -119,6 +119,17 @@ def test_hard_negatives_need_another_concept() -> None:
         source.rank(noise_images(9), n_positive=2, n_negative=2, negatives="group")
 
 
+def test_a_bad_cosine_is_refused_before_an_image_is_read() -> None:
+    class Unreadable(PixelEncoder):
+        def encode_images(self, batch):
+            raise AssertionError
+
+    source = ConceptSource(Unreadable(), VOCABULARY)
+    for wrong in (97, 1.0, float("nan"), True):
+        with pytest.raises(InputError, match="a cosine similarity between 0 and 1 for near-duplicates, but got"):
+            source.rank(noise_images(9), n_positive=2, n_negative=2, near_duplicates=wrong)
+
+
 # --- through the concept scores
 
 
