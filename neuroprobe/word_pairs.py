@@ -11,12 +11,13 @@ arXiv 2204.10965, appendix on compositional concepts (text concatenations of two
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,23 +25,29 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
-from neuroprobe.activations import Activations
 from neuroprobe.concepts import ConceptScores
-from neuroprobe.dissection import DEFAULT_SIMILARITY, dissect
+from neuroprobe.dissection import dissect
 from neuroprobe.encoders import ImageTextEncoder
 from neuroprobe.exceptions import InputError
 from neuroprobe.report import Report, versions
-from neuroprobe.similarity import Similarity, get_similarity, list_similarities
-from neuroprobe.unit_scores import check_layers
+from neuroprobe.scorer_registry import DEFAULT_SIMILARITY, SimilarityOrScorer, find_scorer
+from neuroprobe.scoring import Scorer, UnitPart
+from neuroprobe.similarity.peaks import SMALLEST_BEST
+from neuroprobe.summaries import ActivationSummary
+from neuroprobe.unit_parts import LayerUnits, RecordedUnits, SummarisedUnits
+from neuroprobe.unit_scores import Recorded, check_layers
+from neuroprobe.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_Pair = tuple[int, int]
+    from neuroprobe.activations import Activations
+    from neuroprobe.similarity import Similarity
 
-#: Of our functions, those whose score of a concept depends on which other concepts there are.
-_MIX_CONCEPTS = frozenset({"soft_wpmi", "wpmi"})
-_COLUMNS = 1024  # pairs scored at a time where they do not
+_Pair: TypeAlias = tuple[int, int]
+Floats: TypeAlias = npt.NDArray[np.float64]
+
+_COLUMNS = 1024  # concepts scored at a time
 
 
 class PairReport(Report):
@@ -98,11 +105,11 @@ class PairReport(Report):
 
 
 def dissect_pairs(
-    activations: Activations,
+    recorded: Recorded,
     scores: ConceptScores,
     *,
     encoder: ImageTextEncoder,
-    similarity: str | Similarity = DEFAULT_SIMILARITY,
+    similarity: SimilarityOrScorer = DEFAULT_SIMILARITY,
     parameters: Mapping[str, Any] | None = None,
     layers: Sequence[str] | None = None,
     units: Mapping[str, Iterable[int]] | None = None,
@@ -113,19 +120,20 @@ def dissect_pairs(
 ) -> PairReport:
     """Label every unit with the pair of words whose scores are most like its activations.
 
-    A unit's candidates are its `n_words` best words (by `dissect`) and all pairs of them, 4,950 of 100; they are also
-    the concept set of a similarity function that compares concepts with each other. A prior over units is that of
-    the whole layer. So neither other units nor `units` change a label. The order of the two words is that of the
-    vocabulary; their text goes into the prompt templates of the first word's group.
+    A unit's candidates are its `n_words` best words (by `dissect`) and all pairs of them, 4,950 of 100. They are
+    scored as though they were the vocabulary; a prior over units is that of the whole layer, and one relative to the
+    units' best scores takes these from the vocabulary and the candidates. So neither other candidates nor `units` change a
+    label. The order of the two words is that of the vocabulary; their text goes into the prompt templates of the first
+    word's group. There is no p-value: the pairs were chosen with the images on which they are scored.
 
     What takes long is the embedding of the pairs. Units share them: embeddings are kept, the `cache_size` used last.
-    Beside these, the scores of one unit's candidates are held, [n_images, 5,050] (a block of them where the
-    function looks at every concept for itself).
+    Units with the same best words are scored together, in blocks of pairs from the embeddings; a function of one's own
+    sees the whole layer and all candidates of a unit at once, [n_images, 5,050].
 
     Parameters
     ----------
-    activations : Activations
-        One row per image (pooled).
+    recorded : Activations or ActivationSummary
+        As in `neuroprobe.dissect`.
     scores : ConceptScores
         Of the same images, by the same encoder.
     encoder : ImageTextEncoder
@@ -153,15 +161,24 @@ def dissect_pairs(
     UnknownNameError
         A layer that was not recorded, or no such similarity function.
     """
-    name, function = get_similarity(similarity)
+    name, make = find_scorer(similarity)
     _check(scores, encoder, templates, n_words=n_words, top=top, cache_size=cache_size)
-    chosen = check_layers(activations, layers)
+    chosen = check_layers(recorded, layers)
     parameters = dict(parameters or {})
-    words = dissect(activations, scores, similarity=similarity, parameters=parameters, layers=chosen, units=units, top=n_words)
+    words = dissect(
+        recorded, scores, similarity=similarity, parameters=parameters, layers=chosen, units=units, top=n_words, n_null=0, n_bootstrap=0
+    ).table
     vectors = PairVectors(scores, encoder, templates=tuple(templates), size=cache_size)
-    scoring = _Scoring(scores, vectors, function, name, parameters)
-    table = words.table
-    tables = [_layer_table(table[table["layer"] == layer], activations[layer], scoring, top) for layer in chosen]
+    tables = []
+    for layer in chosen:
+        layer_units = _units_of(recorded, layer, scores)
+        scoring: Callable[..., Floats]
+        if make is None:
+            function = cast("Similarity", similarity)  # of the user's; `dissect` has refused summaries for it
+            scoring = _FunctionScoring(cast("Activations", recorded)[layer], scores, vectors, partial(function, **parameters))
+        else:
+            scoring = _LayerScoring(layer_units, scores, vectors, partial(make, **parameters))
+        tables.append(_layer_table(words[words["layer"] == layer], layer_units.varies, scoring, vectors, top))
     metadata = {
         "similarity": name,
         "parameters": parameters,
@@ -169,11 +186,11 @@ def dissect_pairs(
         "templates": list(templates),
         "n_embedded": vectors.n_embedded,
         "n_images": len(scores.ids),
-        "activations": dict(activations.metadata),
+        "recorded": dict(recorded.metadata),
         "concept_scores": dict(scores.metadata),
         "versions": versions(),
     }
-    return PairReport(pd.concat(tables, ignore_index=True), metadata)
+    return PairReport(pd.concat([rows for rows in tables if len(rows)] or tables[:1], ignore_index=True), metadata)
 
 
 class PairVectors:
@@ -191,10 +208,12 @@ class PairVectors:
     """
 
     def __init__(self, scores: ConceptScores, encoder: ImageTextEncoder, *, templates: tuple[str, ...], size: int) -> None:
-        self._vocabulary, self._encoder, self._templates, self._size = scores.vocabulary, encoder, templates, size
+        self._encoder, self._templates, self._size = encoder, templates, size
         self._kept: OrderedDict[_Pair, torch.Tensor] = OrderedDict()
         group_templates = {group.name: group.templates for group in scores.vocabulary.groups}
         self._outer = [group_templates[concept.group] for concept in scores.vocabulary.concepts]
+        self.words = scores.concepts
+        self.number = {word: i for i, word in enumerate(scores.concepts)}
         #: Pairs embedded so far; one that was dropped and came back counts twice.
         self.n_embedded = 0
 
@@ -223,56 +242,88 @@ class PairVectors:
         return torch.stack([row.clone() for row in F.normalize(sums, dim=1)])
 
     def _texts(self, pair: _Pair) -> list[str]:
-        words = dict(zip(("{a}", "{b}"), (self._vocabulary.names[i] for i in pair), strict=True))
+        words = dict(zip(("{a}", "{b}"), (self.words[i] for i in pair), strict=True))
         return [re.sub(r"\{[ab]\}", lambda found: words[found.group()], template) for template in self._templates]
 
 
-class _Scoring:
-    """Scores of the candidates of a unit: its words, then all pairs of them."""
+class _LayerScoring:
+    """Scores of units of one layer and their candidates: some words, then all pairs of them."""
 
-    def __init__(self, scores: ConceptScores, vectors: PairVectors, function: Similarity, name: str, parameters: Mapping[str, Any]) -> None:
-        self.vectors, self.names = vectors, scores.concepts
-        self.number = {word: i for i, word in enumerate(scores.concepts)}
-        self._scores, self._function, self._parameters = scores, function, parameters
-        ours = name in list_similarities() and get_similarity(name)[1] is function
-        self._whole_layer = not ours or _has_prior(function, parameters)
-        self._all_concepts = not ours or name in _MIX_CONCEPTS
+    def __init__(self, units: LayerUnits, scores: ConceptScores, vectors: PairVectors, make: Callable[[ConceptScores], Scorer]) -> None:
+        self._units, self._scores, self._vectors, self._make = units, scores, vectors, make
+        scorer = make(scores)
+        # how a relative prior is scaled: the best of the whole vocabulary, not of one unit's candidates alone
+        self._best = _best_raw(scorer, units.parts(scorer)) if scorer.prior_weight and scorer.prior_relative else None
 
-    def __call__(self, values: torch.Tensor, units: list[int], words: list[int]) -> npt.NDArray[np.float64]:
-        """Scores of units [n_units] that share their best words, [n_units, n_words + n_pairs]."""
-        texts = torch.cat([self._scores.text_vectors[words], self.vectors(list(combinations(words, 2)))])
-        seen = values if self._whole_layer else values[:, units]
-        size = len(texts) if self._all_concepts else _COLUMNS
-        parts = []
-        for start in range(0, len(texts), size):
-            matrix = self._scores.image_vectors @ texts[start : start + size].T
-            alike = torch.as_tensor(self._function(seen, matrix, **self._parameters))
-            if tuple(alike.shape) != (seen.shape[1], matrix.shape[1]):
-                raise InputError(
-                    f"Expected a similarity function to return {(seen.shape[1], matrix.shape[1])}, but got {tuple(alike.shape)}."
-                )
-            parts.append((alike[units] if self._whole_layer else alike).double())
-        found: npt.NDArray[np.float64] = torch.cat(parts, dim=1).numpy()
-        return found
+    def __call__(self, units: list[int], words: list[int]) -> Floats:
+        """Scores of units that share their words, [n_units, n_words + n_pairs]."""
+        scorer = self._make(_with_texts(self._scores, self._vectors, words))
+        part = self._units.parts(scorer)
+        if not scorer.prior_weight:
+            part = tuple(tensor[units] for tensor in part)
+            return torch.cat([scorer.block(part, columns) for columns in _blocks(scorer.n_concepts)], dim=1).double().numpy()
+        scale = torch.ones(1, 1) if self._best is None else torch.maximum(self._best, _best_raw(scorer, part))[:, None]
+        own = scale[units] if len(scale) > 1 else scale
+        found = []
+        for columns in _blocks(scorer.n_concepts):
+            scaled = scorer.block(part, columns) / scale  # [n_units of the layer, n_columns]
+            found.append(own * (scaled[units] - scorer.prior(scaled)))
+        return torch.cat(found, dim=1).double().numpy()
 
 
-def _has_prior(function: Similarity, parameters: Mapping[str, Any]) -> bool:
-    """Whether other units of the layer take part in a unit's scores."""
-    prior = inspect.signature(function).parameters.get("prior")
-    return prior is not None and parameters.get("prior", prior.default) is not None
+class _FunctionScoring:
+    """The same by a function of the user's, which sees the whole layer and all of a unit's candidates."""
+
+    def __init__(self, values: npt.NDArray[Any], scores: ConceptScores, vectors: PairVectors, function: Callable[..., Any]) -> None:
+        self._values = torch.from_numpy(np.array(values, dtype=np.float32))
+        self._scores, self._vectors, self._function = scores, vectors, function
+
+    def __call__(self, units: list[int], words: list[int]) -> Floats:
+        matrix = _with_texts(self._scores, self._vectors, words).similarities()
+        alike = torch.as_tensor(self._function(self._values, matrix))
+        expected = (self._values.shape[1], matrix.shape[1])
+        if tuple(alike.shape) != expected:
+            raise InputError(f"Expected the similarity function to return {expected}, but got {tuple(alike.shape)}.")
+        return alike[units].double().numpy()
 
 
-def _layer_table(rows: pd.DataFrame, activations: npt.NDArray[Any], scoring: _Scoring, top: int) -> pd.DataFrame:
-    values = torch.from_numpy(np.array(activations, dtype=np.float32))
-    varies = (values.amax(dim=0) > values.amin(dim=0)).tolist()
+def _with_texts(scores: ConceptScores, vectors: PairVectors, words: list[int]) -> ConceptScores:
+    """The scores of some words and all pairs of them."""
+    pairs = list(combinations(words, 2))
+    names = [*(f"{i}" for i in words), *(f"{i} {j}" for i, j in pairs)]
+    texts = torch.cat([scores.text_vectors[words], vectors(pairs)])
+    return replace(scores, text_vectors=texts, vocabulary=Vocabulary.from_words(names))
+
+
+def _blocks(n_concepts: int) -> list[slice]:
+    return [slice(start, min(start + _COLUMNS, n_concepts)) for start in range(0, n_concepts, _COLUMNS)]
+
+
+def _best_raw(scorer: Scorer, part: UnitPart) -> torch.Tensor:
+    """Every unit's best raw score, [n_units]."""
+    best = torch.full((len(part[0]),), SMALLEST_BEST)
+    for columns in _blocks(scorer.n_concepts):
+        best = torch.maximum(best, scorer.block(part, columns).amax(dim=1))
+    return best
+
+
+def _units_of(recorded: Recorded, layer: str, scores: ConceptScores) -> LayerUnits:
+    if isinstance(recorded, ActivationSummary):
+        return SummarisedUnits(recorded[layer], {name: row for row, name in enumerate(scores.ids)})
+    return RecordedUnits(recorded[layer])
+
+
+def _layer_table(
+    rows: pd.DataFrame, varies: npt.NDArray[np.bool_], scoring: Callable[..., Floats], vectors: PairVectors, top: int
+) -> pd.DataFrame:
+    """The report's rows for a layer, from those of `dissect`."""
     found: dict[int, dict[str, Any]] = {unit: {"status": "never varies"} for unit in rows["unit"]}
-    live = rows[np.array([varies[unit] for unit in rows["unit"]], dtype=bool)]
-    for words, units in _sharing(live, scoring.number).items():
-        alike = scoring(values, units, list(words))
-        found.update({unit: _row(one, list(words), scoring, top) for unit, one in zip(units, alike, strict=True)})
+    for words, units in _sharing(rows[varies[rows["unit"].to_numpy()]], vectors.number).items():
+        alike = scoring(units, list(words))
+        found.update({unit: _row(one, list(words), vectors, top) for unit, one in zip(units, alike, strict=True)})
     table = pd.DataFrame([found[unit] for unit in rows["unit"]]).reindex(columns=_columns(top))
     texts = [column for column in table if PairReport._holds_text(str(column))]
-    table[texts] = table[texts].astype(object).fillna("")
+    table[texts] = table[texts].astype(object).fillna("").astype(str)
     table["layer"], table["unit"] = rows["layer"].to_numpy(), rows["unit"].to_numpy()
     return table
 
@@ -280,29 +331,28 @@ def _layer_table(rows: pd.DataFrame, activations: npt.NDArray[Any], scoring: _Sc
 def _sharing(rows: pd.DataFrame, number: Mapping[str, int]) -> dict[tuple[int, ...], list[int]]:
     """The best words, in the vocabulary's order, of every unit; units with the same ones together."""
     found: dict[tuple[int, ...], list[int]] = {}
-    first = "candidate" if "candidate" in rows else "concept"
-    others = [column for column in rows if re.fullmatch(r"concept_\d+", str(column))]
-    for unit, *names in rows[["unit", first, *others]].itertuples(index=False):
+    columns = ["candidate", *(column for column in rows if re.fullmatch(r"concept_\d+", str(column)))]
+    for unit, *names in rows[["unit", *columns]].itertuples(index=False):
         found.setdefault(tuple(sorted(number[name] for name in names)), []).append(int(unit))
     return found
 
 
-def _row(alike: npt.NDArray[np.float64], words: list[int], scoring: _Scoring, top: int) -> dict[str, Any]:
+def _row(alike: Floats, words: list[int], vectors: PairVectors, top: int) -> dict[str, Any]:
     """A unit's row, from the scores of its words and of all pairs of them."""
     of_words, of_pairs = alike[: len(words)], alike[len(words) :]
     pairs = list(combinations(words, 2))
     word, best = int(np.argmax(of_words)), np.argsort(-of_pairs, kind="stable")[:top].tolist()
     first, second = pairs[best[0]]
     row: dict[str, Any] = {
-        "first": scoring.names[first],
-        "second": scoring.names[second],
-        "word": scoring.names[words[word]],
+        "first": vectors.words[first],
+        "second": vectors.words[second],
+        "word": vectors.words[words[word]],
         "word_score": of_words[word],
         "gain": of_pairs[best[0]] - of_words[word],
         "status": "paired",
     }
     for place, (concept, score) in zip(best, _ranked(top), strict=False):
-        row[concept], row[score] = scoring.vectors.name(pairs[place]), of_pairs[place]
+        row[concept], row[score] = vectors.name(pairs[place]), of_pairs[place]
     return row
 
 
