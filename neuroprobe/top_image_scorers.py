@@ -12,12 +12,12 @@ Each scores blocks of concepts from the embeddings; what they have in common:
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
 
 import torch
 from torch.nn.functional import embedding_bag
 from typing_extensions import Self
 
+from neuroprobe.blocked_softmax import BlockedSoftmax, split_columns
 from neuroprobe.concepts import ConceptScores
 from neuroprobe.exceptions import InputError
 from neuroprobe.kernels import sum_of_logs
@@ -34,9 +34,7 @@ from neuroprobe.similarity.top_images import (
     unit_interval,
 )
 
-_PART_BYTES = 1 << 26  # of one [n_images, n_columns] of float32
-_ROWS = 512  # images whose scores are made, and worked on, at a time
-_LARGEST_LOGIT = 60.0  # exp of it, times any number of concepts there is memory for, is a float32
+_FEW = 0.6  # the share of images in use below which the others are left out
 _UNITS = 64  # whose highest images are sorted at a time: as many as the cache holds
 
 
@@ -91,7 +89,7 @@ class WpmiScorer(TopImageScorer):
         super().__init__(scores)
         self._k, self._a, self._min_prob = k, a, min_prob
         self.prior_weight = 0.0 if prior is None else lam
-        self._log_denominators = log_denominators(self, a)
+        self._softmax = BlockedSoftmax(self.image_vectors, self.text_vectors, a)
 
     @property
     def k(self) -> int:
@@ -101,20 +99,21 @@ class WpmiScorer(TopImageScorer):
     def resampled(self, rows: torch.Tensor) -> Self:
         """The same function on some images, which may repeat; the denominators of the softmax are gathered."""
         other = super().resampled(rows)
-        other._log_denominators = self._log_denominators[rows]
+        other._softmax = self._softmax.of_images(rows)
         return other
 
     def block(self, units: UnitPart, columns: Columns) -> torch.Tensor:
         """Raw scores of units and some concepts, [n_units, n_columns]."""
-        images, rows = _images_in_use(units[0], self.n_images)
-        vectors, log_denominators = self.image_vectors[images], self._log_denominators[images]
+        rows, softmax = units[0], self._softmax
+        images, places = _images_in_use(rows, self.n_images)
+        if len(images) < _FEW * self.n_images:
+            rows, softmax = places, softmax.of_images(images)
         parts = split_columns(columns, self.n_concepts, self.n_images)
-        return torch.cat([self._log_p(rows, vectors, log_denominators, self.text_vectors[part]) for part in parts], dim=1)
+        return torch.cat([self._log_p(rows, softmax, part) for part in parts], dim=1)
 
-    def _log_p(self, rows: torch.Tensor, images: torch.Tensor, log_denominators: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-        """log p(concept | a unit's top images), [n_units, n_texts], from unit's rows among these images."""
-        log_p = softmax_part(images, texts, self._a, log_denominators, log_of_sum_with=self._min_prob)
-        return embedding_bag(rows, log_p, mode="sum")
+    def _log_p(self, rows: torch.Tensor, softmax: BlockedSoftmax, columns: Columns) -> torch.Tensor:
+        """log p(concept | a unit's top images), [n_units, n_columns], from the units' rows among the softmax's images."""
+        return embedding_bag(rows, softmax.part(columns, log_of_sum_with=self._min_prob), mode="sum")
 
 
 class SoftWpmiScorer(WpmiScorer):
@@ -140,10 +139,9 @@ class SoftWpmiScorer(WpmiScorer):
         super().__init__(scores, k=k, a=a, lam=lam, min_prob=min_prob, prior=prior)
         self._p_start, self._p_end = p_start, p_end
 
-    def _log_p(self, rows: torch.Tensor, images: torch.Tensor, log_denominators: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
-        probabilities = softmax_part(images, texts, self._a, log_denominators)
+    def _log_p(self, rows: torch.Tensor, softmax: BlockedSoftmax, columns: Columns) -> torch.Tensor:
         slopes = example_probabilities(self.k, self._p_start, self._p_end).double()
-        return sum_of_logs(probabilities, rows, slopes=slopes, floors=1 - slopes + self._min_prob)
+        return sum_of_logs(softmax.part(columns), rows, slopes=slopes, floors=1 - slopes + self._min_prob)
 
 
 class RankReorderScorer(TopImageScorer):
@@ -174,6 +172,10 @@ class RankReorderScorer(TopImageScorer):
         """Sum of the fourth powers of the values, scaled to length 1: how few of the images decide the error, [n_units]."""
         squares = units[1].square()
         return squares.square().sum(dim=1) / squares.sum(dim=1).square().clip(1e-12)
+
+    def comparable(self, best: torch.Tensor) -> torch.Tensor:
+        """The logarithm of the error: where one image decides, it falls to a tiny share of the usual by chance alone."""
+        return best.neg().clamp_min(1e-12).log().neg()
 
     def block(self, units: UnitPart, columns: Columns) -> torch.Tensor:
         """Scores of units and some concepts, [n_units, n_columns]."""
@@ -262,54 +264,12 @@ TOP_IMAGE_SCORERS: dict[str, type[Scorer]] = {
 }
 
 
-def log_denominators(scorer: Scorer, a: float) -> torch.Tensor:
-    """Logarithms of the denominators of the softmax over all concepts of `a` times the scores, [n_images]; one sweep."""
-    images, texts = scorer.image_vectors, scorer.text_vectors
-    bounded = abs(a) * images.norm(dim=1).max() * texts.norm(dim=1).max() <= _LARGEST_LOGIT
-    total = images.new_full((len(images),), -torch.inf)
-    for columns in split_columns(slice(None), len(texts), len(images)):
-        some = texts[columns].T
-        for start in range(0, len(images), _ROWS):
-            rows = slice(start, start + _ROWS)
-            logits = torch.addmm(total[rows, None], images[rows], some, beta=0, alpha=a)
-            logs = logits.exp_().sum(dim=1).log_() if bounded else logits.logsumexp(dim=1)
-            total[rows] = torch.logaddexp(total[rows], logs)
-    return total
-
-
-def softmax_part(
-    images: torch.Tensor, texts: torch.Tensor, a: float, log_denominators: torch.Tensor, *, log_of_sum_with: float | None = None
-) -> torch.Tensor:
-    """Some columns of the softmax over all concepts of `a` times the scores, [n_images, n_texts].
-
-    Or, given `log_of_sum_with`, the logarithm of their sum with that.
-    """
-    result = images.new_empty(len(images), len(texts))
-    for start in range(0, len(images), _ROWS):  # so few that they are still in the cache for the next step
-        rows = slice(start, start + _ROWS)
-        part = torch.addmm(-log_denominators[rows, None], images[rows], texts.T, alpha=a, out=result[rows]).exp_()
-        if log_of_sum_with is not None:
-            part.add_(log_of_sum_with).log_()
-    return result
-
-
 def _images_in_use(rows: torch.Tensor, n_images: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The images among some units' highest, and the rows as places in these."""
     used = torch.zeros(n_images, dtype=torch.bool, device=rows.device)
     used[rows.flatten()] = True
     places = used.cumsum(dim=0) - 1
     return used.nonzero()[:, 0], places.index_select(0, rows.flatten()).view_as(rows)
-
-
-def split_columns(columns: Columns, n_concepts: int, n_images: int) -> Iterator[Columns]:
-    """The columns in parts whose scores of all images fit the cache."""
-    width = min(max(_PART_BYTES // (4 * n_images), 64), 512)
-    if isinstance(columns, torch.Tensor):
-        yield from (columns[start : start + width] for start in range(0, len(columns), width))
-        return
-    start, stop, step = columns.indices(n_concepts)
-    for first in range(start, stop, step * width):
-        yield slice(first, min(first + step * width, stop), step)
 
 
 def _check_top(rows: torch.Tensor, values: torch.Tensor, k: int, n_images: int) -> None:

@@ -7,13 +7,14 @@ import pytest
 import torch
 from helpers import scores_of
 
-from neuroprobe import kernels, top_image_scorers
+from neuroprobe import blocked_softmax, kernels
+from neuroprobe.blocked_softmax import split_columns
 from neuroprobe.concepts import ConceptScores
 from neuroprobe.exceptions import InputError
 from neuroprobe.extremes import Extremes
 from neuroprobe.similarity import FUNCTIONS
 from neuroprobe.similarity.ordering import highest_images
-from neuroprobe.top_image_scorers import TOP_IMAGE_SCORERS, RankReorderScorer, SoftWpmiScorer, WpmiScorer, split_columns
+from neuroprobe.top_image_scorers import TOP_IMAGE_SCORERS, RankReorderScorer, SoftWpmiScorer, WpmiScorer
 
 N_IMAGES, N_CONCEPTS = 150, 130
 
@@ -91,7 +92,7 @@ def test_blocks_are_columns_of_the_whole(scores, name, monkeypatch) -> None:
     some = torch.tensor([129, 0, 7, 7, 64])
     assert_alike(scorer.block(units, slice(40, 41)), whole[:, 40:41], among=whole)
     assert_alike(scorer.block(units, some), whole[:, some], among=whole)
-    monkeypatch.setattr(top_image_scorers, "_ROWS", 7)
+    monkeypatch.setattr(blocked_softmax, "_ROWS", 7)
     assert_alike(TOP_IMAGE_SCORERS[name](scores).block(units, slice(3, 128)), whole[:, 3:128], among=whole)
 
 
