@@ -156,8 +156,8 @@ class _Sweep:
         assert self._null_part is not None
         ours, theirs = self._scorer.concentration(self._part), self._scorer.concentration(self._null_part)
         return p_values(
-            self.scores[:, 0].numpy(),
-            self._null_best.numpy(),
+            self._scorer.comparable(self.scores[:, 0]).numpy(),
+            self._scorer.comparable(self._null_best).numpy(),
             concentration=None if ours is None else ours.cpu().numpy(),
             null_concentration=None if theirs is None else theirs.cpu().numpy(),
         )

@@ -122,6 +122,10 @@ class Scorer(ABC):
         """How few images carry a unit's score, [n_units], wherever the scores of a random unit depend on it; else None."""
         return None
 
+    def comparable(self, best: torch.Tensor) -> torch.Tensor:
+        """Best scores on a scale on which those of noise spread alike whatever their concentration; the order stays."""
+        return best
+
     def prior(self, scaled: torch.Tensor) -> torch.Tensor:
         """The prior of every concept, [n_columns], from the scaled raw scores [n_units, n_columns] of a whole layer."""
         log_mean = torch.logsumexp(scaled / self.prior_temperature, dim=0) - math.log(len(scaled))

@@ -41,7 +41,8 @@ def whole(scorer: Scorer, values: torch.Tensor, *, size: int = 10_000) -> torch.
     part = scorer.units(values)
     blocks = [scorer.block(part, slice(start, min(start + size, scorer.n_concepts))) for start in range(0, scorer.n_concepts, size)]
     raw = torch.cat(blocks, dim=1)
-    return raw - scorer.prior(raw) if scorer.prior_weight else raw
+    scale = raw.amax(dim=1, keepdim=True) if scorer.prior_relative else torch.ones(1)
+    return scale * (raw / scale - scorer.prior(raw / scale)) if scorer.prior_weight else raw
 
 
 def close(found: torch.Tensor, expected: torch.Tensor, *, atol: float = 2e-5) -> None:

@@ -36,10 +36,11 @@ def slow_peak_correlation(
         weights = of_length_1([a + b for a, b in zip(of_length_1(deviations), peaks, strict=True)])
         for c, concept in enumerate(scores.T):
             raw[u, c] = sum(w * z for w, z in zip(weights, slow_standardised(concept), strict=True))
-    result = np.zeros_like(raw)
+    best = raw.max(axis=1, keepdims=True)
+    relative, result = raw / best, np.zeros_like(raw)
     for c in range(raw.shape[1]):
-        liked = math.log(sum(math.exp(value / temperature) for value in raw[:, c]) / len(raw))
-        result[:, c] = raw[:, c] - competition * temperature * liked
+        liked = math.log(sum(math.exp(value / temperature) for value in relative[:, c]) / len(raw))
+        result[:, c] = best[:, 0] * (relative[:, c] - competition * temperature * liked)
     return result
 
 
@@ -55,7 +56,7 @@ def slow_peak_mean(activations: np.ndarray, scores: np.ndarray, *, power: float)
 @pytest.mark.parametrize(
     "parameters",
     [
-        {"power": 3.0, "competition": 0.5, "temperature": 0.5},
+        {"power": 3.0, "competition": 0.75, "temperature": 0.1},
         {"power": 1.0, "competition": 1.0, "temperature": 2.0},
         {"power": 6.0, "competition": 0.0, "temperature": 0.1},
     ],
@@ -77,7 +78,7 @@ def test_peak_mean_is_the_formula(power: float) -> None:
 def test_the_defaults_are_those_of_the_docstrings() -> None:
     activations, scores = random_inputs()
     np.testing.assert_array_equal(
-        peak_correlation(activations, scores), peak_correlation(activations, scores, power=3, competition=0.5, temperature=0.5)
+        peak_correlation(activations, scores), peak_correlation(activations, scores, power=3, competition=0.75, temperature=0.1)
     )
     np.testing.assert_array_equal(peak_mean(activations, scores), peak_mean(activations, scores, power=4))
 
@@ -105,11 +106,17 @@ def test_peak_correlation_worked_by_hand() -> None:
 
 
 def test_competition_worked_by_hand() -> None:
-    # the second unit is dead and has raw scores of 0; at temperature 1 the mean over both is (1 + e^raw) / 2
-    raw = float(peak_correlation(UNIT, CONCEPTS[:, :1], competition=0)[0, 0])
+    # the second unit is dead and likes every concept alike: 0. The best of the first is 1 of itself, at temperature 1 the mean over
+    # both (1 + e) / 2; its second concept is `share` of that
+    raw = peak_correlation(UNIT, CONCEPTS, competition=0)[0].astype(float)
+    assert raw[0] > raw[1] > 0
+    share = raw[1] / raw[0]
     both = np.concatenate([UNIT, np.zeros((5, 1))], axis=1)
-    met = math.log((1 + math.exp(raw)) / 2)
-    np.testing.assert_allclose(peak_correlation(both, CONCEPTS[:, :1], competition=1, temperature=1), [[raw - met], [-met]], rtol=1e-5)
+    met = [math.log((1 + math.exp(x)) / 2) for x in (1, share)]
+    expected = [raw[0] * (1 - met[0] / 2), raw[0] * (share - met[1] / 2)]
+    found = peak_correlation(both, CONCEPTS, competition=0.5, temperature=1)
+    np.testing.assert_allclose(found[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(found[1], [0, 0], atol=1e-5)
 
 
 def test_of_shuffled_images_the_raw_score_has_mean_0_and_standard_deviation_1() -> None:
