@@ -177,10 +177,6 @@ class RankReorderScorer(TopImageScorer):
         """The logarithm of the error: where one image decides, it falls to a tiny share of the usual by chance alone."""
         return best.neg().clamp_min(1e-12).log().neg()
 
-    def comparable(self, best: torch.Tensor) -> torch.Tensor:
-        """The logarithm of the error: where one image decides, it falls to a tiny share of the usual by chance alone."""
-        return best.neg().clamp_min(1e-12).log().neg()
-
     def block(self, units: UnitPart, columns: Columns) -> torch.Tensor:
         """Scores of units and some concepts, [n_units, n_columns]."""
         return torch.cat([self._part(units, part) for part in split_columns(columns, self.n_concepts, self.n_images)], dim=1)
