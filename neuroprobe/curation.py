@@ -82,7 +82,8 @@ def _draw(ax: Axes, images: Images, place: int, caption: str) -> None:
     from matplotlib.patches import Rectangle
 
     try:
-        picture = images[place]
+        picture = images[place].copy()
+        picture.thumbnail((400, 400))  # more is not seen, and twenty photographs are large
         ax.imshow(picture)
         ax.set_aspect("equal", adjustable="datalim")  # with the box below: a square for every picture, whatever its shape
         ax.add_patch(Rectangle((-0.5, -0.5), *picture.size, fill=False, edgecolor="0.7", linewidth=0.6))

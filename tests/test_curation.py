@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import PixelEncoder, noise_images
+from PIL import Image
 
 from neuroprobe.concept_sets import ConceptSet, ConceptSets
 from neuroprobe.concepts import ConceptSource
@@ -97,6 +98,13 @@ def test_only_the_pictures_shown_are_read_and_damage_is_shown(damaged_folder: Pa
     sheet = texts(contact_sheet(set_, images, step=1))
     assert "cannot be read" not in sheet[0]
     assert "cannot be read" in sheet[1]
+
+
+def test_large_photographs_are_drawn_small() -> None:
+    images = Images([Image.new("RGB", (2000, 1000)), Image.new("RGB", (30, 60))], ids=["a", "b"])
+    figure = contact_sheet(ConceptSet("c", "g", ("a",), ("b",)), images)
+    assert figure.axes[0].images[0].get_array().shape == (200, 400, 3)
+    assert images[0].size == (2000, 1000)
 
 
 @pytest.mark.parametrize("wrong", [{"first": 0}, {"step": 0}, {"columns": 0}, {"side": "both"}])
