@@ -76,28 +76,28 @@ def test_tokens_are_those_of_clip(clip: Path) -> None:
 # --- a model in memory
 
 
-def test_a_model_in_memory_is_copied_and_left_alone(clip: Path, clip_encoder) -> None:
-    model, processor = in_memory(clip)
+def test_a_model_in_memory_is_copied_and_left_alone(siglip: Path, siglip_encoder) -> None:
+    model, processor = in_memory(siglip)
     model.train()
     encoder = TransformersEncoder(model, processor=processor, device="cpu")
     assert model.training
-    assert encoder.fingerprint == clip_encoder.fingerprint
+    assert encoder.fingerprint == siglip_encoder.fingerprint
     before = encoder.encode_texts(TEXTS)
     with torch.no_grad():
-        model.text_projection.weight.mul_(-1)
+        model.text_model.head.weight.mul_(-1)
     assert torch.equal(encoder.encode_texts(TEXTS), before)
     assert TransformersEncoder(model, processor=processor, device="cpu").fingerprint != encoder.fingerprint
 
 
-def test_half_precision_is_computed_in_float32(clip: Path, clip_encoder) -> None:
-    model, processor = in_memory(clip)
+def test_half_precision_is_computed_in_float32(siglip: Path, siglip_encoder) -> None:
+    model, processor = in_memory(siglip)
     half = TransformersEncoder(model.half(), processor=processor, device="cpu")
     assert half.encode_texts(TEXTS).dtype == torch.float32
-    torch.testing.assert_close(half.encode_texts(TEXTS), clip_encoder.encode_texts(TEXTS), rtol=0, atol=1e-3)
+    torch.testing.assert_close(half.encode_texts(TEXTS), siglip_encoder.encode_texts(TEXTS), rtol=0, atol=1e-3)
 
 
-def test_what_is_not_in_the_weights_is_in_the_fingerprint(clip: Path) -> None:
-    model, processor = in_memory(clip)
+def test_what_is_not_in_the_weights_is_in_the_fingerprint(siglip: Path) -> None:
+    model, processor = in_memory(siglip)
     found = {TransformersEncoder(model, processor=processor, device="cpu").fingerprint}
     processor.image_processor.image_mean = [0.1, 0.2, 0.3]
     found.add(TransformersEncoder(model, processor=processor, device="cpu").fingerprint)
@@ -108,8 +108,8 @@ def test_what_is_not_in_the_weights_is_in_the_fingerprint(clip: Path) -> None:
     assert len(found) == 4
 
 
-def test_using_the_tokenizer_changes_no_fingerprint(clip: Path) -> None:
-    model, processor = in_memory(clip)
+def test_using_the_tokenizer_changes_no_fingerprint(siglip: Path) -> None:
+    model, processor = in_memory(siglip)
     before = TransformersEncoder(model, processor=processor, device="cpu").fingerprint
     processor.tokenizer(TEXTS, padding="max_length", max_length=50, truncation=True)
     assert TransformersEncoder(model, processor=processor, device="cpu").fingerprint == before
