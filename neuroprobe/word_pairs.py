@@ -122,8 +122,8 @@ def dissect_pairs(
 
     A unit's candidates are its `n_words` best words (by `dissect`) and all pairs of them, 4,950 of 100. They are
     scored as though they were the vocabulary; a prior over units is that of the whole layer, and one relative to the
-    units' best scores takes these from the vocabulary and the candidates. So neither other candidates nor `units` change a
-    label. The order of the two words is that of the vocabulary; their text goes into the prompt templates of the first
+    units' best scores takes these from the vocabulary and the candidates. So what else is asked (`units`) never changes
+    a label. The order of the two words is that of the vocabulary; their text goes into the prompt templates of the first
     word's group. There is no p-value: the pairs were chosen with the images on which they are scored.
 
     What takes long is the embedding of the pairs. Units share them: embeddings are kept, the `cache_size` used last.
