@@ -21,6 +21,7 @@ from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.fingerprints import fingerprint_bytes, fingerprint_texts
 from neuroprobe.formula_significance import SearchNull
 from neuroprobe.formulas import Formula, FormulaSearch, Found, centred_ranks
+from neuroprobe.given_labels import GivenLabels
 from neuroprobe.report import Report, versions
 from neuroprobe.statistics import benjamini_hochberg
 from neuroprobe.unit_scores import check_layers
@@ -28,8 +29,8 @@ from neuroprobe.unit_scores import check_layers
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Booleans [n_images, n_concepts]: a table with the images' ids as its index, or an array in the order of the activations.
-Labels: TypeAlias = "pd.DataFrame | npt.NDArray[np.bool_]"
+#: Booleans [n_images, n_concepts]: given labels, a table with the images' ids as its index, or an array in the order of the activations.
+Labels: TypeAlias = "GivenLabels | pd.DataFrame | npt.NDArray[np.bool_]"
 
 _UNITS = 256
 
@@ -120,8 +121,8 @@ def dissect_formulas(
     ----------
     activations : Activations
         One row per image (pooled).
-    labels : DataFrame of bool (index: ids of images, columns: concepts), or ndarray of bool, [n_images, n_concepts]
-        A table is brought into the order of the activations; an array has to be in it.
+    labels : GivenLabels, DataFrame (index: ids of images, columns: concepts) or ndarray, of bool, [n_images, n_concepts]
+        The first two are brought into the order of the activations; an array has to be in it.
     concepts : sequence of str, optional
         Names of an array's columns.
     layers : sequence of str, optional
@@ -231,6 +232,8 @@ def _row(ranks: npt.NDArray[np.float64], found: Found | None, null: SearchNull) 
 
 def _checked_labels(labels: Labels, concepts: Sequence[str] | None, ids: tuple[str, ...]) -> tuple[npt.NDArray[np.bool_], list[str]]:
     """Booleans in the order of the ids, and the concepts' names."""
+    if isinstance(labels, GivenLabels):
+        labels = pd.DataFrame(labels.truth, index=list(labels.ids), columns=list(labels.concepts))
     if isinstance(labels, pd.DataFrame):
         names, labels = [str(name) for name in labels.columns], _in_order(labels, ids)
     else:

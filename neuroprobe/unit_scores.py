@@ -88,7 +88,8 @@ def score_units(
     layers : sequence of str, optional
         By default all that were recorded.
     k : int, default 30
-        Images per unit: those with the highest activations, of equal ones those that come first.
+        Images per unit: those with the highest activations, of equal ones those that come first. Units that are active on
+        fewer (a sparse autoencoder's) are filled up with images on which they are not; choose k accordingly.
     seed : int, default 0
         Of the clustering behind polysemanticity.
 

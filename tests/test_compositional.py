@@ -10,6 +10,7 @@ from neuroprobe.activations import Activations
 from neuroprobe.compositional import FormulaReport, dissect_formulas
 from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.formulas import Formula, centred_ranks
+from neuroprobe.given_labels import GivenLabels
 from neuroprobe.statistics import benjamini_hochberg
 from neuroprobe.world import ATTRIBUTES, WorldDataset
 
@@ -26,7 +27,7 @@ def units(*signals: np.ndarray, noise: float = 0.1, n_noise: int = 0, seed: int 
 
 
 def label(activations: Activations, labels=LABELS, **arguments) -> FormulaReport:
-    concepts = None if isinstance(labels, pd.DataFrame) else NAMES
+    concepts = None if isinstance(labels, (pd.DataFrame, GivenLabels)) else NAMES
     return dissect_formulas(activations, labels, **{"concepts": concepts, "n_null": 99, **arguments})
 
 
@@ -140,6 +141,7 @@ def test_a_table_is_brought_into_the_order_of_the_images() -> None:
     shuffled = table.sample(frac=1, random_state=0)
     more = pd.concat([shuffled, pd.DataFrame(True, index=["another"], columns=NAMES)])
     pd.testing.assert_frame_equal(label(activations, more).table, label(activations).table)
+    pd.testing.assert_frame_equal(label(activations, GivenLabels(more)).table, label(activations).table)
 
 
 def test_the_report_is_saved_and_read(tmp_path) -> None:
