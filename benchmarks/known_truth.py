@@ -8,10 +8,12 @@ the figures of examples/real_photographs.py are added. `neuroprobe.dissect`'s de
 from __future__ import annotations
 
 import argparse
+import functools
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -138,7 +140,9 @@ def figures_of_constructed(table: pd.DataFrame, facts: pd.DataFrame) -> dict[str
     }
 
 
-def figures_of_world(recorded: dict[str, Activations], scores: ConceptScores, similarity: str, parameters: dict[str, object]) -> dict[str, float]:
+def figures_of_world(
+    recorded: dict[str, Activations], scores: ConceptScores, similarity: str, parameters: dict[str, object]
+) -> dict[str, float]:
     """The trained head's units rightly named; units named of an untrained network, against shuffles and against others like it."""
     head = dissect(recorded["trained"], scores, similarity=similarity, parameters=parameters, layers=["classifier"], n_bootstrap=0).table
     layers = ["features.6", "features.12", "features.18", "classifier"]
@@ -181,16 +185,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(markdown(figures))
 
 
-def photograph_figures(folder: Path, similarity: str, parameters: dict[str, object]) -> dict[str, float]:
-    """Right names among the classes, and mean cosine of label and name among 20,000 words."""
+@functools.cache
+def recorded_photographs(folder: Path) -> tuple[Any, ...]:
     sys.path.insert(0, str(Path(__file__).parents[1] / "examples"))
     import real_photographs
 
-    activations, by_class, by_word, units = real_photographs.record(folder)
+    return real_photographs, real_photographs.record(folder)
+
+
+def photograph_figures(folder: Path, similarity: str, parameters: dict[str, object]) -> dict[str, float]:
+    """Right names among the classes, and mean cosine of label and name among 20,000 words."""
+    real_photographs, (activations, by_class, by_word, units) = recorded_photographs(folder)
     figures = {}
-    for name, concepts in (("classes", by_class), ("words", by_word)):
-        judged = real_photographs.judge(activations, concepts, by_class.text_vectors, units, similarity=similarity, parameters=parameters)
-        figures[f"{name}: right" if name == "classes" else f"{name}: cosine"] = judged["right" if name == "classes" else "mean_cosine"]
+    for name, scores, figure in (("classes", by_class, "n_right"), ("words", by_word, "mean_cosine")):
+        report = dissect(activations, scores, similarity=similarity, parameters=parameters, n_null=0, n_bootstrap=0)
+        found = real_photographs.judge(report, scores, by_class.text_vectors, units)[figure]
+        figures[name] = found / len(units) if figure == "n_right" else found
     return figures
 
 

@@ -29,13 +29,14 @@ from torch import nn
 from torchvision import transforms
 from torchvision.models import get_model_weights
 
-from neuroprobe import ActivationRecorder, ConceptScores, ConceptSource, Images, LabelReport, Vocabulary, dissect
+from neuroprobe import ActivationRecorder, Activations, ConceptScores, ConceptSource, Images, LabelReport, Vocabulary, dissect
 from neuroprobe.checkpoints import load_checkpoint
 from neuroprobe.collection import Transform, collect
 from neuroprobe.exceptions import InputError, NeuroprobeError
 from neuroprobe.fingerprints import fingerprint_model, fingerprint_texts
 
 LAYER = "_fc"  # EfficientNet-Lite's last module: one unit per class
+SIMILARITIES = ("peak_correlation", "soft_wpmi", "cos_similarity")
 CLASS_NAMES: list[str] = get_model_weights("resnet50").DEFAULT.meta["categories"]
 
 
@@ -95,18 +96,8 @@ def pictured_classes(images: Images) -> list[int]:
     return [index[name] for name in names.values()]
 
 
-def judge(report: LabelReport, scores: ConceptScores, truth: torch.Tensor, units: list[int]) -> tuple[int, float]:
-    """How many units have their class's name, and the mean cosine of label and name."""
-    # names are distinct, but "Cardigan" and "cardigan" are one text to MiniLM: only the right one of these ties counts
-    labels = {unit: report.label(LAYER, unit) for unit in units}
-    column = {name: i for i, name in enumerate(scores.concepts)}
-    # a unit that never varies has no label, which is as far from the truth as an unrelated one
-    cosines = [float(scores.text_vectors[column[label]] @ truth[unit]) if label else 0.0 for unit, label in labels.items()]
-    return sum(label == CLASS_NAMES[unit] for unit, label in labels.items()), sum(cosines) / len(cosines)
-
-
-def name_units(folder: Path, out: Path | None = None) -> pd.DataFrame:
-    """The figures for every similarity function and vocabulary; the labels are written to `out`."""
+def record(folder: Path) -> tuple[Activations, ConceptScores, ConceptScores, list[int]]:
+    """What EfficientNet-Lite0's outputs do, what the photographs show by class and by word, and the units that are pictured."""
     images = Images(folder)
     classes = pictured_classes(images)
     words = Vocabulary.from_words(import_module("wordfreq").top_n_list("en", 20_000))
@@ -118,13 +109,38 @@ def name_units(folder: Path, out: Path | None = None) -> pd.DataFrame:
     # the second vocabulary needs no second pass: the images' vectors stay
     facts = {**by_class.metadata, "vocabulary": words.fingerprint}
     by_word = replace(by_class, vocabulary=words, text_vectors=ConceptSource(source.encoder, words).text_vectors(), metadata=facts)
+    return activations, by_class, by_word, units
+
+
+def judge(report: LabelReport, scores: ConceptScores, truth: torch.Tensor, units: list[int]) -> dict[str, float]:
+    """How right the best concepts of the pictured units are, and how many of them are significant."""
+    table = report.table.set_index("unit").loc[units]
+    # names are distinct, but "Cardigan" and "cardigan" are one text to MiniLM: only the right one of these ties counts
+    right = table["candidate"] == [CLASS_NAMES[unit] for unit in units]
+    column = {name: i for i, name in enumerate(scores.concepts)}
+    # a unit that never varies has no candidate, which is as far from the truth as an unrelated one
+    cosines = [float(scores.text_vectors[column[name]] @ truth[unit]) if name else 0.0 for unit, name in table["candidate"].items()]
+    named = table["status"] == "named"
+    return {
+        "n_right": int(right.sum()),
+        "mean_cosine": sum(cosines) / len(cosines),
+        "n_named": int(named.sum()),
+        "n_right_named": int((right & named).sum()),
+        "n_pictured": len(units),
+    }
+
+
+def name_units(folder: Path, out: Path | None = None) -> pd.DataFrame:
+    """The figures for every similarity function and vocabulary; the labels are written to `out`."""
+    activations, by_class, by_word, units = record(folder)
     rows = []
-    for similarity, (vocabulary, scores) in product(("cos_similarity", "soft_wpmi"), (("classes", by_class), ("words", by_word))):
-        report = dissect(activations, scores, similarity=similarity)
-        rows.append((similarity, vocabulary, len(scores.concepts), *judge(report, scores, by_class.text_vectors, units), len(units)))
+    for similarity, (vocabulary, scores) in product(SIMILARITIES, (("classes", by_class), ("words", by_word))):
+        report = dissect(activations, scores, similarity=similarity, n_bootstrap=0)
+        facts = {"similarity": similarity, "vocabulary": vocabulary, "n_concepts": len(scores.concepts)}
+        rows.append({**facts, **judge(report, scores, by_class.text_vectors, units)})
         if out is not None:
             report.save(out / f"{similarity}-{vocabulary}")
-    return pd.DataFrame(rows, columns=["similarity", "vocabulary", "n_concepts", "n_right", "mean_cosine", "n_pictured"])
+    return pd.DataFrame(rows)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
