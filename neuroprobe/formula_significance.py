@@ -91,8 +91,8 @@ class SearchNull:
 def log_tail_bound(ranks: npt.NDArray[np.float64], mask: npt.NDArray[np.bool_]) -> float:
     """Logarithm of a bound on the probability that as many random images have at least the rank sum of the mask's.
 
-    min over t of  m log(mean_i exp(t r_i)) - t sum_{i in mask} r_i,  with m the images of the mask, or of the rest if they
-    are fewer. It holds for any ranks, ties included; every t > 0 gives a bound, so the minimum need not be exact.
+    It is the least over t of ``m log(mean_i exp(t r_i)) - t sum_{i in mask} r_i``, with m the images of the mask, or of the
+    rest if they are fewer. It holds for any ranks, ties included; every t > 0 gives a bound, so the minimum need not be exact.
 
     Parameters
     ----------

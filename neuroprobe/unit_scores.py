@@ -237,7 +237,7 @@ def monosemanticity(activations: npt.NDArray[Any], vectors: npt.ArrayLike) -> _F
     """Mean cosine similarity of all pairs of different images, each pair weighted by the unit's activations on both.
 
     The activations a are brought to w = (a - min) / (max - min) for every unit, whatever their sign. With
-    vectors v of unit length, the sum over pairs needs no matrix of all pairs:
+    vectors v of unit length, the sum over pairs needs no matrix of all pairs::
 
         sum_{i != j} w_i w_j <v_i, v_j> = |sum_i w_i v_i|^2 - sum_i w_i^2
         sum_{i != j} w_i w_j            = (sum_i w_i)^2     - sum_i w_i^2
