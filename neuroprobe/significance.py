@@ -27,6 +27,9 @@ NEIGHBOURS = 250
 #: Share of the null units in a neighbourhood whose excesses make the tail beyond them.
 _TAIL = 0.1
 
+#: Relative difference of scores that is taken for rounding.
+_ROUNDING = 1e-6
+
 
 def null_generator(seed: int, layer: str) -> np.random.Generator:
     """A generator of its own for every layer, so that no layer's numbers depend on which others were asked for."""
@@ -95,7 +98,8 @@ def p_values(
 
     Within the null units it is (1 + number at least as high) / (1 + number of null units); beyond their highest tenth
     the excesses are taken to be exponential or heavier (a generalised Pareto tail whose shape is fitted, never below
-    0), which keeps p-values from ending at 1 / (1 + number).
+    0), which keeps p-values from ending at 1 / (1 + number). Where the scores of a function can take so few values that
+    most of that tenth are alike, they do end there.
 
     Parameters
     ----------
@@ -113,7 +117,7 @@ def p_values(
     best, null_best = np.asarray(best, float), np.asarray(null_best, float)
     if concentration is None or null_concentration is None or len(null_best) <= NEIGHBOURS:
         return _tail_p_values(best, np.sort(null_best))
-    ours, theirs = (np.log(np.maximum(np.asarray(x, float), np.finfo(float).tiny)) for x in (concentration, null_concentration))
+    ours, theirs = (_logs(x) for x in (concentration, null_concentration))
     order = np.argsort(theirs, kind="stable")
     theirs, null_best = theirs[order], null_best[order]
     starts = np.clip(np.searchsorted(theirs, ours) - NEIGHBOURS // 2, 0, len(theirs) - NEIGHBOURS)
@@ -122,8 +126,20 @@ def p_values(
         here, near = starts == start, slice(start, start + NEIGHBOURS)
         # at the ends of the range the neighbours are less, or more, concentrated than the unit: along their trend
         slope, level = _trend(theirs[near], null_best[near])
-        found[here] = _tail_p_values(best[here] - slope * (ours[here] - level), np.sort(null_best[near] - slope * (theirs[near] - level)))
+        p = _tail_p_values(best[here] - slope * (ours[here] - level), np.sort(null_best[near] - slope * (theirs[near] - level)))
+        found[here] = np.maximum(p, _share_tied(best[here], null_best[near]))
     return found
+
+
+def _logs(concentration: npt.ArrayLike) -> Floats:
+    """Rounded, lest a trend be seen along what is only rounding where all units are alike."""
+    return np.asarray(np.log(np.maximum(np.asarray(concentration, float), np.finfo(float).tiny)).round(4))
+
+
+def _share_tied(best: Floats, null_best: Floats) -> Floats:
+    """Share of null units with a unit's very score, if there are several: no trend may tell those apart."""
+    n_tied = np.isclose(null_best, best[:, None], rtol=_ROUNDING, atol=0).sum(axis=1)
+    return np.asarray(np.where(n_tied > 1, n_tied, 0) / (1 + len(null_best)))
 
 
 def _trend(x: Floats, y: Floats) -> tuple[float, float]:
@@ -136,10 +152,10 @@ def _trend(x: Floats, y: Floats) -> tuple[float, float]:
 def _tail_p_values(best: Floats, null_best: Floats) -> Floats:
     """p-values from sorted null scores."""
     n = len(null_best)
-    at_least = n - np.searchsorted(null_best, best, side="left")
+    at_least = n - np.searchsorted(null_best, best - _ROUNDING * np.abs(best), side="left")
     p = (1 + at_least) / (1 + n)
     n_tail = int(n * _TAIL)
-    if n_tail < 10:
+    if n_tail < 10 or _n_different(null_best[-n_tail - 1 :]) < n_tail / 2:  # of few values there is no tail to fit
         return np.asarray(p)
     threshold = null_best[-n_tail - 1]
     shape, scale = _pareto(null_best[-n_tail:] - threshold)
@@ -147,6 +163,10 @@ def _tail_p_values(best: Floats, null_best: Floats) -> Floats:
     excess = (best[beyond] - threshold) / max(scale, np.finfo(float).tiny)
     p[beyond] = (1 + n_tail) / (1 + n) * stats.genpareto.sf(excess, shape)
     return np.asarray(np.maximum(p, np.finfo(float).tiny))
+
+
+def _n_different(ordered: Floats) -> int:
+    return 1 + int((np.diff(ordered) > _ROUNDING * np.abs(ordered[1:])).sum())
 
 
 def _pareto(excesses: Floats) -> tuple[float, float]:

@@ -236,6 +236,26 @@ def test_a_score_that_no_null_unit_can_reach_if_null_units_are_all_the_same() ->
     np.testing.assert_allclose(p_values([-1, 0, 1], np.zeros(1000)), [1, 1, 1 / 1001])
 
 
+def test_scores_of_few_values_have_no_tail() -> None:
+    # but for rounding the highest tenth are all 0.75: no p-value below one over the number of null units can be known
+    generator = np.random.default_rng(0)
+    null = np.concatenate([generator.uniform(0, 0.5, size=800), 0.75 + 1e-8 * generator.normal(size=200)])
+    found = p_values([0.75, 0.9], null)
+    np.testing.assert_allclose(found, [201 / 1001, 1 / 1001])
+    concentration = generator.uniform(0.1, 0.2, size=1000)
+    assert p_values([0.9], null, concentration=[0.15], null_concentration=concentration)[0] > 1e-4
+
+
+@pytest.mark.parametrize("where", [1e-3, 0.1, 0.15, 0.2, 1.0])
+def test_units_that_score_as_all_null_units_do_are_nothing_special(where: float) -> None:
+    generator = np.random.default_rng(0)
+    concentration = generator.uniform(0.1, 0.2, size=1000)
+    assert p_values([0.7], np.full(1000, 0.7), concentration=[where], null_concentration=concentration)[0] > 0.99
+    # half of them tied at the highest score there is, the others along a trend
+    null = np.where(generator.random(1000) < 0.5, 0.7, 0.6 + concentration / 2)
+    assert p_values([0.7], null, concentration=[where], null_concentration=concentration)[0] > 0.4
+
+
 # --- p-values are uniform where there is nothing to find
 
 
