@@ -35,6 +35,9 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from neuroprobe.kernels import sum_of_logs
+from neuroprobe.scorer_registry import SCORERS
+
 AIMS = {"soft_wpmi": 5.0, "wpmi": 15.0, "rank_reorder": 8.0}  # times faster than plain
 LINEAR_AIM = 1 / 1.2
 SAMPLE = {"soft_wpmi": 16, "wpmi": 32, "rank_reorder": 2}
@@ -130,11 +133,6 @@ def plain(function: str, images: torch.Tensor, texts: torch.Tensor, activations:
 
 
 def ours(function: str, images: torch.Tensor, texts: torch.Tensor, activations: torch.Tensor) -> Clock:
-    from neuroprobe.kernels import sum_of_logs
-    from neuroprobe.scorer_registry import SCORERS
-
-    if function == "soft_wpmi":  # what numba compiles once per process is not counted
-        sum_of_logs(torch.ones(1, 512), torch.zeros(1000, 100).long(), slopes=torch.ones(100).double(), floors=torch.ones(100).double())
     clock = Clock()
     scorer: Any = SCORERS[function](SimpleNamespace(image_vectors=images, text_vectors=texts))
     units = scorer.units(activations)
@@ -158,12 +156,19 @@ def measure(side: str, function: str, arguments: argparse.Namespace) -> dict[str
     """Seconds, and the peak of the memory above what holds the inputs, in bytes."""
     torch.set_num_threads(arguments.threads)
     given = inputs(arguments)
-    warm = torch.randn(512, 512)
-    _ = warm @ warm
+    warm_up()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = memory("VmRSS")
     clock = (ours if side == "ours" else plain)(function, *given)
     return {"wall": clock.wall, "processor": clock.processor, "peak": memory("VmHWM") - before}
+
+
+def warm_up() -> None:
+    """What a process does once: libraries are loaded, and numba compiles."""
+    few = torch.ones(512, 512)
+    _ = few @ few
+    ones = torch.ones(100).double()
+    sum_of_logs(few, torch.zeros(1000, 100).long(), slopes=ones, floors=ones)
 
 
 def memory(name: str) -> float:

@@ -10,9 +10,10 @@ from typing_extensions import Self
 
 from neuroprobe.scoring import Columns
 
-_KEPT_BYTES = 1 << 29  # of the first sweep's products, which the second need not make again
+_KEPT_BYTES = 1 << 28  # of the first sweep's products, which the second need not make again
 _PART_BYTES = 1 << 26  # of one [n_images, n_columns] of float32
 _ROWS = 512  # images worked on at a time: so few that they are still in the cache for the next step
+_COLUMNS = 512
 _LARGEST_LOGIT = 60.0  # exp of it, times any number of concepts there is memory for, is a float32
 
 
@@ -39,7 +40,8 @@ class BlockedSoftmax:
         lengths = self._images.norm(dim=1).max() * self._texts.norm(dim=1).max()
         in_range = abs(self._a) * lengths <= _LARGEST_LOGIT
         total = self._images.new_full((len(self._images),), -torch.inf)
-        for columns in split_columns(slice(None), len(self._texts), len(self._images)):
+        for first in range(0, len(self._texts), _COLUMNS):
+            columns = slice(first, first + _COLUMNS)
             texts, kept = self._texts[columns].T, self._kept[:, columns]
             for start in range(0, len(self._images), _ROWS):
                 rows = slice(start, start + _ROWS)
@@ -76,7 +78,7 @@ class BlockedSoftmax:
 
 def split_columns(columns: Columns, n_concepts: int, n_images: int) -> Iterator[Columns]:
     """The columns in parts whose scores of all images fit the cache."""
-    width = min(max(_PART_BYTES // (4 * n_images), 64), 512)
+    width = min(max(_PART_BYTES // (4 * n_images), 64), _COLUMNS)
     if isinstance(columns, torch.Tensor):
         yield from (columns[start : start + width] for start in range(0, len(columns), width))
         return

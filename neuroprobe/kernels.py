@@ -13,6 +13,7 @@ import torch
 
 _SMALLEST_PRODUCT = 1e-36  # a normal float32
 _WORTH_COMPILING = 30_000_000  # factors; to compile takes as long as torch takes for some times as many
+_UNITS = 4096  # worked on at a time
 _LONGEST_PRODUCT = 64  # a factor is at most 2, so that these do not overflow
 
 
@@ -37,6 +38,9 @@ def sum_of_logs(
     -------
     Tensor, float32 [n_units, n_columns]
     """
+    if len(rows) > _UNITS:
+        parts = [rows[start : start + _UNITS] for start in range(0, len(rows), _UNITS)]
+        return torch.cat([sum_of_logs(probabilities, part, slopes=slopes, floors=floors, numba=numba) for part in parts])
     ends = _group_ends(floors.tolist())
     if numba is None:
         worth = rows.numel() * probabilities.shape[1] >= _WORTH_COMPILING and probabilities.device.type == "cpu"

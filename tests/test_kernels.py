@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from neuroprobe import kernels
 from neuroprobe.kernels import sum_of_logs
 
 PATHS = [False, pytest.param(True, marks=pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed"))]
@@ -57,7 +58,7 @@ def test_products_far_above_what_float32_can_hold(numba) -> None:
 
 
 @pytest.mark.parametrize("numba", PATHS)
-def test_any_number_of_threads_and_units(numba) -> None:
+def test_any_number_of_threads_and_units(numba, monkeypatch) -> None:
     probabilities, rows = random_case(13)
     factors = {"slopes": torch.full((13,), 0.9).double(), "floors": torch.full((13,), 0.1).double()}
     whole = sum_of_logs(probabilities, rows, **factors, numba=numba)
@@ -66,5 +67,7 @@ def test_any_number_of_threads_and_units(numba) -> None:
         torch.set_num_threads(3)
         for n in (0, 1, 2, 5):
             assert torch.equal(sum_of_logs(probabilities, rows[:n], **factors, numba=numba), whole[:n])
+        monkeypatch.setattr(kernels, "_UNITS", 2)
+        assert torch.equal(sum_of_logs(probabilities, rows, **factors, numba=numba), whole)
     finally:
         torch.set_num_threads(before)

@@ -93,7 +93,12 @@ def test_blocks_are_columns_of_the_whole(scores, name, monkeypatch) -> None:
     assert_alike(scorer.block(units, slice(40, 41)), whole[:, 40:41], among=whole)
     assert_alike(scorer.block(units, some), whole[:, some], among=whole)
     monkeypatch.setattr(blocked_softmax, "_ROWS", 7)
-    assert_alike(TOP_IMAGE_SCORERS[name](scores).block(units, slice(3, 128)), whole[:, 3:128], among=whole)
+    monkeypatch.setattr(blocked_softmax, "_COLUMNS", 11)
+    for n_kept in (0, 70, N_CONCEPTS):  # columns of the first sweep
+        monkeypatch.setattr(blocked_softmax, "_KEPT_BYTES", 4 * N_IMAGES * n_kept)
+        again = TOP_IMAGE_SCORERS[name](scores)
+        for columns in (slice(3, 128), slice(10, 70), slice(70, 71), slice(0, 130, 7), slice(None)):
+            assert_alike(again.block(units, columns), whole[:, columns], among=whole)
 
 
 @pytest.mark.parametrize("name", TOP_IMAGE_SCORERS)

@@ -10,7 +10,7 @@ import torch
 
 _ROW_BITS = 32
 _ROW_MASK = (1 << _ROW_BITS) - 1
-_BLOCK = 1 << 22  # keys held at a time
+_BLOCK = 1 << 20  # keys held at a time
 
 
 def highest_images(activations: torch.Tensor, k: int) -> torch.Tensor:
