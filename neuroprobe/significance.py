@@ -126,8 +126,7 @@ def p_values(
         here, near = starts == start, slice(start, start + NEIGHBOURS)
         # at the ends of the range the neighbours are less, or more, concentrated than the unit: along their trend
         slope, level = _trend(theirs[near], null_best[near])
-        p = _tail_p_values(best[here] - slope * (ours[here] - level), np.sort(null_best[near] - slope * (theirs[near] - level)))
-        found[here] = np.maximum(p, _share_tied(best[here], null_best[near]))
+        found[here] = _tail_p_values(best[here] - slope * (ours[here] - level), np.sort(null_best[near] - slope * (theirs[near] - level)))
     return found
 
 
@@ -136,17 +135,11 @@ def _logs(concentration: npt.ArrayLike) -> Floats:
     return np.asarray(np.log(np.maximum(np.asarray(concentration, float), np.finfo(float).tiny)).round(4))
 
 
-def _share_tied(best: Floats, null_best: Floats) -> Floats:
-    """Share of null units with a unit's very score, if there are several: no trend may tell those apart."""
-    n_tied = np.isclose(null_best, best[:, None], rtol=_ROUNDING, atol=0).sum(axis=1)
-    return np.asarray(np.where(n_tied > 1, n_tied, 0) / (1 + len(null_best)))
-
-
 def _trend(x: Floats, y: Floats) -> tuple[float, float]:
-    """Slope of the least-squares line, and the mean of x."""
+    """Slope of the least-squares line, 0 where y takes so few values that it would only tell ties apart; and the mean of x."""
     level = float(x.mean())
     spread = float(np.square(x - level).sum())
-    return (float((x - level) @ y) / spread if spread > 0 else 0.0), level
+    return (float((x - level) @ y) / spread if spread > 0 and not _few_values(np.sort(y)) else 0.0), level
 
 
 def _tail_p_values(best: Floats, null_best: Floats) -> Floats:
@@ -155,7 +148,7 @@ def _tail_p_values(best: Floats, null_best: Floats) -> Floats:
     at_least = n - np.searchsorted(null_best, best - _ROUNDING * np.abs(best), side="left")
     p = (1 + at_least) / (1 + n)
     n_tail = int(n * _TAIL)
-    if n_tail < 10 or _n_different(null_best[-n_tail - 1 :]) < n_tail / 2:  # of few values there is no tail to fit
+    if n_tail < 10 or _few_values(null_best):
         return np.asarray(p)
     threshold = null_best[-n_tail - 1]
     shape, scale = _pareto(null_best[-n_tail:] - threshold)
@@ -165,8 +158,10 @@ def _tail_p_values(best: Floats, null_best: Floats) -> Floats:
     return np.asarray(np.maximum(p, np.finfo(float).tiny))
 
 
-def _n_different(ordered: Floats) -> int:
-    return 1 + int((np.diff(ordered) > _ROUNDING * np.abs(ordered[1:])).sum())
+def _few_values(ordered: Floats) -> bool:
+    """Whether most of the highest tenth are alike but for rounding: then there is no tail to fit."""
+    tail = ordered[-int(len(ordered) * _TAIL) - 1 :]
+    return int((np.diff(tail) > _ROUNDING * np.abs(tail[1:])).sum()) < len(tail) / 2
 
 
 def _pareto(excesses: Floats) -> tuple[float, float]:
