@@ -1,15 +1,22 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from helpers import activations_of, scores_of
+from torch.nn import functional as F
 
 from neuroprobe.activations import Activations
 from neuroprobe.dissection import dissect
+from neuroprobe.embedding_scorers import decorrelated
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.similarity import cos_similarity, list_similarities, soft_wpmi
+from neuroprobe.report import LabelReport
+from neuroprobe.similarity import get_similarity, list_similarities, soft_wpmi
+from neuroprobe.statistics import benjamini_hochberg
+from neuroprobe.vocabulary import Vocabulary
 
 N = 80
 WORDS = ["red", "blue", "none", "NA", "striped", "dotted", "hot dog"]
@@ -25,34 +32,88 @@ def same_rows(found: pd.DataFrame, expected: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(found.reset_index(drop=True), expected.reset_index(drop=True), check_exact=True)
 
 
+#: So that dissect scores the very matrix that the pure functions get.
+PLAIN = {"peak_correlation": {"decorrelate": False}, "peak_mean": {"decorrelate": False}}
+
+
 @pytest.mark.parametrize("similarity", list_similarities())
 def test_every_unit_gets_the_concepts_that_score_highest(similarity: str) -> None:
     activations = random_activations()
-    table = dissect(activations, SCORES, similarity=similarity, top=3).table
+    parameters = PLAIN.get(similarity, {})
+    table = dissect(activations, SCORES, similarity=similarity, parameters=parameters, top=3, n_null=0, n_bootstrap=0).table
     assert list(zip(table["layer"], table["unit"], strict=True)) == [("a", u) for u in range(9)] + [("b.0", u) for u in range(4)]
-    function = {"soft_wpmi": soft_wpmi, "cos_similarity": cos_similarity}[similarity]
     for layer in activations.layers:
-        alike = function(activations[layer], SCORES.similarities().numpy())
+        alike = get_similarity(similarity)[1](activations[layer], SCORES.similarities().numpy())
         for (_, row), values in zip(table[table["layer"] == layer].iterrows(), alike, strict=True):
-            best = np.argsort(-values, kind="stable")[:3]
-            assert [row["concept"], row["concept_2"], row["concept_3"]] == [WORDS[i] for i in best]
-            np.testing.assert_allclose([row["score"], row["score_2"], row["score_3"]], values[best].astype(float), rtol=1e-4, atol=1e-4)
+            best = np.sort(values)[::-1][:3].astype(float)
+            np.testing.assert_allclose([row["score"], row["score_2"], row["score_3"]], best, rtol=1e-4, atol=1e-4)
+            found = [values[WORDS.index(row[name])] for name in ("concept", "concept_2", "concept_3")]
+            np.testing.assert_allclose(found, best, rtol=1e-4, atol=1e-4)  # of several as good, any
+            assert row["margin"] == pytest.approx(row["score"] - row["score_2"], abs=1e-6)
             assert row["status"] == "named"
+            assert row["candidate"] == row["concept"]
 
 
 def test_planted_units_are_named_after_their_concepts() -> None:
     matrix = SCORES.similarities().numpy()
-    report = dissect(activations_of({"layer": matrix}), SCORES)
-    assert [report.label("layer", unit) for unit in range(len(WORDS))] == WORDS
+    table = dissect(activations_of({"layer": matrix}), SCORES).table
+    assert table["concept"].tolist() == WORDS
+    assert table["p_value"].max() < 1e-3
+    assert (table["q_value"] >= table["p_value"]).all()
+    assert table["stability"].min() > 0.8
 
 
 @pytest.mark.parametrize("similarity", list_similarities())
 def test_units_only_choose_rows(similarity: str) -> None:
     activations = random_activations()
-    whole = dissect(activations, SCORES, similarity=similarity).table
-    part = dissect(activations, SCORES, similarity=similarity, units={"a": [7, 2]}).table
+    whole = dissect(activations, SCORES, similarity=similarity, n_null=100, n_bootstrap=3).table
+    part = dissect(activations, SCORES, similarity=similarity, units={"a": [7, 2]}, n_null=100, n_bootstrap=3).table
     expected = [whole[(whole["layer"] == "a") & (whole["unit"] == 7)], whole[(whole["layer"] == "a") & (whole["unit"] == 2)]]
     same_rows(part, pd.concat([*expected, whole[whole["layer"] == "b.0"]]))
+    one = dissect(activations, SCORES, similarity=similarity, layers=["a"], units={"a": [7]}, n_null=100, n_bootstrap=3).table
+    same_rows(one, expected[0])
+
+
+SCORED = ["candidate", "concept_2", "concept_3"], ["score", "margin", "score_2", "score_3"]
+
+
+def same_labels(found: pd.DataFrame, expected: pd.DataFrame, *, atol: float = 2e-4) -> None:
+    for column in SCORED[0]:
+        assert found[column].tolist() == expected[column].tolist()
+    for column in SCORED[1]:
+        np.testing.assert_allclose(found[column], expected[column], rtol=1e-4, atol=atol)
+
+
+@pytest.mark.parametrize("similarity", [name for name in list_similarities() if name not in ("auc", "average_precision", "rank_reorder")])
+def test_the_order_of_units_and_images_does_not_matter(similarity: str) -> None:
+    activations = random_activations(a=12)
+    whole = dissect(activations, SCORES, similarity=similarity, n_null=0, n_bootstrap=0).table
+    units, images = np.random.default_rng(0).permutation(12), np.random.default_rng(1).permutation(N)
+    turned = activations_of({"a": activations["a"][:, units]})
+    same_labels(dissect(turned, SCORES, similarity=similarity, n_null=0, n_bootstrap=0).table, whole.iloc[units])
+    mixed = Activations({"a": activations["a"][images]}, tuple(activations.ids[i] for i in images), activations.metadata)
+    scores = dataclasses.replace(SCORES, image_vectors=SCORES.image_vectors[images], ids=mixed.ids)
+    same_labels(dissect(mixed, scores, similarity=similarity, n_null=0, n_bootstrap=0).table, whole)
+
+
+@pytest.mark.parametrize("similarity", ["auc", "average_precision", "rank_reorder"])
+def test_the_order_of_units_and_images_does_not_matter_to_scores_that_may_tie(similarity: str) -> None:
+    activations = random_activations(a=12)
+    whole = dissect(activations, SCORES, similarity=similarity, n_null=0, n_bootstrap=0).table
+    units, images = np.random.default_rng(0).permutation(12), np.random.default_rng(1).permutation(N)
+    mixed = Activations({"a": activations["a"][images][:, units]}, tuple(activations.ids[i] for i in images), activations.metadata)
+    scores = dataclasses.replace(SCORES, image_vectors=SCORES.image_vectors[images], ids=mixed.ids)
+    found = dissect(mixed, scores, similarity=similarity, n_null=0, n_bootstrap=0).table
+    for column in SCORED[1]:
+        np.testing.assert_allclose(found[column], whole.iloc[units][column], rtol=1e-4, atol=1e-5)
+
+
+def test_p_values_do_not_depend_on_which_layers_there_are() -> None:
+    both = random_activations()
+    whole = dissect(both, SCORES).table
+    turned = Activations({"b.0": both["b.0"], "a": both["a"]}, both.ids, both.metadata)
+    same_rows(dissect(turned, SCORES, layers=["a", "b.0"]).table, whole)
+    assert (dissect(both, SCORES, seed=1).table["p_value"] != whole["p_value"]).any()
 
 
 def test_layers_only_choose_rows() -> None:
@@ -76,12 +137,46 @@ def test_no_units_of_a_layer_is_no_row_of_it() -> None:
 def test_dead_units_have_a_status_and_no_name() -> None:
     values = random_activations(a=4)["a"].copy()
     values[:, 1], values[:, 3] = 0, -2.5
-    table = dissect(activations_of({"a": values}), SCORES, top=2).table
+    table = dissect(activations_of({"a": values}), SCORES, top=2, false_discovery_rate=1).table
     assert table["status"].tolist() == ["named", "never varies", "named", "never varies"]
     dead = table[table["status"] == "never varies"]
-    assert dead[["concept", "concept_2"]].to_numpy().tolist() == [["", ""], ["", ""]]
-    assert dead[["score", "score_2"]].isna().all(axis=None)
-    assert table.loc[[0, 2], "score"].notna().all()
+    assert dead[["concept", "candidate", "concept_2"]].to_numpy().tolist() == [["", "", ""], ["", "", ""]]
+    assert dead[["score", "score_2", "margin", "p_value", "q_value", "stability"]].isna().all(axis=None)
+    assert table.loc[[0, 2], ["score", "margin", "p_value", "q_value", "stability"]].notna().all(axis=None)
+
+
+def test_dead_units_are_not_counted_among_those_tested() -> None:
+    values = random_activations(a=3)["a"]
+    table = dissect(activations_of({"a": values}), SCORES).table
+    np.testing.assert_allclose(table["q_value"], benjamini_hochberg(table["p_value"].to_numpy()))
+    with_dead = dissect(activations_of({"a": np.concatenate([values, np.zeros((N, 40))], axis=1)}), SCORES).table
+    np.testing.assert_allclose(with_dead["q_value"][:3], benjamini_hochberg(with_dead["p_value"][:3].to_numpy()))
+
+
+def test_units_of_noise_stay_without_a_name_and_keep_their_candidates() -> None:
+    table = dissect(random_activations(a=200), SCORES, n_bootstrap=0).table
+    unnamed = table[table["status"] == "not significant"]
+    assert len(unnamed) >= 199
+    assert (unnamed["concept"] == "").all()
+    assert unnamed["candidate"].isin(WORDS).all()
+    assert (unnamed["q_value"] > 0.05).all()
+    assert unnamed[["score", "score_2", "margin"]].notna().all(axis=None)
+
+
+def test_the_false_discovery_rate_decides() -> None:
+    activations = activations_of({"a": np.concatenate([SCORES.similarities().numpy(), random_activations(a=30)["a"]], axis=1)})
+    tables = {rate: dissect(activations, SCORES, false_discovery_rate=rate, n_bootstrap=0).table for rate in (0.01, 0.3, 1)}
+    for rate, table in tables.items():
+        assert ((table["status"] == "named") == (table["q_value"] <= rate)).all()
+        assert ((table["concept"] == table["candidate"]) == (table["status"] == "named")).all()
+    assert (tables[1]["status"] == "named").all()
+    assert 7 <= (tables[0.01]["status"] == "named").sum() <= 8
+
+
+def test_without_null_units_every_unit_that_varies_is_named() -> None:
+    table = dissect(random_activations(), SCORES, n_null=0, n_bootstrap=0).table
+    assert (table["status"] == "named").all()
+    assert table[["p_value", "q_value", "stability"]].isna().all(axis=None)
 
 
 def test_a_layer_of_dead_units_alone(tmp_path) -> None:
@@ -92,11 +187,13 @@ def test_a_layer_of_dead_units_alone(tmp_path) -> None:
 
 
 def test_top_is_at_most_the_number_of_concepts() -> None:
-    table = dissect(random_activations(), SCORES, top=50).table
+    table = dissect(random_activations(), SCORES, top=50, n_null=0, n_bootstrap=0).table
     assert [c for c in table.columns if c.startswith("concept")] == ["concept", *(f"concept_{i}" for i in range(2, len(WORDS) + 1))]
     ranked = table[[c for c in table.columns if c.startswith("concept")]]
     assert all(sorted(row) == sorted(WORDS) for row in ranked.to_numpy().tolist())
-    assert list(dissect(random_activations(), SCORES, top=1).table) == ["layer", "unit", "concept", "score", "status"]
+    assert list(dissect(random_activations(), SCORES, top=1, n_bootstrap=0).table) == [
+        "layer", "unit", "concept", "score", "status", "candidate", "margin", "p_value", "q_value", "stability"
+    ]  # fmt: skip
 
 
 def test_parameters_reach_the_function() -> None:
@@ -109,7 +206,8 @@ def test_parameters_reach_the_function() -> None:
 
 def test_the_metadata_say_what_the_labels_are_of() -> None:
     metadata = dissect(random_activations(), SCORES).metadata
-    assert metadata["similarity"] == "soft_wpmi"
+    assert metadata["similarity"] == "peak_correlation"
+    assert (metadata["n_null"], metadata["n_bootstrap"], metadata["seed"], metadata["false_discovery_rate"]) == (1000, 50, 0, 0.05)
     assert (metadata["n_images"], metadata["n_concepts"]) == (N, len(WORDS))
     assert metadata["activations"]["images"] == metadata["concept_scores"]["images"] == "these images"
     assert metadata["versions"]["torch"] == torch.__version__.split("+")[0]
@@ -133,6 +231,8 @@ def test_an_own_function_sees_whole_layers_and_decides_the_labels() -> None:
     expected = -(values - values.mean()) @ SCORES.similarities().numpy()
     assert report.label("a", 0) == WORDS[int(expected.argmax())]
     assert report.metadata["similarity"] == "covariance"
+    assert report.table[["p_value", "stability"]].isna().all(axis=None)
+    assert (report.metadata["n_null"], report.metadata["n_bootstrap"]) == (0, 0)
 
 
 @pytest.mark.parametrize("shape", [(len(WORDS), 9), (9,), (9, len(WORDS), 1), (8, len(WORDS))])
@@ -196,6 +296,23 @@ def test_a_unit_the_layer_does_not_have_is_refused(unit: int) -> None:
         dissect(random_activations(), SCORES, units={"a": [0, unit]})
 
 
+@pytest.mark.parametrize(
+    ("number", "message"),
+    [
+        ({"false_discovery_rate": 0}, "`false_discovery_rate` above 0 and at most 1, but got 0"),
+        ({"false_discovery_rate": 1.5}, "`false_discovery_rate` above 0 and at most 1, but got 1.5"),
+        ({"n_null": -1}, "`n_null` to be at least 0, but got -1"),
+        ({"n_null": 50}, "at least 100 null units, or 0 for no p-values, but got `n_null` 50"),
+        ({"n_bootstrap": -1}, "`n_bootstrap` to be at least 0, but got -1"),
+        ({"seed": -1}, "`seed` to be at least 0, but got -1"),
+        ({"parameters": {"temperature": 0}}, "`temperature` to be a number, above 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(number: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        dissect(random_activations(), SCORES, **number)
+
+
 def test_top_below_one_is_refused() -> None:
     with pytest.raises(InputError, match="`top` to be at least 1, but got 0"):
         dissect(random_activations(), SCORES, top=0)
@@ -205,3 +322,76 @@ def test_top_below_one_is_refused() -> None:
 def test_layers_that_are_no_list_of_different_names_are_refused(layers, shown: str) -> None:
     with pytest.raises(InputError, match=f"`layers` to .*but got .*{shown}"):
         dissect(random_activations(), SCORES, layers=layers)
+
+
+# --- hostile vocabularies and units
+
+
+def test_words_of_any_writing_and_length_survive_in_a_report(tmp_path) -> None:
+    words = ["赤い", "شريط", "красный", "🔴", "NaN", "nan", "1", "", "x" * 10_000, "e\u0301", "é", "a\nb"]
+    words = [word for word in words if word]
+    scores = scores_of(N, words, d=32)
+    matrix = scores.similarities().numpy()
+    report = dissect(activations_of({"a": np.concatenate([matrix, random_activations(a=5)["a"]], axis=1)}), scores, n_bootstrap=0)
+    assert report.table["candidate"][: len(words)].tolist() == words
+    report.save(tmp_path)
+    loaded = LabelReport.load(tmp_path)
+    pd.testing.assert_frame_equal(loaded.table, report.table, rtol=1e-12)
+    assert loaded.table["candidate"][: len(words)].tolist() == words
+    assert loaded.summary() == report.summary()
+
+
+def test_words_with_the_same_vector_are_told_apart_by_their_place() -> None:
+    scores = scores_of(N, ["first", "other", "second"])
+    texts = scores.text_vectors.clone()
+    texts[2] = texts[0].clone()
+    scores = dataclasses.replace(scores, text_vectors=texts)
+    table = dissect(activations_of({"a": scores.similarities().numpy()}), scores).table
+    assert table["concept"].tolist() == ["first", "other", "first"]
+    assert table["concept_2"][0] == "second"
+    assert table["margin"][0] == pytest.approx(0, abs=1e-5)
+
+
+def test_a_vocabulary_of_100_000_words() -> None:
+    generator = torch.Generator().manual_seed(0)
+    words = [f"word {i}" for i in range(100_000)]
+    scores = scores_of(300, ["a"], d=32)
+    scores = dataclasses.replace(
+        scores, vocabulary=Vocabulary.from_words(words), text_vectors=F.normalize(torch.randn(100_000, 32, generator=generator), dim=1)
+    )
+    matrix = decorrelated(scores.image_vectors) @ scores.text_vectors[[0, 77_777, 99_999]].T
+    values = np.concatenate([matrix.numpy(), np.random.default_rng(0).normal(size=(300, 5))], axis=1)
+    table = dissect(activations_of({"a": values}), scores, n_null=100, n_bootstrap=2).table
+    assert table["candidate"][:3].tolist() == ["word 0", "word 77777", "word 99999"]
+    assert (table["status"][:3] == "named").all()
+
+
+@pytest.mark.parametrize("similarity", list_similarities())
+@pytest.mark.parametrize("n_images", [1, 2, 3, 10])
+def test_tiny_probing_sets_give_no_names_and_no_failures(similarity: str, n_images: int) -> None:
+    scores = scores_of(n_images, WORDS)
+    activations = activations_of({"a": np.random.default_rng(0).normal(size=(n_images, 40))})
+    table = dissect(activations, scores, similarity=similarity, n_null=200, n_bootstrap=2).table
+    assert (table["status"] == "named").sum() <= 2
+    assert (table["status"] == "never varies").all() == (n_images == 1)
+
+
+@pytest.mark.parametrize("similarity", ["peak_correlation", "peak_mean", "pearson", "rank_reorder", "auc", "soft_wpmi"])
+def test_units_that_one_image_decides_are_not_named_by_chance(similarity: str) -> None:
+    generator = np.random.default_rng(0)
+    values = np.zeros((N, 150))
+    values[generator.integers(N, size=100), np.arange(100)] = 1000  # one image, or one far out in noise
+    values[:, 50:] += generator.normal(size=(N, 100))
+    table = dissect(
+        activations_of({"a": values}), scores_of(N, [f"word {i}" for i in range(300)]), similarity=similarity, n_bootstrap=0
+    ).table
+    assert (table["status"] == "named").sum() <= 2
+
+
+def test_values_far_from_1_change_nothing() -> None:
+    activations = random_activations(a=20)
+    expected = dissect(activations, SCORES, n_bootstrap=0).table
+    for scale in (1e-30, 1e30):
+        found = dissect(activations_of({"a": activations["a"].astype(float) * scale}), SCORES, n_bootstrap=0).table
+        same_labels(found, expected)
+        np.testing.assert_allclose(found["p_value"], expected["p_value"], atol=0.01)

@@ -293,8 +293,16 @@ def test_p_values_of_noise_are_uniform(similarity: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["normal", "heavy", "sparse"])
-@pytest.mark.parametrize(("n_units", "layers"), [(16, 12), (300, 3)])
-@pytest.mark.parametrize("words", [31, 300])
+@pytest.mark.parametrize(("n_units", "layers", "words"), [(16, 10, 31), (300, 2, 300)])
 @pytest.mark.parametrize("similarity", list_similarities())
 def test_p_values_of_noise_are_uniform_in_layers_of_any_size(similarity: str, words: int, n_units: int, layers: int, kind: str) -> None:
     check_uniform(p_of_noise(similarity, kind, n_units=n_units, words=words, layers=layers), per_layer=n_units)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["normal", "heavy", "sparse"])
+def test_few_of_many_units_of_noise_have_a_tiny_p_value(kind: str) -> None:
+    p = p_of_noise("peak_correlation", kind, n_units=1500, words=300, layers=4, n_null=1000)
+    for limit in (0.01, 1e-3):
+        assert np.mean(p <= limit) < 2 * limit
+    assert np.mean(p <= 1e-4) < 1e-3
