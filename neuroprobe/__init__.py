@@ -7,18 +7,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neuroprobe.activations import Activations
-    from neuroprobe.concepts import ConceptScores, ConceptSets, ConceptSource
+    from neuroprobe.compositional import dissect_formulas
+    from neuroprobe.concept_sets import ConceptSet, ConceptSets
+    from neuroprobe.concepts import ConceptScores, ConceptSource
+    from neuroprobe.curation import contact_sheet, load_curation, save_curation
+    from neuroprobe.description_checks import classes_from_labels, compare_weights
     from neuroprobe.dissection import dissect
-    from neuroprobe.encoders import ClipEncoder, ImageTextEncoder
+    from neuroprobe.encoders import ClipEncoder, ImageTextEncoder, OpenClipEncoder, TransformersEncoder
+    from neuroprobe.given_labels import GivenLabels
+    from neuroprobe.image_checks import check_on_images
     from neuroprobe.images import Images
+    from neuroprobe.judging import evaluate_labels
+    from neuroprobe.label_changes import compare_reports, labels_along
     from neuroprobe.layers import all_layers, block_layers, list_layers
-    from neuroprobe.probes import LinearProbe, NonlinearProbe
+    from neuroprobe.metric_checks import check_metrics
+    from neuroprobe.missing_concepts import dissect_without
+    from neuroprobe.probe_report import ProbeReport
+    from neuroprobe.probes import LinearProbe, MeanDifferenceProbe, NonlinearProbe, RegressionProbe, SparseProbe
     from neuroprobe.recorder import ActivationRecorder
     from neuroprobe.recording import record_checkpoints
-    from neuroprobe.report import LabelReport, ProbeReport, Report
+    from neuroprobe.report import LabelReport, Report
     from neuroprobe.study import ProbingStudy
     from neuroprobe.summaries import ActivationSummary
+    from neuroprobe.unit_scores import score_units
+    from neuroprobe.unit_search import search_units
     from neuroprobe.vocabulary import ConceptGroup, Vocabulary
+    from neuroprobe.word_pairs import dissect_pairs
 
 __version__ = "0.1.0"
 
@@ -29,42 +43,79 @@ __all__ = [
     "ClipEncoder",
     "ConceptGroup",
     "ConceptScores",
+    "ConceptSet",
     "ConceptSets",
     "ConceptSource",
+    "GivenLabels",
     "ImageTextEncoder",
     "Images",
     "LabelReport",
     "LinearProbe",
+    "MeanDifferenceProbe",
     "NonlinearProbe",
+    "OpenClipEncoder",
     "ProbeReport",
     "ProbingStudy",
+    "RegressionProbe",
     "Report",
+    "SparseProbe",
+    "TransformersEncoder",
     "Vocabulary",
     "all_layers",
     "block_layers",
+    "check_metrics",
+    "check_on_images",
+    "classes_from_labels",
+    "compare_reports",
+    "compare_weights",
+    "contact_sheet",
     "dissect",
+    "dissect_formulas",
+    "dissect_pairs",
+    "dissect_without",
+    "evaluate_labels",
+    "labels_along",
     "list_layers",
+    "load_curation",
     "record_checkpoints",
+    "save_curation",
+    "score_units",
+    "search_units",
 ]
 
 # Names are imported when they are first used, so that `import neuroprobe` costs nothing that is not needed.
 _MODULES = {
     "activations": ("Activations",),
-    "concepts": ("ConceptScores", "ConceptSets", "ConceptSource"),
+    "compositional": ("dissect_formulas",),
+    "concept_sets": ("ConceptSet", "ConceptSets"),
+    "concepts": ("ConceptScores", "ConceptSource"),
+    "curation": ("contact_sheet", "load_curation", "save_curation"),
+    "description_checks": ("classes_from_labels", "compare_weights"),
     "dissection": ("dissect",),
-    "encoders": ("ClipEncoder", "ImageTextEncoder"),
+    "encoders": ("ClipEncoder", "ImageTextEncoder", "OpenClipEncoder", "TransformersEncoder"),
+    "given_labels": ("GivenLabels",),
+    "image_checks": ("check_on_images",),
     "images": ("Images",),
+    "judging": ("evaluate_labels",),
+    "label_changes": ("compare_reports", "labels_along"),
     "layers": ("all_layers", "block_layers", "list_layers"),
-    "probes": ("LinearProbe", "NonlinearProbe"),
+    "metric_checks": ("check_metrics",),
+    "missing_concepts": ("dissect_without",),
+    "probe_report": ("ProbeReport",),
+    "probes": ("LinearProbe", "MeanDifferenceProbe", "NonlinearProbe", "RegressionProbe", "SparseProbe"),
     "recorder": ("ActivationRecorder",),
     "recording": ("record_checkpoints",),
-    "report": ("LabelReport", "ProbeReport", "Report"),
+    "report": ("LabelReport", "Report"),
     "study": ("ProbingStudy",),
     "summaries": ("ActivationSummary",),
+    "unit_scores": ("score_units",),
+    "unit_search": ("search_units",),
     "vocabulary": ("ConceptGroup", "Vocabulary"),
+    "word_pairs": ("dissect_pairs",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
-_SUBMODULES = frozenset((*_MODULES, "collection", "exceptions", "pooling", "similarity", "world"))
+_MORE = ("collection", "exceptions", "near_duplicates", "pooling", "scoring", "set_quality", "similarity", "statistics", "tcav", "world")
+_SUBMODULES = frozenset((*_MODULES, *_MORE))
 
 
 def __getattr__(name: str) -> Any:

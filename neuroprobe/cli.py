@@ -18,10 +18,12 @@ import neuroprobe
 from neuroprobe.exceptions import InputError, NeuroprobeError
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
     from neuroprobe.collection import Transform
     from neuroprobe.concepts import ConceptSource
+    from neuroprobe.encoders import ImageTextEncoder
     from neuroprobe.images import Images
     from neuroprobe.report import Report
     from neuroprobe.vocabulary import Vocabulary
@@ -94,9 +96,30 @@ def _add_dissect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_common(parser, out="neuroprobe-labels")
-    parser.add_argument("--words", type=Path, required=True, metavar="FILE", help="word list: UTF-8, one concept per line")
-    parser.add_argument("--template", default="{}", help="prompt with one {} for the word (default: the word alone)")
-    parser.add_argument("--similarity", default="soft_wpmi", help="similarity function (default: %(default)s)")
+    parser.add_argument(
+        "--words",
+        required=True,
+        metavar="LIST",
+        help="a file (UTF-8, one concept per line); weights:NAME for the class names of torchvision weights (weights:resnet50); "
+        "frequent:N for the N most frequent English words (needs the extra `words`)",
+    )
+    parser.add_argument(
+        "--template", default="{}", help="prompt with one {} for the word, or the name of a set such as clip-7 (default: the word alone)"
+    )
+    parser.add_argument("--similarity", default="peak_correlation", help="similarity function (default: %(default)s)")
+    parser.add_argument(
+        "--false-discovery-rate",
+        type=float,
+        default=0.05,
+        metavar="Q",
+        help="units with a larger q-value get no label (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--null-units", type=int, default=1000, metavar="N", help="per layer, for p-values; 0 for none (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--resamples", type=int, default=50, metavar="N", help="of the images, for the labels' stability; 0 for none (default: %(default)s)"
+    )
     parser.add_argument(
         "--pooling", default="mean", choices=("mean", "max", "class_token", "mean_tokens"), help="over positions (default: %(default)s)"
     )
@@ -146,7 +169,14 @@ def _add_common(parser: argparse.ArgumentParser, *, out: str) -> None:
     parser.add_argument(
         "--on-error", default="raise", choices=("raise", "skip"), help="what to do with a file that is no image (default: %(default)s)"
     )
-    parser.add_argument("--clip", required=True, metavar="NAME_OR_FILE", help="a CLIP model such as ViT-B/16, or a checkpoint file of one")
+    parser.add_argument(
+        "--clip",
+        required=True,
+        metavar="MODEL",
+        help="a CLIP model such as ViT-B/16, or a checkpoint file of one; open_clip:MODEL/PRETRAINED (needs the extra `openclip`); "
+        "transformers:NAME_OR_FOLDER of a CLIP or SigLIP (needs the extra `transformers`)",
+    )
+    parser.add_argument("--text-cache", type=Path, metavar="DIR", help="keep the texts' vectors there (default: computed each time)")
     parser.add_argument("--trust", action="store_true", help="also load a TorchScript archive, which can run code, for --clip")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64, help="images per batch (default: %(default)s)")
@@ -170,9 +200,8 @@ def _dissect(arguments: argparse.Namespace) -> None:
 def _dissect_in(arguments: argparse.Namespace, distributed: bool) -> None:
     from neuroprobe.distributed import rank_and_size
     from neuroprobe.pipeline import dissect_model
-    from neuroprobe.vocabulary import Vocabulary
 
-    vocabulary = Vocabulary.from_file(arguments.words, templates=(arguments.template,))
+    vocabulary = _vocabulary(arguments.words, arguments.template)
     images, source, model, transform = _inputs(arguments, vocabulary)
     report = dissect_model(
         model,
@@ -183,6 +212,9 @@ def _dissect_in(arguments: argparse.Namespace, distributed: bool) -> None:
         transform=transform,
         pooling=arguments.pooling,
         similarity=arguments.similarity,
+        false_discovery_rate=arguments.false_discovery_rate,
+        n_null=arguments.null_units,
+        n_bootstrap=arguments.resamples,
         store=arguments.store,
         batch_size=arguments.batch_size,
         workers=arguments.workers,
@@ -223,7 +255,6 @@ def _probe(arguments: argparse.Namespace) -> None:
 def _inputs(arguments: argparse.Namespace, vocabulary: Vocabulary) -> tuple[Images, ConceptSource, nn.Module, Transform]:
     """What both commands need; the cheap checks come first."""
     from neuroprobe.concepts import ConceptSource
-    from neuroprobe.encoders import ClipEncoder
     from neuroprobe.images import Images
     from neuroprobe.models import load_model
     from neuroprobe.modes import resolve_device
@@ -236,8 +267,36 @@ def _inputs(arguments: argparse.Namespace, vocabulary: Vocabulary) -> tuple[Imag
     weights = None if arguments.weights.lower() == "none" else arguments.weights
     model, transform = load_model(arguments.model, weights=weights)
     check_layers(model, arguments.layers)
-    encoder = ClipEncoder(arguments.clip, device=device, trust=arguments.trust)
-    return images, ConceptSource(encoder, vocabulary), model.to(device), transform
+    source = ConceptSource(_encoder(arguments.clip, device, trust=arguments.trust), vocabulary, text_cache=arguments.text_cache)
+    return images, source, model.to(device), transform
+
+
+def _encoder(name: str, device: torch.device, *, trust: bool) -> ImageTextEncoder:
+    from neuroprobe.encoders import ClipEncoder, OpenClipEncoder, TransformersEncoder
+
+    kind, _, rest = name.partition(":")
+    if kind == "open_clip" and rest:
+        model, _, pretrained = rest.rpartition("/")
+        if not model:
+            raise InputError(f"Expected open_clip:MODEL/PRETRAINED, such as open_clip:ViT-B-32/laion2b_s34b_b79k, but got {name!r}.")
+        return OpenClipEncoder(model, pretrained=pretrained, device=device)
+    if kind == "transformers" and rest:
+        return TransformersEncoder(rest, device=device)
+    return ClipEncoder(name, device=device, trust=trust)
+
+
+def _vocabulary(words: str, template: str) -> Vocabulary:
+    from neuroprobe.vocabulary import Vocabulary
+
+    templates = (template,) if "{" in template else template
+    kind, _, rest = words.partition(":")
+    if kind == "weights" and rest:
+        return Vocabulary.from_weights(rest, templates=templates)
+    if kind == "frequent" and rest:
+        if not rest.isdecimal():
+            raise InputError(f"Expected frequent:N with a number of words, but got {words!r}.")
+        return Vocabulary.from_frequency(int(rest), templates=templates)
+    return Vocabulary.from_file(words, templates=templates)
 
 
 def _named(checkpoints: Sequence[Path] | None) -> dict[str, Path] | None:

@@ -108,7 +108,7 @@ def dissect(
     """
     name, make = find_scorer(similarity)
     _check_same_images(activations, scores)
-    _check_numbers(top, false_discovery_rate, n_null, n_bootstrap, seed)
+    check_numbers(top=top, false_discovery_rate=false_discovery_rate, n_null=n_null, n_bootstrap=n_bootstrap, seed=seed)
     layers = _checked_layers(activations, layers)
     for other in control:
         _check_control(activations, other, layers)
@@ -175,17 +175,25 @@ def _label_table(layer: str, units: LayerUnits, labels: LayerLabels, concepts: S
     p = np.where(units.varies, labels.p_values, np.nan)
     q = benjamini_hochberg(p)
     status = np.where(units.varies, np.where(q > false_discovery_rate, "not significant", "named"), "never varies")
-    table = pd.DataFrame({"layer": layer, "unit": np.arange(len(units)), "concept": np.where(status == "named", names[:, 0], "")})
-    table["score"], table["status"], table["candidate"] = scores[:, 0], status, names[:, 0]
-    table["margin"] = scores[:, 0] - scores[:, 1] if scores.shape[1] > 1 else np.nan
-    table["p_value"], table["q_value"] = p, q
-    table["stability"] = np.where(units.varies, labels.stability, np.nan)
+    columns = {
+        "layer": layer,
+        "unit": np.arange(len(units)),
+        "concept": np.where(status == "named", names[:, 0], ""),
+        "score": scores[:, 0],
+        "status": status,
+        "candidate": names[:, 0],
+        "margin": scores[:, 0] - scores[:, 1] if scores.shape[1] > 1 else np.nan,
+        "p_value": p,
+        "q_value": q,
+        "stability": np.where(units.varies, labels.stability, np.nan),
+    }
     for rank in range(1, scores.shape[1]):
-        table[f"concept_{rank + 1}"], table[f"score_{rank + 1}"] = names[:, rank], scores[:, rank]
-    return table
+        columns[f"concept_{rank + 1}"], columns[f"score_{rank + 1}"] = names[:, rank], scores[:, rank]
+    return pd.DataFrame(columns)
 
 
-def _check_numbers(top: int, false_discovery_rate: float, n_null: int, n_bootstrap: int, seed: int) -> None:
+def check_numbers(*, top: int, false_discovery_rate: float, n_null: int, n_bootstrap: int, seed: int) -> None:
+    """Raise `InputError` for a number that `dissect` does not take."""
     if top < 1:
         raise InputError(f"Expected `top` to be at least 1, but got {top}.")
     if not 0 < false_discovery_rate <= 1:

@@ -11,7 +11,7 @@ from torch import nn
 from neuroprobe.checkpoints import Checkpoint, fingerprint_checkpoints
 from neuroprobe.collection import Transform, collect
 from neuroprobe.concepts import ConceptSource
-from neuroprobe.dissection import dissect
+from neuroprobe.dissection import FALSE_DISCOVERY_RATE, N_BOOTSTRAP, N_NULL, check_numbers, dissect
 from neuroprobe.exceptions import UnreadableImageError
 from neuroprobe.forward_pass import ForwardPass
 from neuroprobe.images import Images
@@ -35,6 +35,10 @@ def dissect_model(
     layout: Layout | None = None,
     similarity: SimilarityOrScorer = DEFAULT_SIMILARITY,
     parameters: Mapping[str, Any] | None = None,
+    false_discovery_rate: float = FALSE_DISCOVERY_RATE,
+    n_null: int = N_NULL,
+    n_bootstrap: int = N_BOOTSTRAP,
+    seed: int = 0,
     store: str | Path | None = None,
     batch_size: int = 64,
     workers: int = 0,
@@ -54,7 +58,7 @@ def dissect_model(
         From a PIL image to the model's input.
     pooling, layout
         As in `neuroprobe.ActivationRecorder`.
-    similarity, parameters
+    similarity, parameters, false_discovery_rate, n_null, n_bootstrap, seed
         As in `neuroprobe.dissect`.
     store : path, optional
         A folder for the activations, as in `neuroprobe.ActivationRecorder.record`; by default they stay in memory.
@@ -66,6 +70,7 @@ def dissect_model(
     LabelReport
     """
     check_similarity(similarity, parameters or {})  # before the long run
+    check_numbers(top=1, false_discovery_rate=false_discovery_rate, n_null=n_null, n_bootstrap=n_bootstrap, seed=seed)
     recorder = ActivationRecorder(model, layers, pooling=pooling, layout=layout)
     activations, scores = record_beside(
         recorder,
@@ -78,7 +83,16 @@ def dissect_model(
         distributed=distributed,
         progress=progress,
     )
-    return dissect(activations, scores, similarity=similarity, parameters=parameters)
+    return dissect(
+        activations,
+        scores,
+        similarity=similarity,
+        parameters=parameters,
+        false_discovery_rate=false_discovery_rate,
+        n_null=n_null,
+        n_bootstrap=n_bootstrap,
+        seed=seed,
+    )
 
 
 def probe_model(

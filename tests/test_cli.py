@@ -62,7 +62,7 @@ def the_line(capsys: pytest.CaptureFixture[str]) -> str:
 def test_dissect_names_units_by_the_words_of_the_file(folder: Path, words: Path, tmp_path: Path) -> None:
     assert main(dissect_arguments(folder, words, tmp_path, "--template", "This image has a concept: {}")) == 0
     table = LabelReport.load(tmp_path).table
-    assert set(table["concept"]) <= {"red", "blue", "green", "yellow"}
+    assert set(table["candidate"]) <= {"red", "blue", "green", "yellow"}
     assert table.loc[table["unit"] == 10, "concept"].tolist() == ["red"]  # the output trained for red
     assert list(pd.read_csv(tmp_path / "labels.csv").columns[:4]) == ["layer", "unit", "concept", "score"]
 
