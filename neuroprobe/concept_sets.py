@@ -11,15 +11,17 @@ import zlib
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.images import Images
 from neuroprobe.splits import split_set as split_set
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: Fields of a `ConceptSet` that hold one value per image.
 _PER_IMAGE = ("duplicates", "types", "likelihoods", "ranks")
@@ -136,6 +138,7 @@ class ConceptSets(Mapping[str, ConceptSet]):
 
     Examples
     --------
+    >>> import pandas as pd
     >>> table = pd.DataFrame({"red": [True, True, False, False]}, index=["a", "b", "c", "d"])
     >>> ConceptSets.from_labels(table)["red"].positives
     ('a', 'b')
@@ -301,6 +304,8 @@ def check_labels(labels: pd.DataFrame) -> npt.NDArray[np.bool_]:
     InputError
         No table, ids or concepts that occur twice, or values other than True and False (or 1 and 0).
     """
+    import pandas as pd
+
     if not isinstance(labels, pd.DataFrame) or labels.empty:
         raise InputError(f"Expected a table of labels (a DataFrame, ids down and concepts across), but got {labels!r:.80}.")
     for names, what in ((labels.index, "image"), (labels.columns, "concept")):

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.model_selection import train_test_split
 
 from neuroprobe.exceptions import InputError
 
@@ -42,6 +41,8 @@ def split_set(concept_set: ConceptSet, *, held_out: float, seed: int) -> tuple[n
         raise InputError(f"Expected `held_out` between 0 and 1, but got {held_out}.")
     targets = concept_set.targets
     rows = np.arange(len(targets))
+    from sklearn.model_selection import train_test_split
+
     try:
         if len(set(concept_set.duplicates)) == len(concept_set.duplicates):
             train, test = train_test_split(rows, test_size=held_out, stratify=targets, random_state=seed)
