@@ -119,7 +119,7 @@ class Scorer(ABC):
         return found
 
     def concentration(self, units: UnitPart) -> torch.Tensor | None:
-        """How few images carry a unit's score, [n_units], wherever the scores of a random unit depend on it; else None."""
+        """How few images carry a unit's score, or are not tied: whatever the scores of a random unit depend on, [n_units]; else None."""
         return None
 
     def comparable(self, best: torch.Tensor) -> torch.Tensor:

@@ -108,7 +108,8 @@ def p_values(
     null_best : array-like, [n_null]
         The same of the null units.
     concentration, null_concentration : array-like, [n_units] and [n_null], optional
-        With them, every unit is compared with the `NEIGHBOURS` null units nearest in concentration; else with all.
+        With them, every unit is compared with the `NEIGHBOURS` null units nearest in concentration, and with all that have
+        the same; else with all.
 
     Returns
     -------
@@ -120,14 +121,21 @@ def p_values(
     ours, theirs = (_logs(x) for x in (concentration, null_concentration))
     order = np.argsort(theirs, kind="stable")
     theirs, null_best = theirs[order], null_best[order]
-    starts = np.clip(np.searchsorted(theirs, ours) - NEIGHBOURS // 2, 0, len(theirs) - NEIGHBOURS)
+    starts, stops = _neighbourhoods(ours, theirs)
     found = np.empty(len(best))
-    for start in np.unique(starts):
-        here, near = starts == start, slice(start, start + NEIGHBOURS)
+    for start, stop in np.unique(np.stack([starts, stops], axis=1), axis=0):
+        here, near = (starts == start) & (stops == stop), slice(start, stop)
         # at the ends of the range the neighbours are less, or more, concentrated than the unit: along their trend
         slope, level = _trend(theirs[near], null_best[near])
         found[here] = _tail_p_values(best[here] - slope * (ours[here] - level), np.sort(null_best[near] - slope * (theirs[near] - level)))
     return found
+
+
+def _neighbourhoods(ours: Floats, theirs: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """First and last of the sorted null units that each unit is compared with; all that are just like it are among them."""
+    first, last = np.searchsorted(theirs, ours, side="left"), np.searchsorted(theirs, ours, side="right")
+    starts = np.minimum(first, np.clip((first + last - NEIGHBOURS) // 2, 0, len(theirs) - NEIGHBOURS))
+    return starts, np.maximum(last, starts + NEIGHBOURS)
 
 
 def _logs(concentration: npt.ArrayLike) -> Floats:

@@ -73,7 +73,11 @@ class TopImageScorer(Scorer):
         return self._unit_part(rows[:, : self.k].long().to(device), values[:, : self.k].float().to(device))
 
     def _unit_part(self, rows: torch.Tensor, values: torch.Tensor) -> UnitPart:
-        return (rows.contiguous(),)
+        return rows.contiguous(), (values == values[:, -1:]).float().mean(dim=1)
+
+    def concentration(self, units: UnitPart) -> torch.Tensor:
+        """Share of the highest images that are there only because their rows are low: tied with the lowest of them, [n_units]."""
+        return units[1]
 
 
 class WpmiScorer(TopImageScorer):
@@ -224,6 +228,10 @@ class AveragePrecisionScorer(Scorer):
     def units(self, activations: torch.Tensor) -> UnitPart:
         """The number of images at least as high as each, int32 [n_units, n_images], from float32 [n_images, n_units]."""
         return (images_at_least(activations).int(),)
+
+    def concentration(self, units: UnitPart) -> torch.Tensor:
+        """Mean share of the images that are at least as high as one of them, [n_units]: the more, the more are tied."""
+        return units[0].float().mean(dim=1) / self.n_images
 
     def block(self, units: UnitPart, columns: Columns) -> torch.Tensor:
         """Scores of units and some concepts, [n_units, n_columns]."""

@@ -217,7 +217,7 @@ def test_a_summary_gives_the_labels_of_the_activations(name: str, parameters: di
         assert found["stability"].isna().all()
         assert found["p_value"].between(0, 1).all()
         # other permutations of the same null
-        np.testing.assert_allclose(found["p_value"], expected["p_value"], atol=0.12)
+        np.testing.assert_allclose(found["p_value"], expected["p_value"], atol=0.17)
 
 
 def test_peak_mean_from_a_summary_of_all_images_is_that_of_the_activations() -> None:

@@ -216,7 +216,7 @@ def test_random_units_depend_on_their_values_only_where_it_is_said(scores, name)
     activations = layer()
     units, stretched = scorer.units(activations), scorer.units(activations.double().mul(2).exp().float())  # the same order
     same = torch.equal(scorer.block(units, slice(None)), scorer.block(stretched, slice(None)))
-    assert same == (scorer.concentration(units) is None)
+    assert same == torch.equal(scorer.concentration(units), scorer.concentration(stretched))
 
 
 def test_rank_reorders_concentration_worked_by_hand(scores) -> None:
