@@ -6,13 +6,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import neuroprobe
 
 ROOT = Path(__file__).parent.parent
-START = ROOT / "docs" / "start.md"
 
 PUBLIC = [
     "ActivationRecorder",
@@ -108,17 +108,34 @@ def test_importing_it_changes_nothing_global() -> None:
     assert run(code) == "True True True False"
 
 
-def test_the_start_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    blocks = re.findall(r"```python\n(.*?)```", START.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 5
+def run_page(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What a page's code leaves, run as it stands."""
+    monkeypatch.chdir(folder)
+    names: dict[str, Any] = {}
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / page).read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
     for block in blocks:
         exec(block, names)
-    assert names["labels"].label("classifier", 10) == "red"  # type: ignore[attr-defined]
-    means = names["probes"].table.groupby("layer")["test_accuracy"].mean()  # type: ignore[attr-defined]
+    return names
+
+
+def test_the_start_page_runs_as_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = run_page("start.md", tmp_path, monkeypatch)
+    assert names["labels"].label("classifier", 10) == "red"
+    means = names["probes"].table.groupby("layer")["test_accuracy"].mean()
     assert means["features.18"] > means["features.2"]
     assert (tmp_path / "report" / "labels.csv").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", ["naming.md", "judging.md", "concept_sets.md"])
+def test_a_pages_code_runs_as_it_stands(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_page(page, tmp_path, monkeypatch)
+
+
+def test_every_page_with_code_is_run() -> None:
+    pages = {path.name for path in (ROOT / "docs").glob("*.md") if "```python" in path.read_text(encoding="utf-8")}
+    assert pages == {"start.md", "naming.md", "judging.md", "concept_sets.md"}
 
 
 def test_the_readmes_own_lines_run_with_a_model_and_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
