@@ -227,7 +227,8 @@ def _probes(table: pd.DataFrame) -> list[tuple[str, str, str]]:
 
 
 def _probe_name(scope: str, kind: str, features: str) -> str:
-    return f"{kind}, {features}" if scope == "layer" else f"{scope}: {kind}, {features}"
+    whole = {"layer": "", "neuron": "best unit: ", "full": "all layers: "}
+    return f"{whole.get(scope, scope + ': ')}{kind}, {features}"
 
 
 def _at_checkpoint(summary: pd.DataFrame, checkpoint: str | None) -> tuple[pd.DataFrame, str]:

@@ -187,7 +187,7 @@ class ProbeReport(Report):
 
             - "one unit": it is above the baseline, and the layer is not above it;
             - "direction": the layer is above the baseline and above its best unit, which is not above the baseline;
-            - "direction, partly one unit": the unit is above the baseline, and the layer above the unit;
+            - "several units": the unit is above the baseline, and the layer above the unit;
             - "not found": neither is above the baseline; "undecided": the layer is, but not surely above its best unit.
 
         Raises

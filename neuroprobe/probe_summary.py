@@ -134,7 +134,7 @@ def _where(ends: dict[str, Interval], baseline: float) -> str:
     if np.isnan(difference):  # one seed
         return "undecided"
     if difference > 0:
-        return "direction" if neuron <= baseline else "direction, partly one unit"
+        return "direction" if neuron <= baseline else "several units"
     return "one unit" if neuron > baseline else "undecided"
 
 

@@ -103,7 +103,7 @@ def test_scopes_are_compared_split_by_split() -> None:
     ("neuron", "layer", "where"),
     [
         ([0.68, 0.7, 0.69], [0.93, 0.96, 0.95], "direction"),
-        ([0.8, 0.81, 0.8], [0.97, 0.97, 0.98], "direction, partly one unit"),
+        ([0.8, 0.81, 0.8], [0.97, 0.97, 0.98], "several units"),
         ([0.96, 0.94, 0.95], [0.95, 0.94, 0.96], "one unit"),
         ([0.67, 0.66, 0.68], [0.68, 0.67, 0.66], "not found"),
         ([0.7, 0.69, 0.7], [0.78, 0.7, 0.79], "undecided"),
