@@ -79,9 +79,5 @@ def _plain(cell: CellResult) -> dict[str, Any]:
 
 def _cell(content: Mapping[str, Any]) -> CellResult:
     units = content["units"]
-    directions = {
-        seed: (np.frombuffer(base64.b64decode(weights), dtype=np.float32), bias) for seed, weights, bias in content["directions"]
-    }
-    return CellResult(
-        content["rows"], None if units is None else UnitScores(*(np.array(units[name]) for name in _UNIT_FIELDS)), directions
-    )
+    directions = {seed: (np.frombuffer(base64.b64decode(weights), dtype=np.float32), bias) for seed, weights, bias in content["directions"]}
+    return CellResult(content["rows"], None if units is None else UnitScores(*(np.array(units[name]) for name in _UNIT_FIELDS)), directions)

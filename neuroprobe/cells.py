@@ -16,9 +16,9 @@ import torch
 from scipy.stats import rankdata
 
 from neuroprobe.gram import reduced
-from neuroprobe.linear_models import choose_C, class_means, solve_linear, solve_ridge, solve_sparse
+from neuroprobe.linear_models import choose_C, class_means, least_C, solve_linear, solve_ridge, solve_sparse, strengths
 from neuroprobe.probe_solver import HiddenLayer, fit_hidden_layer
-from neuroprobe.probes import LinearProbe, NonlinearProbe, Probe, RegressionProbe, SparseProbe, least_C, strengths
+from neuroprobe.probes import LinearProbe, NonlinearProbe, Probe, RegressionProbe, SparseProbe
 from neuroprobe.statistics import auroc, average_precision, balanced_accuracy
 
 Row: TypeAlias = dict[str, Any]
@@ -145,9 +145,7 @@ def _nonlinear(probe: NonlinearProbe, problems: Problems) -> torch.Tensor:
     return layer.logits(problems.Z)[..., 0]
 
 
-def first_weights(
-    seeds: Sequence[int], r: int, hidden: int, *, n_features: float, device: torch.device | str = "cpu"
-) -> HiddenLayer:
+def first_weights(seeds: Sequence[int], r: int, hidden: int, *, n_features: float, device: torch.device | str = "cpu") -> HiddenLayer:
     """First weights of a hidden layer on r coordinates, with the variance that the layer would have on all n_features.
 
     Parameters

@@ -8,7 +8,7 @@ layer's first weights reach into directions that the training images do not span
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -53,7 +53,8 @@ def _add_products(total: torch.Tensor, part: torch.Tensor) -> None:
 def coordinates(gram: torch.Tensor) -> torch.Tensor:
     """Rows with the inner products of a Gram matrix: [..., n, n] -> [..., n, n], float64; the least of them come first."""
     values, vectors = torch.linalg.eigh(gram)
-    return vectors * values.clamp(min=0).sqrt()[..., None, :]
+    roots: torch.Tensor = values.clamp(min=0).sqrt()
+    return torch.mul(vectors, roots[..., None, :])
 
 
 def layer_scaled(Z: torch.Tensor, train: torch.Tensor, *, n_features: float) -> torch.Tensor:

@@ -144,7 +144,7 @@ class _Memory:
         self.vectors[:, history + slot] = torch.where(usable[:, None], changes, 0)
         self.n_seen += 1
         places = [slot, history + slot]
-        products = (self.vectors[:, places] @ self.vectors.mT).double()  # [n_problems, 2, 2 * history]
+        products = torch.bmm(self.vectors[:, places], self.vectors.mT).double()  # [n_problems, 2, 2 * history]
         self.products[:, places] = products
         self.products[:, :, places] = products.mT
 
@@ -152,10 +152,10 @@ class _Memory:
         """Minus the approximate inverse Hessian times the gradient; at first a step of at most length 1 downhill."""
         downhill = -gradient / gradient.norm(dim=1, keepdim=True).clamp(min=1)
         if not self.n_seen:
-            return downhill
-        along = (gradient[:, None] @ self.vectors.mT)[:, 0].double()
+            return torch.as_tensor(downhill)
+        along = torch.bmm(gradient[:, None], self.vectors.mT)[:, 0].double()
         coefficients = self._coefficients(along).to(gradient.dtype)
-        found = -self.scale[:, None].to(gradient.dtype) * gradient - (coefficients[:, None] @ self.vectors)[:, 0]
+        found = -self.scale[:, None].to(gradient.dtype) * gradient - torch.bmm(coefficients[:, None], self.vectors)[:, 0]
         trusted = ((found * gradient).sum(dim=1) < 0) & (self.scale > 0)
         return torch.where(trusted[:, None], found, downhill)
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from neuroprobe.exceptions import InputError
 from neuroprobe.probe_solver import solve_logistic, solve_softmax
 
 #: From Z, targets and C [n_problems] to weights [n_problems, r, n_outputs] and offsets [n_problems, n_outputs].
@@ -50,7 +51,7 @@ def solve_sparse(
     ----------
     Beck and Teboulle, A fast iterative shrinkage-thresholding algorithm, 2009. O'Donoghue and Candes, Adaptive restart, 2015.
     """
-    n_problems, n, r = Z.shape
+    n_problems, _, r = Z.shape
     n_outputs = 1 if n_classes == 2 else n_classes
     W, extended = Z.new_zeros(n_problems, r + 1, n_outputs), F.pad(Z, (0, 1), value=1.0)
     wanted = targets[..., None].to(Z.dtype) if n_outputs == 1 else F.one_hot(targets.long(), n_classes).to(Z.dtype)
@@ -87,9 +88,7 @@ def class_means(Z: torch.Tensor, targets: torch.Tensor, *, n_classes: int = 2) -
     return means[..., 1:] - means[..., :1], offsets[:, 1:] - offsets[:, :1]
 
 
-def solve_ridge(
-    Z: torch.Tensor, values: torch.Tensor, alphas: Sequence[float]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def solve_ridge(Z: torch.Tensor, values: torch.Tensor, alphas: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Ridge regression; of several strengths, the one with the least squared error of leaving each image out, in closed form.
 
     Parameters
@@ -159,16 +158,14 @@ def _dealt(targets: torch.Tensor, n_folds: int, seed: int) -> torch.Tensor:
     """The fold of every image."""
     generator, fold = np.random.default_rng(seed), torch.empty(len(targets), dtype=torch.long)
     start = 0
-    for class_ in targets.unique():
+    for class_ in np.unique(targets.numpy()):
         rows = (targets == class_).nonzero()[:, 0]
         fold[rows[torch.from_numpy(generator.permutation(len(rows)))]] = (start + torch.arange(len(rows))) % n_folds
         start += len(rows)
     return fold
 
 
-def _left_out_losses(
-    Z: torch.Tensor, targets: torch.Tensor, out: torch.Tensor, strengths: torch.Tensor, solve: Solver
-) -> torch.Tensor:
+def _left_out_losses(Z: torch.Tensor, targets: torch.Tensor, out: torch.Tensor, strengths: torch.Tensor, solve: Solver) -> torch.Tensor:
     inside = Z[~out].expand(len(strengths), -1, -1)
     weights, offsets = solve(inside, targets[~out].expand(len(strengths), -1), strengths)
     logits = Z[out] @ weights + offsets[:, None]  # [n_candidates, n_out, n_outputs]
@@ -176,3 +173,24 @@ def _left_out_losses(
         logits = torch.cat([torch.zeros_like(logits), logits], dim=2)
     wanted = targets[out].long().expand(len(strengths), -1)[..., None]
     return -logits.log_softmax(dim=2).take_along_dim(wanted, dim=2).sum(dim=(1, 2))
+
+
+def strengths(given: float | Sequence[float], name: str) -> tuple[float, ...]:
+    """One strength of regularisation, or several to choose from, as a tuple.
+
+    Raises
+    ------
+    InputError
+        None, or one that is not above 0.
+    """
+    values = tuple(float(value) for value in (given if isinstance(given, (Sequence, np.ndarray)) else [given]))
+    if not values or not all(value > 0 for value in values):
+        raise InputError(f"Expected `{name}` to be a number above 0, or several to choose from, but got {given!r}.")
+    return values
+
+
+def least_C(Z: torch.Tensor, targets: torch.Tensor, n_classes: int) -> float:
+    """The C [of Z, [1, n_images, r]] below which every weight of L1-regularised logistic regression is 0."""
+    member = F.one_hot(targets, n_classes).to(Z.dtype)
+    pull = Z.mT @ (member - member.mean(dim=1, keepdim=True))
+    return 1 / max(float(pull.abs().max()), 1e-12)

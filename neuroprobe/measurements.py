@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -50,7 +51,7 @@ class Options:
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One concept's images, by their rows among all recorded features of a layer (in the order of the set's ids), and the splits by seed."""
+    """One concept's images, by their rows among all recorded features of a layer (in the order of the set's ids), and splits by seed."""
 
     concept_set: ConceptSet
     splits: Mapping[int, Split]
@@ -123,7 +124,7 @@ def scaled_problems(sample: Sample, features: Features, device: torch.device) ->
     Z = coordinates(gram_matrix(X)) if features == "spatial" else X
     batches = []
     for seeds in _by_size(sample):
-        train, test = _rows_of(sample, seeds, device)
+        train, _ = _rows_of(sample, seeds, device)
         scaled = layer_scaled(Z, train, n_features=X.shape[1]) if features == "spatial" else unit_scaled(X, train)
         batches.append(_batch(sample, scaled, seeds, n_features=X.shape[1]))
     return batches
@@ -152,9 +153,7 @@ def _by_size(sample: Sample) -> list[list[int]]:
     return list(groups.values())
 
 
-def fit_batches(
-    task: Task, batches: Sequence[_Batch], *, options: Options
-) -> dict[str, dict[int, tuple[Row, npt.NDArray[np.float64]]]]:
+def fit_batches(task: Task, batches: Sequence[_Batch], *, options: Options) -> dict[str, dict[int, tuple[Row, npt.NDArray[np.float64]]]]:
     """Row and decision values [n_images] of every concept and seed; batches of one shape are solved together."""
     found: dict[str, dict[int, tuple[Row, npt.NDArray[np.float64]]]] = {}
     for batch in _joined(batches, rotated=task.probe.kind != "sparse"):
@@ -235,7 +234,7 @@ def _codelengths(probe: Probe, problems: Problems) -> list[float]:
     ends = codelength_ends(n)
     orders = np.stack([_order(t, seed, ends[0]) for t, seed in zip(problems.targets.cpu().numpy(), problems.seeds, strict=True)])
     found = np.zeros(orders.shape)
-    for start, end in zip(ends, ends[1:], strict=False):
+    for start, end in pairwise(ends):
         values = decisions(probe, problems.trained_on(_like(orders[:, :start], problems)))
         found[:, start:end] = np.take_along_axis(values, orders[:, start:end], 1)
     truth = np.take_along_axis(np.asarray(problems.targets.cpu()), orders, 1) > 0

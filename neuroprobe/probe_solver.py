@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -75,7 +76,7 @@ class _Logistic:
         return _Logistic(self.Z[rows], self.targets[rows], self.C[rows])
 
     def logits(self, theta: torch.Tensor) -> torch.Tensor:
-        return (self.Z @ theta[:, :-1, None])[..., 0] + theta[:, -1:]
+        return torch.bmm(self.Z, theta[:, :-1, None])[..., 0] + theta[:, -1:]
 
     def loss(self, theta: torch.Tensor) -> torch.Tensor:
         logits = self.logits(theta)
@@ -83,7 +84,7 @@ class _Logistic:
 
     def gradient(self, theta: torch.Tensor) -> torch.Tensor:
         error = self.C[:, None] * (self.logits(theta).sigmoid() - self.targets)
-        return torch.cat([(error[:, None] @ self.Z)[:, 0] + theta[:, :-1], error.sum(dim=1, keepdim=True)], dim=1)
+        return torch.cat([torch.bmm(error[:, None], self.Z)[:, 0] + theta[:, :-1], error.sum(dim=1, keepdim=True)], dim=1)
 
     def step(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """One Newton step, halved until the loss falls, and the gradient there."""
@@ -107,7 +108,7 @@ def _bordered(Z: torch.Tensor, curvature: torch.Tensor) -> torch.Tensor:
     weighted = Z * curvature[..., None]
     r = Z.shape[2]
     hessian = Z.new_empty(len(Z), r + 1, r + 1)
-    hessian[:, :r, :r] = Z.mT @ weighted
+    hessian[:, :r, :r] = torch.bmm(Z.mT, weighted)
     hessian[:, :r, :r].diagonal(dim1=1, dim2=2).add_(1)
     hessian[:, r, :r] = hessian[:, :r, r] = weighted.sum(dim=1)
     hessian[:, r, r] = curvature.sum(dim=1).clamp(min=1e-12)
@@ -144,8 +145,9 @@ class HiddenLayer:
     @classmethod
     def unflattened(cls, theta: torch.Tensor, r: int, n_hidden: int, n_outputs: int) -> HiddenLayer:
         sizes = (r * n_hidden, n_hidden, n_hidden * n_outputs, n_outputs)
-        first, bias, second, offset = theta.split(sizes, dim=1)
-        return cls(first.unflatten(1, (r, n_hidden)), bias, second.unflatten(1, (n_hidden, n_outputs)), offset)
+        ends = np.cumsum(sizes)
+        first, bias, second, offset = (theta[:, end - size : end] for size, end in zip(sizes, ends, strict=True))
+        return cls(first.reshape(-1, r, n_hidden), bias, second.reshape(-1, n_hidden, n_outputs), offset)
 
 
 def fit_hidden_layer(
@@ -197,7 +199,7 @@ class _Hidden:
         active = torch.baddbmm(layer.bias[:, None], self.Z, layer.first).relu_()  # [n_problems, n_images, n_hidden]
         logits = torch.baddbmm(layer.offset[:, None], active, layer.second)
         losses, error = _log_losses(logits, self.targets)
-        back = torch.ops.aten.threshold_backward(error @ layer.second.mT, active, 0)
+        back = torch.ops.aten.threshold_backward(torch.bmm(error, layer.second.mT), active, 0)
         squares = layer.first.square().sum(dim=(1, 2)) + layer.second.square().sum(dim=(1, 2))
         gradient = [
             torch.baddbmm(layer.first, self.Z.mT, back, beta=self.alpha),
@@ -261,14 +263,14 @@ class _Softmax:
 
     def parts(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         r = self.Z.shape[2]
-        weights, offsets = theta.split((r * self.n_classes, self.n_classes), dim=1)
-        return weights.unflatten(1, (r, self.n_classes)), offsets
+        weights, offsets = theta[:, : r * self.n_classes], theta[:, r * self.n_classes :]
+        return weights.reshape(-1, r, self.n_classes), offsets
 
     def loss_and_gradient(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         weights, offsets = self.parts(theta)
         losses, error = _log_losses(torch.baddbmm(offsets[:, None], self.Z, weights), self.targets)
         ridge = 1 / (self.C * self.Z.shape[1])
-        gradient = torch.cat([(self.Z.mT @ error + ridge[:, None, None] * weights).flatten(1), error.sum(dim=1)], dim=1)
+        gradient = torch.cat([(torch.bmm(self.Z.mT, error) + ridge[:, None, None] * weights).flatten(1), error.sum(dim=1)], dim=1)
         return losses + ridge / 2 * weights.square().sum(dim=(1, 2)), gradient
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,8 @@ from neuroprobe.measurements import Features, Options, Scope, Task
 from neuroprobe.modes import placed
 from neuroprobe.pooling import Layout
 from neuroprobe.probe_report import ProbeReport
-from neuroprobe.probes import PROBES, Probe, make_probe, strengths
+from neuroprobe.linear_models import strengths
+from neuroprobe.probes import PROBES, Probe, make_probe
 from neuroprobe.recorder import check_layers
 from neuroprobe.splits import split_set
 from neuroprobe.study_runs import POOLINGS, Run, RunSettings
@@ -118,7 +119,7 @@ class ProbingStudy:
         images: Images,
         *,
         transform: Transform,
-        store: str | None = None,
+        store: str | Path | None = None,
         batch_size: int = 64,
         workers: int = 0,
         n_jobs: int | None = None,
@@ -203,8 +204,8 @@ def split(concept_set: ConceptSet, *, held_out: float, seed: int) -> Split:
 def check_split(n_positive: int, n_negative: int, *, held_out: float) -> None:
     """Raise what `split` would for sets of these sizes, before there are any; an empty side is for the ranking to tell."""
     if n_positive > 0 and n_negative > 0:
-        sides = (tuple(f"{side}{i}" for i in range(n)) for side, n in (("+", n_positive), ("-", n_negative)))
-        split(ConceptSet("every concept", "", *sides), held_out=held_out, seed=0)
+        positives, negatives = (tuple(f"{side}{i}" for i in range(n)) for side, n in (("+", n_positive), ("-", n_negative)))
+        split(ConceptSet("every concept", "", positives, negatives), held_out=held_out, seed=0)
 
 
 def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:

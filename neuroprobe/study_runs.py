@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -111,7 +111,9 @@ class Run:
             (cell.concept, cell.task.features): FullScope() for cell in cells if cell.task.scope == "full"
         }
         sizes = self._sizes(model, cells)
-        for part in plan_passes(sizes, {c: s.ids for c, s in self.study.concept_sets.items()}, self._wanted(cells), memory=self.settings.memory):
+        for part in plan_passes(
+            sizes, {c: s.ids for c, s in self.study.concept_sets.items()}, self._wanted(cells), memory=self.settings.memory
+        ):
             self._run_pass(part, model, cells, full)
         with _one_thread_each():
             for cell in cells:

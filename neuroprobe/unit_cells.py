@@ -11,7 +11,8 @@ import torch
 from neuroprobe.cells import Problems, Row, decisions, score
 from neuroprobe.gram import unit_scaled
 from neuroprobe.probe_solver import solve_units
-from neuroprobe.probes import LinearProbe, Probe, strengths
+from neuroprobe.linear_models import strengths
+from neuroprobe.probes import LinearProbe, Probe
 from neuroprobe.statistics import auroc, auroc_p_value, balanced_accuracy
 
 #: Kinds that have a scope neuron.
@@ -78,8 +79,8 @@ def _unit_decisions(
         weights, offsets = solve_units(values[:, train].contiguous(), targets[train], C=strengths(probe.C, "C")[0])
         return np.asarray((weights[:, None] * values + offsets[:, None]).cpu())
     n = len(values)
-    same = tuple(part.expand(n, -1) for part in (targets, train, test))
-    return decisions(probe, Problems(values[..., None], *same, (seed,) * n, 1), at_a_time=1024)
+    problems = Problems(values[..., None], targets.expand(n, -1), train.expand(n, -1), test.expand(n, -1), (seed,) * n, 1)
+    return decisions(probe, problems, at_a_time=1024)
 
 
 def summarise_units(X: npt.NDArray[np.float32], targets: npt.NDArray[np.int64], scores: list[npt.NDArray[np.float64]]) -> UnitScores:
@@ -97,4 +98,5 @@ def summarise_units(X: npt.NDArray[np.float32], targets: npt.NDArray[np.int64], 
     UnitScores
     """
     one_sided = np.minimum(auroc_p_value(X.T, targets == 1), auroc_p_value(-X.T, targets == 1))
-    return UnitScores(*np.mean(scores, axis=0), np.minimum(2 * one_sided, 1))
+    accuracy, balanced, area = np.mean(scores, axis=0)
+    return UnitScores(accuracy, balanced, area, np.minimum(2 * one_sided, 1))

@@ -210,7 +210,7 @@ def test_probabilities_are_the_decisions(probe) -> None:
 
 @each_probe
 def test_a_single_class_is_refused(probe) -> None:
-    with pytest.raises(InputError, match="two classes or more, but all 10 targets have one class: .*1"):
+    with pytest.raises(InputError, match=r"two classes or more, but all 10 targets have one class: .*1"):
         clone(probe).fit(np.random.default_rng(0).normal(size=(10, 3)), [1] * 10)
 
 
