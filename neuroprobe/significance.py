@@ -51,9 +51,21 @@ def shuffled(
         yield torch.from_numpy(generator.permuted(activations[:, sources[start : start + size]], axis=0))
 
 
-def shuffled_rows(n_units: int, k: int, n_images: int, generator: np.random.Generator) -> torch.Tensor:
-    """k different rows at random for every null unit, [n_units, k]: where its highest activations come to lie."""
-    return torch.from_numpy(np.stack([generator.choice(n_images, size=k, replace=False, shuffle=True) for _ in range(n_units)]))
+def shuffled_rows(n_tied: npt.NDArray[np.int64], k: int, n_images: int, generator: np.random.Generator) -> torch.Tensor:
+    """Where the k highest activations of null units come to lie, rows [n_units, k].
+
+    Parameters
+    ----------
+    n_tied : ndarray of int, [n_units]
+        How many of the k are no higher than the images that are not among them: of those the lowest rows are taken.
+    k, n_images : int
+    generator : Generator
+    """
+    rows = np.stack([generator.choice(n_images, size=k, replace=False, shuffle=True) for _ in n_tied])
+    for line, tied in zip(rows, n_tied, strict=True):
+        if tied:
+            line[k - tied :] = np.setdiff1d(np.arange(k), line[: k - tied])[:tied]
+    return torch.from_numpy(rows)
 
 
 def null_prior(scorer: Scorer, scaled: torch.Tensor, null_scaled: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:

@@ -85,12 +85,14 @@ class SummarisedUnits(LayerUnits):
         self._mean = torch.from_numpy(statistics.mean).float()
         self._std = torch.from_numpy(np.sqrt(statistics.variance)).float()
         self.varies = statistics.maximum != statistics.minimum
+        lowest = statistics.top_values[:, -1:]  # kept only for its low row, where all that was left out is as high
+        self._n_tied = np.where(lowest[:, 0] == statistics.minimum, (statistics.top_values == lowest).sum(axis=1), 0)
 
     def parts(self, scorer: Scorer) -> UnitPart:
         return scorer.units_from_top(self._rows, self._values, self._mean, self._std)
 
     def null_parts(self, scorer: Scorer, sources: npt.NDArray[np.int64], generator: np.random.Generator) -> UnitPart:
-        rows = shuffled_rows(len(sources), self._rows.shape[1], scorer.n_images, generator)
+        rows = shuffled_rows(self._n_tied[sources], self._rows.shape[1], scorer.n_images, generator)
         return scorer.units_from_top(rows, self._values[sources], self._mean[sources], self._std[sources])
 
 

@@ -230,6 +230,16 @@ def test_peak_mean_from_a_summary_of_all_images_is_that_of_the_activations() -> 
     assert (few["candidate"] == expected["candidate"]).mean() > 0.8
 
 
+@pytest.mark.parametrize("name", ["wpmi", "soft_wpmi"])
+def test_null_units_of_a_summary_are_tied_as_their_sources_are(name: str) -> None:
+    # of units that are zero on most images, more are kept than are above zero
+    units = np.maximum(values(400, n=150) - 1.5, 0)
+    given = scores(31, n=150)
+    p = dissect(summarised(units, given.ids, k=100), given, similarity=name, n_bootstrap=0).table["p_value"]
+    assert abs(p.mean() - 0.5) < 0.08
+    assert 0.01 < (p <= 0.05).mean() < 0.1
+
+
 def test_a_dead_unit_of_a_summary_has_no_label() -> None:
     units = values(4)
     units[:, 2] = 1.5

@@ -70,11 +70,19 @@ def test_every_order_is_as_likely_as_any_other() -> None:
 
 
 def test_shuffled_rows_are_different_images_in_any_order() -> None:
-    rows = shuffled_rows(3000, 4, 10, np.random.default_rng(0)).numpy()
+    rows = shuffled_rows(np.zeros(3000, int), 4, 10, np.random.default_rng(0)).numpy()
     assert rows.shape == (3000, 4)
     assert all(len(set(line)) == 4 for line in rows.tolist())
     for column in rows.T:  # the highest activation too lies anywhere
         assert stats.chisquare(np.bincount(column, minlength=10)).pvalue > 1e-3
+
+
+def test_tied_activations_come_to_lie_on_the_lowest_rows_that_are_left() -> None:
+    rows = shuffled_rows(np.array([0, 2, 3, 4] * 50), 4, 10, np.random.default_rng(0)).numpy()
+    for line, tied in zip(rows.tolist(), [0, 2, 3, 4] * 50, strict=True):
+        first = line[: 4 - tied]
+        assert line[4 - tied :] == [row for row in range(10) if row not in first][:tied]
+    assert len({tuple(line) for line in rows[2::4].tolist()}) == 10  # the one that is not tied lies anywhere
 
 
 def test_parts_of_blocks_are_joined() -> None:
