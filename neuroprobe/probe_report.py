@@ -64,6 +64,7 @@ class ProbeReport(Report):
         directions: Sequence[Direction] = (),
         units: pd.DataFrame | None = None,
     ) -> None:
+        self._png: bytes | None = None
         self._directions = tuple(directions)
         self._units = None if units is None else _in_double_precision(units)
         missing = [column for column in _UNIT_COLUMNS if units is not None and column not in units]
@@ -325,18 +326,21 @@ class ProbeReport(Report):
         return plot_units(self.units, checkpoint=checkpoint, kind=kind, rate=rate, figure=figure)
 
     def _figure(self) -> bytes:
+        """Drawn once: a picture and a page show the same."""
+        if self._png is None:
+            buffer, figure = io.BytesIO(), self._main_figure()
+            figure.savefig(buffer, format="png", dpi=110, bbox_inches=None if figure.get_layout_engine() else "tight")
+            self._png = buffer.getvalue()
+        return self._png
+
+    def _main_figure(self) -> Any:
         """What where when of the first probe if there are several checkpoints, else a panel per concept; many concepts: their mean."""
-        buffer = io.BytesIO()
         scored = self._table[self._table["test_accuracy"].notna()]
-        drawn: Any
         if not 0 < scored["concept"].nunique() <= _MOST_PANELS:
-            drawn = self.plot().get_figure()
-        elif "checkpoint" in scored and scored["checkpoint"].nunique() > 1:
-            drawn = self.plot_what_where_when(**scored.iloc[0][["kind", "features", "scope"]])
-        else:
-            drawn = self.plot_layers()
-        drawn.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-        return buffer.getvalue()
+            return self.plot().get_figure()
+        if "checkpoint" in scored and scored["checkpoint"].nunique() > 1:
+            return self.plot_what_where_when(**scored.iloc[0][["kind", "features", "scope"]])
+        return self.plot_layers()
 
 
 def _read_beside(path: Path, fingerprint: str | None) -> bytes:
