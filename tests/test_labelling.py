@@ -317,7 +317,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(resource, "getrusage"), reason="no measure of memory here")
-@pytest.mark.parametrize("name", ["peak_correlation", "wpmi", "auc"])
+@pytest.mark.parametrize("name", ["peak_correlation", "wpmi"])
 def test_the_memory_of_dissect_is_far_below_that_of_the_matrix(name: str) -> None:
     from pathlib import Path
 

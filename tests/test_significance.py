@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -285,13 +286,18 @@ def p_of_noise(similarity: str, kind: str, *, n: int = 150, n_units: int, words:
     return np.concatenate(found)
 
 
-def check_uniform(p: np.ndarray, *, per_layer: int) -> None:
-    """Against the uniform distribution; the units of a layer share its null, so that there are fewer independent p-values than units."""
+def check_uniform(p: np.ndarray, *, per_layer: int, few_values: bool = False) -> None:
+    """Against the uniform distribution; the units of a layer share its null, so that there are fewer independent p-values than units.
+
+    With few values that scores can take p-values too have few, and are no less than uniform ones.
+    """
     effective = len(p) / (1 + per_layer / NEIGHBOURS)
-    assert stats.kstest(p, "uniform").statistic < stats.kstwo.isf(1e-3, int(effective))
+    side = "greater" if few_values else "two-sided"
+    assert stats.kstest(p, "uniform", alternative=side).statistic < stats.kstwo.isf(1e-3, int(effective))
     for limit in (0.05, 0.2):
-        allowed = 3.3 * math.sqrt(limit * (1 - limit) / effective)
-        assert abs(np.mean(p <= limit) - limit) < allowed, (limit, np.mean(p <= limit))
+        allowed, found = 3.3 * math.sqrt(limit * (1 - limit) / effective), np.mean(p <= limit) - limit
+        assert found < allowed, (limit, found)
+        assert few_values or found > -allowed, (limit, found)
 
 
 @pytest.mark.parametrize("similarity", [name for name in list_similarities() if name in SCORERS])
@@ -304,7 +310,33 @@ def test_p_values_of_noise_are_uniform(similarity: str) -> None:
 @pytest.mark.parametrize(("n_units", "layers", "words"), [(16, 10, 31), (300, 2, 300)])
 @pytest.mark.parametrize("similarity", list_similarities())
 def test_p_values_of_noise_are_uniform_in_layers_of_any_size(similarity: str, words: int, n_units: int, layers: int, kind: str) -> None:
-    check_uniform(p_of_noise(similarity, kind, n_units=n_units, words=words, layers=layers), per_layer=n_units)
+    p = p_of_noise(similarity, kind, n_units=n_units, words=words, layers=layers)
+    check_uniform(p, per_layer=n_units, few_values=similarity in ("average_precision", "auc") and kind == "sparse")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("similarity", ["peak_correlation", "pearson", "mean_difference", "wpmi", "average_precision"])
+def test_units_of_one_kind_are_not_compared_with_those_of_another(similarity: str) -> None:
+    found: dict[str, list[np.ndarray]] = {"normal": [], "sparse": []}
+    for seed in range(10):
+        units = np.concatenate([noise(kind, 150, 60, seed) for kind in found], axis=1)
+        table = dissect(activations_of({"mixed": units}), embedded(150, 31, seed), similarity=similarity, n_bootstrap=0, seed=seed).table
+        for part, p in zip(found.values(), np.split(table["p_value"].to_numpy(), 2), strict=True):
+            part.append(p)
+    for kind, parts in found.items():
+        check_uniform(np.concatenate(parts), per_layer=60, few_values=similarity == "average_precision" and kind == "sparse")
+
+
+@pytest.mark.slow
+def test_near_duplicates_make_p_values_too_small() -> None:
+    # as the module's docstring says: not a virtue, but it has to be known
+    scores, rows = embedded(40, 31, 0), np.repeat(np.arange(40), 5)
+    vectors = scores.image_vectors[rows]
+    many = dataclasses.replace(embedded(200, 31, 0), image_vectors=vectors)
+    p = dissect(activations_of({"a": noise("normal", 40, 200, 0)[rows]}), many, n_bootstrap=0).table["p_value"]
+    assert (p <= 0.05).mean() > 0.3
+    p = dissect(activations_of({"a": noise("normal", 40, 200, 0)}), scores, n_bootstrap=0).table["p_value"]
+    assert (p <= 0.05).mean() < 0.1
 
 
 @pytest.mark.slow
