@@ -102,7 +102,7 @@ def decisions(probe: Probe, problems: Problems, *, at_a_time: int = 48) -> npt.N
     """
     decide = _DECIDE[probe.kind]
     parts = [decide(probe, problems.subset(slice(i, i + at_a_time))) for i in range(0, len(problems), at_a_time)]
-    return np.asarray(torch.cat(parts).double().cpu())
+    return np.asarray(torch.cat(parts).double().cpu().numpy())
 
 
 def _linear(probe: LinearProbe, problems: Problems) -> torch.Tensor:
@@ -193,7 +193,7 @@ def score(values: npt.NDArray[np.float64], problems: Problems, *, kind: str) -> 
     -------
     list of dict, [n_problems]
     """
-    train, test, targets = (np.asarray(t.cpu()) for t in (problems.train, problems.test, problems.targets))
+    train, test, targets = (t.cpu().numpy() for t in (problems.train, problems.test, problems.targets))
     held_out = np.take_along_axis(targets, test, 1).astype(bool)
     decision = np.take_along_axis(values, test, 1)
     share = held_out.mean(axis=1)
@@ -206,7 +206,7 @@ def score(values: npt.NDArray[np.float64], problems: Problems, *, kind: str) -> 
         "average_precision": average_precision(decision, held_out),
     }
     if kind == "regression" and problems.values is not None:
-        columns |= _regression_scores(decision, np.take_along_axis(np.asarray(problems.values.cpu()), test, 1))
+        columns |= _regression_scores(decision, np.take_along_axis(problems.values.cpu().numpy(), test, 1))
     else:
         right = (values > 0) == targets.astype(bool)
         columns |= {

@@ -212,13 +212,13 @@ def _control_accuracy(probe: Probe, batch: _Batch, n: int) -> npt.NDArray[np.flo
 
 
 def _accuracy(probe: Probe, problems: Problems) -> npt.NDArray[np.float64]:
-    right = (decisions(probe, problems) > 0) == np.asarray(problems.targets.cpu() > 0)
-    return np.asarray(np.take_along_axis(right, np.asarray(problems.test.cpu()), 1).mean(axis=1))
+    right = (decisions(probe, problems) > 0) == (problems.targets.cpu().numpy() > 0)
+    return np.asarray(np.take_along_axis(right, problems.test.cpu().numpy(), 1).mean(axis=1))
 
 
 def _permuted_score(probe: Probe, problems: Problems, number: int) -> npt.NDArray[np.float64]:
     """Balanced accuracy with the targets of each part shuffled among its images, [n_problems]."""
-    targets = np.array(problems.targets.cpu())
+    targets = problems.targets.cpu().numpy().copy()
     for row, seed, *parts in zip(targets, problems.seeds, problems.train.cpu().numpy(), problems.test.cpu().numpy(), strict=True):
         generator = np.random.default_rng((seed, number))
         for part in parts:
@@ -237,7 +237,7 @@ def _codelengths(probe: Probe, problems: Problems) -> list[float]:
     for start, end in pairwise(ends):
         values = decisions(probe, problems.trained_on(_like(orders[:, :start], problems)))
         found[:, start:end] = np.take_along_axis(values, orders[:, start:end], 1)
-    truth = np.take_along_axis(np.asarray(problems.targets.cpu()), orders, 1) > 0
+    truth = np.take_along_axis(problems.targets.cpu().numpy(), orders, 1) > 0
     return [float(online_codelength(row, targets, ends=ends)) for row, targets in zip(found, truth, strict=True)]
 
 

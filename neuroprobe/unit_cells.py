@@ -60,8 +60,8 @@ def fit_units(
     rows, scores = [], []
     for i, seed in enumerate(seeds):
         values = _unit_decisions(probe, Z[i].T, targets, train[i], test[i], seed)  # [n_units, n_images]
-        truth = np.asarray(targets.cpu())
-        seen, held_out = (np.asarray(part[i].cpu()) for part in (train, test))
+        truth = targets.cpu().numpy()
+        seen, held_out = (part[i].cpu().numpy() for part in (train, test))
         best = int(np.argmin(np.logaddexp(0, np.where(truth[seen] == 1, -values[:, seen], values[:, seen])).sum(axis=1)))
         problem = Problems(Z[i : i + 1, :, best : best + 1], targets[None], train[i : i + 1], test[i : i + 1], (seed,), 1)
         rows.append({"unit": best, **score(values[best : best + 1], problem, kind=probe.kind)[0]})
@@ -77,7 +77,7 @@ def _unit_decisions(
     """Decision values [n_units, n_images] of one split, of values [n_units, n_images]."""
     if isinstance(probe, LinearProbe) and len(strengths(probe.C, "C")) == 1:
         weights, offsets = solve_units(values[:, train].contiguous(), targets[train], C=strengths(probe.C, "C")[0])
-        return np.asarray((weights[:, None] * values + offsets[:, None]).cpu())
+        return np.asarray((weights[:, None] * values + offsets[:, None]).cpu().numpy())
     n = len(values)
     problems = Problems(values[..., None], targets.expand(n, -1), train.expand(n, -1), test.expand(n, -1), (seed,) * n, 1)
     return decisions(probe, problems, at_a_time=1024)
