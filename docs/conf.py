@@ -15,3 +15,5 @@ napoleon_google_docstring = False
 default_role = "code"
 # what scikit-learn adds to its estimators
 autodoc_default_options = {"exclude-members": "set_score_request, set_fit_request, set_predict_request"}
+# short names of attributes, such as `kind`, are those of several classes
+suppress_warnings = ["ref.python"]

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from neuroprobe.concepts import ConceptScores, ConceptSource
     from neuroprobe.curation import contact_sheet, load_curation, save_curation
     from neuroprobe.description_checks import classes_from_labels, compare_weights
+    from neuroprobe.directions import Direction
     from neuroprobe.dissection import dissect
     from neuroprobe.encoders import ClipEncoder, ImageTextEncoder, OpenClipEncoder, TransformersEncoder
     from neuroprobe.given_labels import GivenLabels
@@ -46,6 +47,7 @@ __all__ = [
     "ConceptSet",
     "ConceptSets",
     "ConceptSource",
+    "Direction",
     "GivenLabels",
     "ImageTextEncoder",
     "Images",
@@ -91,6 +93,7 @@ _MODULES = {
     "concepts": ("ConceptScores", "ConceptSource"),
     "curation": ("contact_sheet", "load_curation", "save_curation"),
     "description_checks": ("classes_from_labels", "compare_weights"),
+    "directions": ("Direction",),
     "dissection": ("dissect",),
     "encoders": ("ClipEncoder", "ImageTextEncoder", "OpenClipEncoder", "TransformersEncoder"),
     "given_labels": ("GivenLabels",),

@@ -16,7 +16,7 @@ from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.labelling import LayerLabels, label_layer
 from neuroprobe.modes import resolve_device
 from neuroprobe.report import LabelReport, versions
-from neuroprobe.scorer_registry import DEFAULT_SIMILARITY, SimilarityOrScorer, find_scorer
+from neuroprobe.scorer_registry import DEFAULT_SIMILARITY, SimilarityOrScorer, check_similarity, find_scorer
 from neuroprobe.similarity import Similarity
 from neuroprobe.statistics import benjamini_hochberg
 from neuroprobe.summaries import ActivationSummary
@@ -107,6 +107,7 @@ def dissect(
     Oikarinen and Weng, ICLR 2023, arXiv 2204.10965. Benjamini and Hochberg, J. R. Stat. Soc. B 57, 1995.
     """
     name, make = find_scorer(similarity)
+    check_similarity(similarity, parameters or {})
     _check_same_images(activations, scores)
     check_numbers(top=top, false_discovery_rate=false_discovery_rate, n_null=n_null, n_bootstrap=n_bootstrap, seed=seed)
     layers = _checked_layers(activations, layers)

@@ -167,6 +167,9 @@ class ProbeReport(Report):
         """
         return summarise_seeds(self._table, level=level)
 
+    def _page_table(self) -> pd.DataFrame:
+        return self.summary_table()
+
     def compare_scopes(self, *, kind: str = "linear", features: str = "pooled", level: float = 0.95) -> pd.DataFrame:
         """The best single unit of every layer beside the whole layer: does a concept live in a unit, or in a direction?
 

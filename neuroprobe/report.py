@@ -26,8 +26,6 @@ from neuroprobe.fingerprints import fingerprint_bytes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from neuroprobe.probe_report import ProbeReport as ProbeReport
-
 _SHOWN_ROWS = 10
 
 
@@ -93,15 +91,20 @@ class Report:
         from jinja2 import Environment, PackageLoader
 
         template = Environment(loader=PackageLoader("neuroprobe"), autoescape=True).get_template("report.html")
+        shown = self._page_table()
         text = template.render(
             title=self.title,
             summary=self.summary(),
             figure=base64.b64encode(self._figure()).decode(),
-            columns=self._table.columns.tolist(),
-            rows=[[_cell(value) for value in row] for row in self._table.itertuples(index=False)],
+            columns=shown.columns.tolist(),
+            rows=[[_cell(value) for value in row] for row in shown.itertuples(index=False)],
             metadata=json.dumps(self.metadata, indent=2, ensure_ascii=False),
         )
         return _written(text, path)
+
+    def _page_table(self) -> pd.DataFrame:
+        """The table that the page shows."""
+        return self._table
 
     def summary(self) -> str:
         """One line on what the report holds."""
@@ -276,11 +279,3 @@ def _written(text: str, path: str | Path | None) -> str:
         # a file's name that is no UTF-8 has surrogates; JSON reads them back from their escapes
         write_whole(Path(path), text.encode(errors="backslashreplace"))
     return text
-
-
-def __getattr__(name: str) -> Any:
-    if name == "ProbeReport":  # lives in its own module now, which imports this one
-        from neuroprobe.probe_report import ProbeReport
-
-        return ProbeReport
-    raise AttributeError(f"module 'neuroprobe.report' has no attribute {name!r}")

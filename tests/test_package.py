@@ -24,6 +24,7 @@ PUBLIC = [
     "ConceptSet",
     "ConceptSets",
     "ConceptSource",
+    "Direction",
     "GivenLabels",
     "ImageTextEncoder",
     "Images",

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 
 import neuroprobe
 from neuroprobe.exceptions import InputError
-from neuroprobe.report import LabelReport, ProbeReport, Report, check_writable, versions
+from neuroprobe.probe_report import ProbeReport
+from neuroprobe.report import LabelReport, Report, check_writable, versions
 
 HOSTILE = [
     "none",

@@ -20,6 +20,7 @@ def centred_units(values: torch.Tensor) -> torch.Tensor:
     """Columns about their mean, of length 1; zero where a column never varies, however small or large its values."""
     return unit_columns(scaled(centred_columns(scaled(values))))
 
+
 #: What a unit's scores are divided by where even its best is no more.
 SMALLEST_BEST = 1e-6
 
