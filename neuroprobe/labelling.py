@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -152,6 +153,23 @@ class _Sweep:
         order = torch.argsort(values, dim=1, descending=True, stable=True)[:, :kept]
         self.scores, self.concepts = values.gather(1, order), places.gather(1, order)
 
+    def log_sum_of_others(self) -> torch.Tensor:
+        """log sum exp of the other units' scaled scores, by each unit's kept concepts, [n_units, kept].
+
+        Where the unit's own makes all of the sum, what is left is rounding, and nothing beside the unit's own.
+        """
+        temperature, scale = self._scorer.prior_temperature, self.scale.cpu()
+        log_mean = self.prior[self.concepts] / (self._scorer.prior_weight * temperature)
+        total = log_mean + math.log(len(self.scores))
+        own = (self.scores / scale + self.prior[self.concepts]) / temperature
+        return total + torch.log1p(-torch.exp((own - total).clamp_max(-1e-6)))
+
+    def prior_beside(self, others: torch.Tensor, raw: torch.Tensor) -> torch.Tensor:
+        """What is taken off raw scores [n_units, kept] by the kept concepts, beside the other units."""
+        temperature, scale = self._scorer.prior_temperature, self.scale.cpu()
+        log_mean = torch.logaddexp(others, raw / scale / temperature) - math.log(len(raw))
+        return scale * self._scorer.prior_weight * temperature * log_mean
+
     def p_values(self) -> Floats:
         assert self._null_part is not None
         ours, theirs = self._scorer.concentration(self._part), self._scorer.concentration(self._null_part)
@@ -170,14 +188,17 @@ def _blocks(scorer: Scorer, n_rows: int) -> Iterator[slice]:
 
 
 def _stability(units: LayerUnits, scorer: Scorer, sweep: _Sweep, n_bootstrap: int, generator: np.random.Generator) -> Floats:
-    """Share of resamples in which a unit's best concept beats its rivals, the prior being that of all images."""
+    """Share of resamples in which a unit's best concept beats its rivals; the other units stay as they are on all images."""
     kept, columns = np.zeros(len(units)), sweep.concepts.to(scorer.image_vectors.device)
+    others = sweep.log_sum_of_others() if scorer.prior_weight else None
     for _ in range(n_bootstrap):
         rows = generator.integers(scorer.n_images, size=scorer.n_images)
         resampled = scorer.resampled(torch.from_numpy(rows).to(scorer.image_vectors.device))
         part = units.resampled_parts(resampled, rows)
         if part is None:
             return np.full(len(units), np.nan)
-        scores = resampled.candidates(part, columns).cpu() - sweep.scale.cpu() * sweep.prior[sweep.concepts]
+        scores = resampled.candidates(part, columns).cpu()
+        if others is not None:
+            scores = scores - sweep.prior_beside(others, scores)
         kept += (scores[:, :1] >= scores).all(dim=1).numpy()
     return kept / n_bootstrap if n_bootstrap else np.full(len(units), np.nan)
