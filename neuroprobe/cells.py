@@ -16,7 +16,7 @@ import torch
 from scipy.stats import rankdata
 
 from neuroprobe.gram import reduced
-from neuroprobe.linear_models import choose_C, class_means, least_C, solve_linear, solve_ridge, solve_sparse, strengths
+from neuroprobe.linear_models import choose_C, class_means, least_C, roughly_sparse, solve_linear, solve_ridge, solve_sparse, strengths
 from neuroprobe.probe_solver import HiddenLayer, fit_hidden_layer
 from neuroprobe.probes import LinearProbe, NonlinearProbe, Probe, RegressionProbe, SparseProbe
 from neuroprobe.statistics import auroc, average_precision, balanced_accuracy
@@ -117,7 +117,7 @@ def _sparse(probe: SparseProbe, problems: Problems) -> torch.Tensor:
     chosen = []
     for i in range(len(problems)):
         path = [factor * least_C(Z[i : i + 1], targets[i : i + 1], 2) for factor in strengths(probe.path, "path")]
-        chosen.append(choose_C(Z[i : i + 1], targets[i : i + 1], path, solve_sparse, n_folds=probe.cv, seed=probe.random_state)[0])
+        chosen.append(choose_C(Z[i : i + 1], targets[i : i + 1], path, roughly_sparse(2), n_folds=probe.cv, seed=probe.random_state)[0])
     return _values(problems.Z, *solve_sparse(Z, targets, torch.cat(chosen)))
 
 

@@ -22,14 +22,14 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from typing_extensions import Self
 
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
-from neuroprobe.linear_models import choose_C, class_means, least_C, solve_linear, solve_ridge, solve_sparse, strengths
+from neuroprobe.linear_models import choose_C, class_means, least_C, roughly_sparse, solve_linear, solve_ridge, solve_sparse, strengths
 from neuroprobe.probe_solver import HiddenLayer, fit_hidden_layer
 from neuroprobe.unit_coordinates import Coordinates, Scaling, column_blocks
 
 _Array: TypeAlias = npt.NDArray[Any]
 
 #: Strengths that an L1 path goes through, from the one at which the first weight appears, as multiples of its C.
-PATH = tuple(float(factor) for factor in np.logspace(0.1, 2.5, 12))
+PATH = tuple(float(factor) for factor in np.logspace(0.1, 1.9, 8))
 
 #: Strengths that a ridge regression chooses from.
 ALPHAS = tuple(float(alpha) for alpha in np.logspace(-2, 5, 15))
@@ -153,7 +153,7 @@ class SparseProbe(_Linear):
 
     Parameters
     ----------
-    path : sequence of float, default 12 from 1.3 to 316
+    path : sequence of float, default 8 from 1.3 to 79
         Multiples of the least C at which any unit has a weight; the one with the least log-loss in a cross-validation inside
         the training part is taken.
     scaling : {"unit", "layer"}, default "unit"
@@ -197,7 +197,7 @@ class SparseProbe(_Linear):
             return solve_sparse(Z, targets, C, n_classes=n_classes)
 
         self.path_ = np.array([factor * least_C(Z, targets, n_classes) for factor in factors])
-        C, _ = choose_C(Z, targets, tuple(self.path_), solve, n_folds=self.cv, seed=self.random_state)
+        C, _ = choose_C(Z, targets, tuple(self.path_), roughly_sparse(n_classes), n_folds=self.cv, seed=self.random_state)
         self.C_ = float(C[0])
         n = len(self.path_)
         weights, offsets = solve(Z.expand(n, -1, -1), targets.expand(n, -1), torch.from_numpy(self.path_))

@@ -18,11 +18,11 @@ from neuroprobe.concept_sets import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.fingerprints import fingerprint_model
 from neuroprobe.images import Images
+from neuroprobe.linear_models import strengths
 from neuroprobe.measurements import Features, Options, Scope, Task
 from neuroprobe.modes import placed
 from neuroprobe.pooling import Layout
 from neuroprobe.probe_report import ProbeReport
-from neuroprobe.linear_models import strengths
 from neuroprobe.probes import PROBES, Probe, make_probe
 from neuroprobe.recorder import check_layers
 from neuroprobe.splits import split_set

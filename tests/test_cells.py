@@ -30,7 +30,9 @@ def concept_set(n: int = 60, *, concept: str = "a", types: bool = False) -> Conc
     return ConceptSet(concept, "g", ids[: n // 3], ids[n // 3 :], types=known, likelihoods=likelihoods)
 
 
-def sample(d: int, *, concept: str = "a", seed: int = 0, shift: float = 1.0, types: bool = False, seeds: tuple[int, ...] = (0, 1)) -> Sample:
+def sample(
+    d: int, *, concept: str = "a", seed: int = 0, shift: float = 1.0, types: bool = False, seeds: tuple[int, ...] = (0, 1)
+) -> Sample:
     set_ = concept_set(concept=concept, types=types)
     X = np.random.default_rng(seed).normal(size=(60, d)).astype(np.float32)
     X[:, :2] += shift * set_.targets[:, None]
@@ -242,7 +244,14 @@ def test_a_damaged_cell_is_none(tmp_path: Path) -> None:
     store.put({"layer": "x"}, CELL)
     path = tmp_path / cell_name({"layer": "x"})
     whole = path.read_text()
-    for damaged in ("", whole[: len(whole) // 2], whole.replace("0.25", "0.75"), "[]", "null", whole.replace('"layer": "x"', '"layer": "z"')):
+    for damaged in (
+        "",
+        whole[: len(whole) // 2],
+        whole.replace("0.25", "0.75"),
+        "[]",
+        "null",
+        whole.replace('"layer": "x"', '"layer": "z"'),
+    ):
         path.write_text(damaged)
         assert store.get({"layer": "x"}) is None
 
