@@ -132,9 +132,8 @@ def speed(threads: int, *, quick: bool) -> None:
     }
     for name in ("pooled", "spatial"):
         print(f"{name}: loop {theirs[name]:.0f} s (extrapolated), neuroprobe {ours[name]:.1f} s, ratio {theirs[name] / ours[name]:.0f}")
-    print(
-        f"whole grid: loop {sum(theirs.values()):.0f} s, neuroprobe {sum(ours.values()):.1f} s (aim 60), ratio {sum(theirs.values()) / sum(ours.values()):.0f} (aim 100; spatial 300)"
-    )
+    whole, took = sum(theirs.values()), sum(ours.values())
+    print(f"whole grid: loop {whole:.0f} s, neuroprobe {took:.1f} s (aim 60), ratio {whole / took:.0f} (aim 100; spatial 300)")
     seconds, _ = fit_all([(pooled[layer], UNITS) for layer in LAYERS], threads=threads)
     n_units = sum(pooled[layer][0].recorded.shape[1] for layer in LAYERS)
     print(f"scope neuron, linear, {n_units} units x {len(concepts)} concepts x {len(SEEDS)} seeds: {seconds:.2f} s (aim 5)")

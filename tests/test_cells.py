@@ -258,7 +258,7 @@ def test_a_damaged_cell_is_none(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match="a folder for finished cells, but '.*file.cells' cannot be made"):
+    with pytest.raises(StoreError, match=r"a folder for finished cells, but '.*file.cells' cannot be made"):
         CellStore(tmp_path / "file" / "cells")
 
 
