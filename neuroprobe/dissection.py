@@ -13,11 +13,12 @@ import torch
 from neuroprobe.activations import Activations
 from neuroprobe.concepts import ConceptScores
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.labelling import LayerLabels, label_layer
+from neuroprobe.labelling import LayerLabels, check_prior, label_layer
 from neuroprobe.modes import resolve_device
 from neuroprobe.report import LabelReport, versions
 from neuroprobe.scorer_registry import DEFAULT_SIMILARITY, SimilarityOrScorer, check_similarity, find_scorer
 from neuroprobe.similarity import Similarity
+from neuroprobe.similarity.arrays import check_count, check_number
 from neuroprobe.statistics import benjamini_hochberg
 from neuroprobe.summaries import ActivationSummary
 from neuroprobe.unit_parts import LayerUnits, RecordedUnits, SummarisedUnits
@@ -25,8 +26,8 @@ from neuroprobe.unit_parts import LayerUnits, RecordedUnits, SummarisedUnits
 #: Of Benjamini and Hochberg, over the units of a layer: the largest q-value with which a unit is named.
 FALSE_DISCOVERY_RATE = 0.05
 
-#: Null units per layer.
-N_NULL = 1000
+#: Fewest and most null units per layer; in between, one per unit.
+N_NULL = (1000, 5000)
 
 #: Resamples of the probing set for the stability of labels.
 N_BOOTSTRAP = 50
@@ -42,7 +43,7 @@ def dissect(
     units: Mapping[str, Iterable[int]] | None = None,
     top: int = 5,
     false_discovery_rate: float = FALSE_DISCOVERY_RATE,
-    n_null: int = N_NULL,
+    n_null: int | None = None,
     n_bootstrap: int = N_BOOTSTRAP,
     control: Sequence[Activations] = (),
     seed: int = 0,
@@ -78,8 +79,9 @@ def dissect(
         Concepts kept per unit.
     false_discovery_rate : float, default 0.05
         Units with a larger q-value stay without a label; 1 labels every unit that varies.
-    n_null : int, default 1000
-        Null units per layer; with 0 there are no p-values, and every unit that varies is named.
+    n_null : int, optional
+        Null units per layer: by default as many as it has units, at least 1,000 and at most 5,000; with 0 there are no
+        p-values, and every unit that varies is named.
     n_bootstrap : int, default 50
         Resamples of the images for the labels' stability; 0 for none.
     control : sequence of Activations, default ()
@@ -98,7 +100,8 @@ def dissect(
     Raises
     ------
     InputError
-        Activations and scores of different images, a unit the layer does not have, or a number out of its range.
+        Activations and scores of different images, values that are not finite, a unit the layer does not have, a number out
+        of its range, a control of another architecture, or a layer of one unit with a prior that takes all of its scores away.
     UnknownNameError
         A layer that was not recorded, or no such similarity function.
 
@@ -106,17 +109,23 @@ def dissect(
     ----------
     Oikarinen and Weng, ICLR 2023, arXiv 2204.10965. Benjamini and Hochberg, J. R. Stat. Soc. B 57, 1995.
     """
+    _check_kinds(activations, scores, control)
     name, make = find_scorer(similarity)
     check_similarity(similarity, parameters or {})
     _check_same_images(activations, scores)
+    _check_finite(scores)
     check_numbers(top=top, false_discovery_rate=false_discovery_rate, n_null=n_null, n_bootstrap=n_bootstrap, seed=seed)
     layers = _checked_layers(activations, layers)
     for other in control:
         _check_control(activations, other, layers)
+    if control and (make is None or not n_null):
+        raise InputError("Expected p-values where there is a `control`, but `n_null` is 0 or the similarity function is one of your own.")
     chosen = _chosen_units(activations, layers, {} if units is None else units)
     device = resolve_device(device)
     placed = replace(scores, image_vectors=scores.image_vectors.to(device), text_vectors=scores.text_vectors.to(device))
     scorer = None if make is None else make(placed, **(parameters or {}))
+    for layer in layers if scorer is not None else []:
+        check_prior(layer, _n_units(activations, layer), scorer)  # before the first layer's long run
     row_of = {id_: row for row, id_ in enumerate(scores.ids)}
     top = min(top, len(scores.concepts))
     tables = []
@@ -124,7 +133,8 @@ def dissect(
         layer_units = _layer_units(activations, layer, row_of)
         if scorer is not None:
             controls = [RecordedUnits(other[layer]) for other in control]
-            labels = label_layer(layer, layer_units, scorer, top=top, n_null=n_null, n_bootstrap=n_bootstrap, seed=seed, controls=controls)
+            n_layer = int(np.clip(len(layer_units), *N_NULL)) if n_null is None else n_null
+            labels = label_layer(layer, layer_units, scorer, top=top, n_null=n_layer, n_bootstrap=n_bootstrap, seed=seed, controls=controls)
         else:
             labels = _label_by_function(activations, layer, scores, similarity, parameters or {}, top)  # type: ignore[arg-type]
         tables.append(_label_table(layer, layer_units, labels, scores.concepts, false_discovery_rate).iloc[chosen[layer]])
@@ -134,7 +144,7 @@ def dissect(
         "n_images": len(scores.ids),
         "n_concepts": len(scores.concepts),
         "false_discovery_rate": false_discovery_rate,
-        "n_null": n_null if scorer is not None else 0,
+        "n_null": n_null if scorer is not None else 0,  # None: by the number of units
         "n_bootstrap": n_bootstrap if scorer is not None else 0,
         "control": [dict(other.metadata) for other in control],
         "seed": seed,
@@ -193,17 +203,39 @@ def _label_table(layer: str, units: LayerUnits, labels: LayerLabels, concepts: S
     return pd.DataFrame(columns)
 
 
-def check_numbers(*, top: int, false_discovery_rate: float, n_null: int, n_bootstrap: int, seed: int) -> None:
+def check_numbers(*, top: int, false_discovery_rate: float, n_null: int | None, n_bootstrap: int, seed: int) -> None:
     """Raise `InputError` for a number that `dissect` does not take."""
     if top < 1:
         raise InputError(f"Expected `top` to be at least 1, but got {top}.")
     if not 0 < false_discovery_rate <= 1:
         raise InputError(f"Expected `false_discovery_rate` above 0 and at most 1, but got {false_discovery_rate}.")
     for name, value in (("n_null", n_null), ("n_bootstrap", n_bootstrap), ("seed", seed)):
-        if value < 0:
+        if value is not None and value < 0:
             raise InputError(f"Expected `{name}` to be at least 0, but got {value}.")
-    if 0 < n_null < 100:
+    if n_null is not None and 0 < n_null < 100:
         raise InputError(f"Expected at least 100 null units, or 0 for no p-values, but got `n_null` {n_null}.")
+
+
+def _check_kinds(activations: Any, scores: Any, control: Any) -> None:
+    if not isinstance(activations, (Activations, ActivationSummary)):
+        raise InputError(f"Expected activations as ActivationRecorder makes them, but got {_shown(activations)}.")
+    if not isinstance(scores, ConceptScores):
+        raise InputError(f"Expected concept scores as ConceptSource or GivenLabels make them, but got {_shown(scores)}.")
+    wrong = [control] if not isinstance(control, (list, tuple)) else [other for other in control if not isinstance(other, Activations)]
+    if wrong:
+        raise InputError(f"Expected `control` to be a list of recorded activations, but got {_shown(wrong[0])}. Use `record`.")
+
+
+def _shown(value: object) -> str:
+    return f"{type(value).__name__} {value!r:.60}"
+
+
+def _check_finite(scores: ConceptScores) -> None:
+    if not len(scores.ids):
+        raise InputError("Expected at least one image, but there is none.")
+    for name, vectors in (("image", scores.image_vectors), ("text", scores.text_vectors)):
+        if not bool(torch.isfinite(vectors).all()):
+            raise InputError(f"Expected finite concept scores, but some of the {name} vectors are not. Check the encoder's weights.")
 
 
 def _check_same_images(activations: Activations | ActivationSummary, scores: ConceptScores) -> None:
@@ -223,11 +255,16 @@ def _check_control(activations: Activations | ActivationSummary, control: Activa
     if ours.get("model") is not None and ours.get("model") == theirs.get("model"):
         raise InputError("Expected a control with other weights than the model's, but they are the same. Use an untrained network.")
     for layer in layers:
-        control[layer]  # raises for a layer that was not recorded
+        n_units, n_control = _n_units(activations, layer), _n_units(control, layer)  # raises for a layer that was not recorded
+        if n_units != n_control:
+            raise InputError(
+                f"Expected a control of the same architecture, with {n_units} units in {layer!r}, but it has {n_control}. "
+                "Record the same layers of the same network with random weights."
+            )
 
 
 def _checked_layers(activations: Activations | ActivationSummary, layers: Sequence[str] | None) -> list[str]:
-    chosen = list(activations.layers if layers is None else layers)
+    chosen = list(activations.layers if layers is None else layers) if layers is None or isinstance(layers, Iterable) else []
     if isinstance(layers, str) or not chosen or len(set(chosen)) < len(chosen):
         raise InputError(f"Expected `layers` to be a list that names at least one layer, each once, but got {layers!r}.")
     return chosen
@@ -236,17 +273,30 @@ def _checked_layers(activations: Activations | ActivationSummary, layers: Sequen
 def _chosen_units(
     activations: Activations | ActivationSummary, layers: Sequence[str], units: Mapping[str, Iterable[int]]
 ) -> dict[str, list[int]]:
+    if not isinstance(units, Mapping):
+        raise InputError(f"Expected `units` to map layers to lists of units, such as {{{layers[0]!r}: [0, 1]}}, but got {_shown(units)}.")
     for layer in units:
         if layer not in layers:
             raise UnknownNameError(f"Expected `units` for the layers {list(layers)}, but got {layer!r}.")
     chosen = {}
     for layer in layers:
         n_units = _n_units(activations, layer)
-        chosen[layer] = [int(unit) for unit in units.get(layer, range(n_units))]
-        wrong = [unit for unit in chosen[layer] if not 0 <= unit < n_units]
-        if wrong:
-            raise InputError(f"Expected units of {layer!r} from 0 to {n_units - 1}, but got {wrong[0]}.")
+        asked = units.get(layer, range(n_units))
+        if isinstance(asked, str) or not isinstance(asked, Iterable):
+            raise InputError(f"Expected `units` to map {layer!r} to a list of units, but got {_shown(asked)}.")
+        chosen[layer] = [_checked_unit(unit, layer, n_units) for unit in asked]
     return chosen
+
+
+def _checked_unit(unit: Any, layer: str, n_units: int) -> int:
+    whole = isinstance(unit, (int, np.integer)) and not isinstance(unit, bool)
+    if not whole or not 0 <= unit < n_units:
+        raise InputError(
+            f"Expected units of {layer!r} from 0 to {n_units - 1}, but got {unit!r}. Of a mask of booleans, pass np.flatnonzero(mask)."
+            if isinstance(unit, (bool, np.bool_))
+            else f"Expected units of {layer!r} from 0 to {n_units - 1}, but got {unit!r}."
+        )
+    return int(unit)
 
 
 def _n_units(activations: Activations | ActivationSummary, layer: str) -> int:

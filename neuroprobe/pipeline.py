@@ -11,7 +11,7 @@ from torch import nn
 from neuroprobe.checkpoints import Checkpoint, fingerprint_checkpoints
 from neuroprobe.collection import Transform, collect
 from neuroprobe.concepts import ConceptSource
-from neuroprobe.dissection import FALSE_DISCOVERY_RATE, N_BOOTSTRAP, N_NULL, check_numbers, dissect
+from neuroprobe.dissection import FALSE_DISCOVERY_RATE, N_BOOTSTRAP, check_numbers, dissect
 from neuroprobe.exceptions import UnreadableImageError
 from neuroprobe.forward_pass import ForwardPass
 from neuroprobe.images import Images
@@ -36,7 +36,7 @@ def dissect_model(
     similarity: SimilarityOrScorer = DEFAULT_SIMILARITY,
     parameters: Mapping[str, Any] | None = None,
     false_discovery_rate: float = FALSE_DISCOVERY_RATE,
-    n_null: int = N_NULL,
+    n_null: int | None = None,
     n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
     store: str | Path | None = None,

@@ -22,7 +22,7 @@ from neuroprobe.scoring import Scorer, UnitPart
 Floats = npt.NDArray[np.float64]
 
 #: Null units in the neighbourhood (of like concentration) that a p-value is taken from.
-NEIGHBOURS = 250
+NEIGHBOURS = 500
 
 #: Share of the null units in a neighbourhood whose excesses make the tail beyond them.
 _TAIL = 0.1

@@ -185,7 +185,8 @@ def test_a_unit_is_compared_with_null_units_of_like_concentration() -> None:
     expected = np.array([slow_like(b, where, null, places) for b, where in zip(best, ours, strict=True)])
     counted = expected > 0.11  # further up it is the tail's
     assert counted.sum() > 25
-    np.testing.assert_allclose(found[counted], expected[counted], rtol=1e-6)
+    # concentrations are rounded, which may exchange one neighbour
+    np.testing.assert_allclose(found[counted], expected[counted], atol=1.01 / (NEIGHBOURS + 1))
     assert (found[~counted] < 0.12).all()
 
 
