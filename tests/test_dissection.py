@@ -14,6 +14,7 @@ from neuroprobe.dissection import dissect
 from neuroprobe.embedding_scorers import decorrelated
 from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.report import LabelReport
+from neuroprobe.scoring import Scorer
 from neuroprobe.similarity import get_similarity, list_similarities, soft_wpmi
 from neuroprobe.statistics import benjamini_hochberg
 from neuroprobe.vocabulary import Vocabulary
@@ -207,7 +208,7 @@ def test_parameters_reach_the_function() -> None:
 def test_the_metadata_say_what_the_labels_are_of() -> None:
     metadata = dissect(random_activations(), SCORES).metadata
     assert metadata["similarity"] == "peak_correlation"
-    assert (metadata["n_null"], metadata["n_bootstrap"], metadata["seed"], metadata["false_discovery_rate"]) == (1000, 50, 0, 0.05)
+    assert (metadata["n_null"], metadata["n_bootstrap"], metadata["seed"], metadata["false_discovery_rate"]) == (None, 50, 0, 0.05)
     assert (metadata["n_images"], metadata["n_concepts"]) == (N, len(WORDS))
     assert metadata["activations"]["images"] == metadata["concept_scores"]["images"] == "these images"
     assert metadata["versions"]["torch"] == torch.__version__.split("+")[0]
@@ -251,6 +252,42 @@ def test_an_own_function_with_values_that_are_not_finite_is_refused(value: float
 
     with pytest.raises(InputError, match="finite similarities, but 'mine' returned some that are not"):
         dissect(random_activations(a=9), SCORES, similarity=mine)
+
+
+def test_an_own_function_without_a_result_or_with_other_parameters_is_refused() -> None:
+    def mine(activations, concept_scores, *, z=1):
+        return None
+
+    with pytest.raises(InputError, match="'mine' to return an array or a tensor, but got NoneType None"):
+        dissect(random_activations(), SCORES, similarity=mine)
+    with pytest.raises(InputError, match="parameters of mine, but .*'y': 1.* do not fit: got an unexpected keyword argument 'y'"):
+        dissect(random_activations(), SCORES, similarity=mine, parameters={"y": 1})
+
+
+def test_an_own_scorer_may_use_everything_of_the_scores() -> None:
+    class Named(Scorer):
+        def __init__(self, scores, *, word):
+            super().__init__(scores)
+            self.column = scores.concepts.index(word)
+
+        def units(self, activations):
+            return (activations.T.contiguous(),)
+
+        def block(self, units, columns):
+            scores = self.matrix(slice(None)) - self.matrix(slice(self.column, self.column + 1))
+            return units[0] @ scores[:, columns]
+
+    found = dissect(random_activations(), SCORES, similarity=Named, parameters={"word": "dotted"}, n_null=100, n_bootstrap=2)
+    assert found.table["p_value"].between(0, 1).all()
+    with pytest.raises(InputError, match="parameters of Named, but .* do not fit: missing a required"):
+        dissect(random_activations(), SCORES, similarity=Named)
+
+    class Half(Scorer):
+        def units(self, activations):
+            return (activations.T.contiguous(),)
+
+    with pytest.raises(InputError, match="methods `units` and `block`, but Half lacks one"):
+        dissect(random_activations(), SCORES, similarity=Half)
 
 
 def test_an_own_functions_parameters_may_be_arrays() -> None:
@@ -299,12 +336,16 @@ def test_a_unit_the_layer_does_not_have_is_refused(unit: int) -> None:
 @pytest.mark.parametrize(
     ("number", "message"),
     [
-        ({"false_discovery_rate": 0}, "`false_discovery_rate` above 0 and at most 1, but got 0"),
-        ({"false_discovery_rate": 1.5}, "`false_discovery_rate` above 0 and at most 1, but got 1.5"),
+        ({"false_discovery_rate": 0}, "`false_discovery_rate` to be a number, above 0 and at most 1, but got 0"),
+        ({"false_discovery_rate": 1.5}, "`false_discovery_rate` to be a number, above 0 and at most 1, but got 1.5"),
         ({"n_null": -1}, "`n_null` to be at least 0, but got -1"),
         ({"n_null": 50}, "at least 100 null units, or 0 for no p-values, but got `n_null` 50"),
         ({"n_bootstrap": -1}, "`n_bootstrap` to be at least 0, but got -1"),
         ({"seed": -1}, "`seed` to be at least 0, but got -1"),
+        ({"seed": 1.5}, "`seed` to be at least 0, but got 1.5. Give a whole number"),
+        ({"n_null": 1000.0}, "`n_null` to be at least 0, but got 1000.0. Give a whole number"),
+        ({"n_bootstrap": "5"}, "`n_bootstrap` to be at least 0, but got '5'. Give a whole number"),
+        ({"false_discovery_rate": "5 %"}, "`false_discovery_rate` to be a number, above 0 and at most 1, but got '5 %'"),
         ({"parameters": {"temperature": 0}}, "`temperature` to be a number, above 0"),
     ],
 )
@@ -313,9 +354,109 @@ def test_numbers_out_of_range_are_refused(number: dict[str, object], message: st
         dissect(random_activations(), SCORES, **number)
 
 
-def test_top_below_one_is_refused() -> None:
-    with pytest.raises(InputError, match="`top` to be at least 1, but got 0"):
-        dissect(random_activations(), SCORES, top=0)
+@pytest.mark.parametrize("top", [0, 2.5, "5", None])
+def test_top_that_is_no_number_of_concepts_is_refused(top) -> None:
+    with pytest.raises(InputError, match=f"`top` to be at least 1, but got {top!r}"):
+        dissect(random_activations(), SCORES, top=top)
+
+
+@pytest.mark.parametrize(
+    ("units", "message"),
+    [
+        ([1, 2], r"`units` to map layers to lists of units, such as \{'a': \[0, 1\]\}, but got list \[1, 2\]"),
+        ({"a": 3}, "`units` to map 'a' to a list of units, but got int 3"),
+        ({"a": "12"}, "`units` to map 'a' to a list of units, but got str '12'"),
+        ({"a": [1.7]}, "units of 'a' from 0 to 8, but got 1.7"),
+        ({"a": [[1]]}, r"units of 'a' from 0 to 8, but got \[1\]"),
+        ({"a": np.arange(9) > 5}, r"from 0 to 8, but got .*False.* Of a mask of booleans, pass np.flatnonzero\(mask\)"),
+    ],
+)
+def test_units_that_are_no_lists_of_numbers_are_refused(units, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        dissect(random_activations(), SCORES, units=units)
+
+
+def test_arguments_of_the_wrong_kind_are_refused() -> None:
+    activations = random_activations()
+    with pytest.raises(InputError, match="activations as ActivationRecorder makes them, but got ConceptScores"):
+        dissect(SCORES, activations)
+    with pytest.raises(InputError, match="concept scores as ConceptSource or GivenLabels make them, but got ndarray"):
+        dissect(activations, SCORES.similarities().numpy())
+    for similarity in (3, ["soft_wpmi"]):
+        with pytest.raises(UnknownNameError, match="a similarity function, but got"):
+            dissect(activations, SCORES, similarity=similarity)
+    with pytest.raises(InputError, match=r"`parameters` to be a mapping, .* but got list \['k'\]"):
+        dissect(activations, SCORES, parameters=["k"])
+
+
+def test_no_images_are_refused() -> None:
+    empty = dataclasses.replace(SCORES, image_vectors=SCORES.image_vectors[:0], ids=())
+    with pytest.raises(InputError, match="at least one image, but there is none"):
+        dissect(Activations({"a": np.empty((0, 3), np.float32)}, (), {"images": "these images"}), empty)
+
+
+# --- values that are not finite
+
+
+@pytest.mark.parametrize("similarity", list_similarities())
+def test_values_that_are_not_finite_get_no_labels(similarity: str, tmp_path) -> None:
+    stored = np.memmap(tmp_path / "a.bin", dtype=np.float32, mode="w+", shape=(N, 9))
+    stored[:] = random_activations()["a"]
+    stored[3, 4] = np.nan  # a store is not read before it is used
+    for values in (stored, random_activations()["a"].astype(np.float64) * 1e60):
+        activations = Activations({"a": values}, SCORES.ids, {"images": "these images"})
+        with pytest.raises(InputError, match="finite as float32, but some of unit"):
+            dissect(activations, SCORES, similarity=similarity, n_null=0, n_bootstrap=0)
+    vectors = SCORES.image_vectors.clone()
+    vectors[2, 1] = torch.nan
+    with pytest.raises(InputError, match="finite concept scores, but some of the image vectors are not"):
+        dissect(random_activations(), dataclasses.replace(SCORES, image_vectors=vectors), similarity=similarity)
+
+
+# --- controls
+
+
+def control_of(*, model: str = "untrained", **units: int) -> Activations:
+    generator = np.random.default_rng(7)
+    found = activations_of({layer: generator.normal(size=(N, n)) for layer, n in units.items()})
+    return dataclasses.replace(found, metadata={**found.metadata, "model": model})
+
+
+def test_a_control_that_is_none_is_refused() -> None:
+    activations = random_activations(a=9)
+    for control, message in (
+        (activations, "`control` to be a list of recorded activations, but got Activations"),
+        (None, "`control` to be a list of recorded activations, but got NoneType"),
+        ([SCORES], "`control` to be a list of recorded activations, but got ConceptScores"),
+        ([control_of(a=3)], "the same architecture, with 9 units in 'a', but it has 3"),
+        ([activations_of({"a": np.zeros((N, 9))})], "a control of which some units of 'a' vary"),
+    ):
+        with pytest.raises(InputError, match=message):
+            dissect(activations, SCORES, control=control)
+
+
+def test_a_control_needs_p_values() -> None:
+    activations, control = random_activations(a=9), [control_of(a=9)]
+    for options in ({"n_null": 0}, {"similarity": lambda a, c: a.T @ c}):
+        with pytest.raises(InputError, match="p-values where there is a `control`"):
+            dissect(activations, SCORES, control=control, **options)
+
+
+def test_units_of_a_control_that_never_vary_are_no_null_units() -> None:
+    activations, control = random_activations(a=9), control_of(a=9)
+    half_dead = control["a"].copy()
+    half_dead[:, 4:] = 0
+    p = dissect(activations, SCORES, control=[activations_of({"a": half_dead})], n_bootstrap=0).table["p_value"]
+    assert p.min() >= 1 / 5  # of four null units
+
+
+# --- layers of one unit
+
+
+def test_a_layer_of_one_unit_is_told_of_before_the_first_layer_is_scored(monkeypatch) -> None:
+    monkeypatch.setattr("neuroprobe.dissection.label_layer", lambda *_, **__: pytest.fail("scored"))
+    with pytest.raises(InputError, match="more than one unit in 'alone'"):
+        dissect(random_activations(a=9, alone=1), SCORES, similarity="soft_wpmi")
 
 
 @pytest.mark.parametrize(("layers", "shown"), [([], r"\[\]"), ("a", "'a'"), (["a", "a"], r"\['a', 'a'\]")])

@@ -278,7 +278,7 @@ def noise(kind: str, n: int, n_units: int, seed: int) -> np.ndarray:
     return {"normal": z, "heavy": np.exp(2 * z), "sparse": np.maximum(z - 1.5, 0)}[kind]
 
 
-def p_of_noise(similarity: str, kind: str, *, n: int = 150, n_units: int, words: int, layers: int, n_null: int = 500) -> np.ndarray:
+def p_of_noise(similarity: str, kind: str, *, n: int = 150, n_units: int, words: int, layers: int, n_null: int = 1000) -> np.ndarray:
     found = []
     for seed in range(layers):
         activations = activations_of({"noise": noise(kind, n, n_units, seed)})
