@@ -111,21 +111,22 @@ def dissect(
     """
     _check_kinds(activations, scores, control)
     name, make = find_scorer(similarity)
-    check_similarity(similarity, parameters or {})
+    check_similarity(similarity, {} if parameters is None else parameters)
     _check_same_images(activations, scores)
     _check_finite(scores)
     check_numbers(top=top, false_discovery_rate=false_discovery_rate, n_null=n_null, n_bootstrap=n_bootstrap, seed=seed)
     layers = _checked_layers(activations, layers)
     for other in control:
         _check_control(activations, other, layers)
-    if control and (make is None or not n_null):
+    if control and (make is None or n_null == 0):
         raise InputError("Expected p-values where there is a `control`, but `n_null` is 0 or the similarity function is one of your own.")
     chosen = _chosen_units(activations, layers, {} if units is None else units)
     device = resolve_device(device)
     placed = replace(scores, image_vectors=scores.image_vectors.to(device), text_vectors=scores.text_vectors.to(device))
     scorer = None if make is None else make(placed, **(parameters or {}))
-    for layer in layers if scorer is not None else []:
-        check_prior(layer, _n_units(activations, layer), scorer)  # before the first layer's long run
+    if scorer is not None:
+        for layer in layers:  # before the first one's long run
+            check_prior(layer, _n_units(activations, layer), scorer)
     row_of = {id_: row for row, id_ in enumerate(scores.ids)}
     top = min(top, len(scores.concepts))
     tables = []
@@ -173,7 +174,7 @@ def _label_by_function(
     if isinstance(activations, ActivationSummary):
         raise InputError("Expected recorded activations for a similarity function of your own, but got a summary. Use `record`.")
     values = torch.from_numpy(np.array(activations[layer], dtype=np.float32))
-    alike = torch.as_tensor(function(values, scores.similarities(), **parameters)).float()
+    alike = _as_matrix(function(values, scores.similarities(), **parameters), getattr(function, "__name__", repr(function)))
     _check_result(alike, values.shape[1], len(scores.concepts), getattr(function, "__name__", repr(function)))
     order = torch.argsort(alike, dim=1, descending=True, stable=True)[:, :top]
     unknown = np.full(len(alike), np.nan)
@@ -205,13 +206,10 @@ def _label_table(layer: str, units: LayerUnits, labels: LayerLabels, concepts: S
 
 def check_numbers(*, top: int, false_discovery_rate: float, n_null: int | None, n_bootstrap: int, seed: int) -> None:
     """Raise `InputError` for a number that `dissect` does not take."""
-    if top < 1:
-        raise InputError(f"Expected `top` to be at least 1, but got {top}.")
-    if not 0 < false_discovery_rate <= 1:
-        raise InputError(f"Expected `false_discovery_rate` above 0 and at most 1, but got {false_discovery_rate}.")
-    for name, value in (("n_null", n_null), ("n_bootstrap", n_bootstrap), ("seed", seed)):
-        if value is not None and value < 0:
-            raise InputError(f"Expected `{name}` to be at least 0, but got {value}.")
+    check_count("top", top)
+    check_number("false_discovery_rate", false_discovery_rate, low=0, high=1, above=True)
+    for name, value in (("n_null", 0 if n_null is None else n_null), ("n_bootstrap", n_bootstrap), ("seed", seed)):
+        check_count(name, value, low=0)
     if n_null is not None and 0 < n_null < 100:
         raise InputError(f"Expected at least 100 null units, or 0 for no p-values, but got `n_null` {n_null}.")
 
@@ -301,6 +299,13 @@ def _checked_unit(unit: Any, layer: str, n_units: int) -> int:
 
 def _n_units(activations: Activations | ActivationSummary, layer: str) -> int:
     return activations[layer].shape[1] if isinstance(activations, Activations) else len(activations[layer].mean)
+
+
+def _as_matrix(found: Any, name: str) -> torch.Tensor:
+    try:
+        return torch.as_tensor(found).float()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"Expected the similarity function {name!r} to return an array or a tensor, but got {_shown(found)}.") from error
 
 
 def _check_result(alike: torch.Tensor, n_units: int, n_concepts: int, name: str) -> None:

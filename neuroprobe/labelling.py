@@ -73,7 +73,7 @@ def label_layer(
         Resamples; 0 for no stability.
     seed : int
     controls : sequence of LayerUnits, default ()
-        Units that take the null units' place, each as though it stood in the layer in place of one of its units.
+        Units that take the null units' place, each that varies as though it stood in the layer in place of one of its units.
 
     Returns
     -------
@@ -82,14 +82,18 @@ def label_layer(
     Raises
     ------
     InputError
-        Scores that are not finite, or a prior that cancels every score.
+        Scores that are not finite, a prior that cancels every score, or a control of which no unit varies.
     """
-    _check_prior(layer, units, scorer)
+    check_prior(layer, len(units), scorer)
     generator = null_generator(seed, layer)
     part = units.parts(scorer)
     if controls and n_null:
-        null_part: UnitPart | None = joined([control.parts(scorer) for control in controls])
-        sources = np.arange(sum(map(len, controls))) % len(units)
+        places = np.flatnonzero(np.concatenate([control.varies for control in controls]))  # as in the null from shuffled images
+        if not len(places):
+            raise InputError(f"Expected a control of which some units of {layer!r} vary, but each is the same on every image.")
+        of_all = joined([control.parts(scorer) for control in controls])
+        null_part: UnitPart | None = tuple(tensor[torch.from_numpy(places).to(tensor.device)] for tensor in of_all)
+        sources = places % len(units)
     else:
         sources = null_sources(units.varies, n_null, generator)
         null_part = units.null_parts(scorer, sources, generator) if len(sources) else None
@@ -99,8 +103,9 @@ def label_layer(
     return LayerLabels(sweep.scores[:, :top].numpy(), sweep.concepts[:, :top].numpy(), p, stability)
 
 
-def _check_prior(layer: str, units: LayerUnits, scorer: Scorer) -> None:
-    if len(units) == 1 and scorer.prior_weight == 1:
+def check_prior(layer: str, n_units: int, scorer: Scorer) -> None:
+    """Raise `InputError` if the prior of a layer of so many units leaves nothing of its scores."""
+    if n_units == 1 and scorer.prior_weight == 1:
         raise InputError(
             f"Expected more than one unit in {layer!r}, since the prior over its units takes all of a single unit's scores away. "
             "Pass parameters={'prior': None}, or another similarity function."

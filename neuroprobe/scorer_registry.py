@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import SimpleNamespace
@@ -55,20 +56,35 @@ def find_scorer(similarity: SimilarityOrScorer) -> tuple[str, Callable[..., Scor
 
 
 def check_similarity(similarity: SimilarityOrScorer, parameters: Mapping[str, Any]) -> None:
-    """Try the parameters on a few numbers; those of a plain function of the user's are left to its first real call.
+    """Try the parameters of our functions on a few numbers; of the user's own functions and scorers, only their names.
 
     Raises
     ------
     UnknownNameError
         A name that is none of ours.
     InputError
-        A parameter the function does not have, or a value it does not take.
+        A parameter the function does not have, or a value it does not take; a scorer that lacks a method.
     """
     name, make = find_scorer(similarity)
-    if make is None:
-        return
-    few: Any = SimpleNamespace(image_vectors=torch.eye(2), text_vectors=torch.eye(2))
+    if not isinstance(parameters, Mapping):
+        raise InputError(
+            f"Expected `parameters` to be a mapping, such as {{'k': 50}}, but got {type(parameters).__name__} {parameters!r:.60}."
+        )
+    if inspect.isabstract(make):
+        raise InputError(f"Expected a scorer with the methods `units` and `block`, but {name} lacks one of them.")
     try:
-        make(few, **parameters)
+        if make in SCORERS.values():
+            few: Any = SimpleNamespace(image_vectors=torch.eye(2), text_vectors=torch.eye(2))
+            make(few, **parameters)  # type: ignore[misc]
+        else:
+            _signature(make or similarity).bind(*([None] if make else [None, None]), **parameters)
     except TypeError as error:
         raise InputError(f"Expected parameters of {name}, but {dict(parameters)} do not fit: {error}.") from error
+
+
+def _signature(function: Any) -> inspect.Signature:
+    """Of a function; one that takes anything where it cannot be known."""
+    try:
+        return inspect.signature(function)
+    except ValueError:
+        return inspect.signature(lambda *_, **__: None)

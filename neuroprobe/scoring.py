@@ -99,7 +99,7 @@ class Scorer(ABC):
         """
         raise InputError(
             f"Expected a similarity function that needs only a unit's highest activations, but {type(self).__name__} needs all of them. "
-            "Record the activations themselves, or choose soft_wpmi, wpmi or peak_mean."
+            "Record the activations themselves, or choose soft_wpmi, wpmi, rank_reorder or peak_mean."
         )
 
     @abstractmethod

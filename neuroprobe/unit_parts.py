@@ -45,11 +45,22 @@ class LayerUnits(ABC):
 
 
 class RecordedUnits(LayerUnits):
-    """Units whose activations were recorded, float32 [n_images, n_units]."""
+    """Units whose activations were recorded, float32 [n_images, n_units].
+
+    Raises
+    ------
+    InputError
+        Values that are not finite: of a store changed since it was recorded, or beyond the range of float32.
+    """
 
     def __init__(self, values: npt.NDArray[np.float32]) -> None:
-        self._values = np.asarray(values, dtype=np.float32)
-        self.varies = self._values.max(axis=0) != self._values.min(axis=0)
+        with np.errstate(over="ignore"):  # told below
+            self._values = np.asarray(values, dtype=np.float32)
+        highest, lowest = self._values.max(axis=0), self._values.min(axis=0)
+        wrong = np.flatnonzero(~(np.isfinite(highest) & np.isfinite(lowest)))
+        if len(wrong):
+            raise InputError(f"Expected activations that are finite as float32, but some of unit {wrong[0]} are not. Record them again.")
+        self.varies = highest != lowest
 
     def parts(self, scorer: Scorer) -> UnitPart:
         blocks = (self._values[:, start : start + _BLOCK] for start in range(0, len(self), _BLOCK))

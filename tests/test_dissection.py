@@ -260,7 +260,7 @@ def test_an_own_function_without_a_result_or_with_other_parameters_is_refused() 
 
     with pytest.raises(InputError, match="'mine' to return an array or a tensor, but got NoneType None"):
         dissect(random_activations(), SCORES, similarity=mine)
-    with pytest.raises(InputError, match="parameters of mine, but .*'y': 1.* do not fit: got an unexpected keyword argument 'y'"):
+    with pytest.raises(InputError, match=r"parameters of mine, but .*'y': 1.* do not fit: got an unexpected keyword argument 'y'"):
         dissect(random_activations(), SCORES, similarity=mine, parameters={"y": 1})
 
 
@@ -279,7 +279,7 @@ def test_an_own_scorer_may_use_everything_of_the_scores() -> None:
 
     found = dissect(random_activations(), SCORES, similarity=Named, parameters={"word": "dotted"}, n_null=100, n_bootstrap=2)
     assert found.table["p_value"].between(0, 1).all()
-    with pytest.raises(InputError, match="parameters of Named, but .* do not fit: missing a required"):
+    with pytest.raises(InputError, match=r"parameters of Named, but .* do not fit: missing a required"):
         dissect(random_activations(), SCORES, similarity=Named)
 
     class Half(Scorer):

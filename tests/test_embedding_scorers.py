@@ -294,6 +294,6 @@ def test_parameters_are_tried_without_images() -> None:
         check_similarity(name, {})
         with pytest.raises(InputError, match=f"parameters of {name}, but .*'nonsense'"):
             check_similarity(name, {"nonsense": 1})
-    check_similarity(lambda a, c: a.T @ c, {"anything": 1})
+    check_similarity(lambda a, c, anything: a.T @ c, {"anything": 1})
     with pytest.raises(InputError, match="`competition` to be a number"):
         check_similarity("peak_correlation", {"competition": 2})

@@ -44,10 +44,10 @@ def _check_inputs(activations: torch.Tensor, concept_scores: torch.Tensor) -> No
             raise InputError(f"Expected finite {name}, but row {row}, column {column} is {values[row, column]}. Leave that image out.")
 
 
-def check_count(name: str, value: Any) -> None:
-    """Raise InputError unless it is a whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise InputError(f"Expected `{name}` to be at least 1, but got {value!r}. Give a whole number of images.")
+def check_count(name: str, value: Any, *, low: int = 1) -> None:
+    """Raise InputError unless it is a whole number of at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
+        raise InputError(f"Expected `{name}` to be at least {low}, but got {value!r}. Give a whole number.")
 
 
 def check_number(name: str, value: Any, *, low: float = -math.inf, high: float = math.inf, above: bool = False) -> None:

@@ -58,7 +58,7 @@ def get_similarity(similarity: str | Similarity) -> tuple[str, Similarity]:
     """
     if callable(similarity):
         return str(getattr(similarity, "__name__", type(similarity).__name__)), similarity
-    if similarity not in FUNCTIONS:
+    if not isinstance(similarity, str) or similarity not in FUNCTIONS:
         raise UnknownNameError(f"Expected a similarity function, but got {similarity!r}. {suggest(str(similarity), FUNCTIONS)}")
     return similarity, FUNCTIONS[similarity]
 
