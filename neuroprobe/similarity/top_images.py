@@ -162,13 +162,13 @@ def rank_reorder(
 ) -> torch.Tensor:
     """How well a concept orders a unit's most active images (CLIP-Dissect, appendix), negated.
 
-    The unit's highest activations are put in the order of the concept's scores; the mean of |difference|^p from the
+    The unit's highest activations are put in the order of the concept's scores; the mean of `|difference|^p` from the
     unit's own order is divided by what a random order would give, and by the concept's mean score on these images to
     the power `scale`.
 
     What a random order gives is its exact expectation: of the published code's baseline, the mean over images of
-    |x_i - x_r(i)|^p for random orders r of the unit's highest activations x, the mean over all pairs i, j (i = j
-    included) of |x_i - x_j|^p. The published code draws five orders anew for every unit, so that its scores, all of a
+    `|x_i - x_r(i)|^p` for random orders r of the unit's highest activations x, the mean over all pairs i, j (i = j
+    included) of `|x_i - x_j|^p`. The published code draws five orders anew for every unit, so that its scores, all of a
     unit's by one common factor, differ from run to run (by some 10 to 20 %), and are on average slightly further from
     0 than these, because the mean of a reciprocal is more than the reciprocal of the mean.
 
