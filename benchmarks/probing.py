@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.neural_network import MLPClassifier
+from threadpoolctl import threadpool_limits
 from torch import nn
 from torchvision import models, transforms
 
@@ -81,7 +82,7 @@ def fit_all(
         return [{"concept": c, "probe": t.name, "features": t.features, **row} for (c, t), cell in results.items() for row in cell.rows]
 
     started = CLOCK()
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with threadpool_limits(1), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         rows = [row for part in pool.map(fit, jobs) for row in part]
     return CLOCK() - started, rows
 

@@ -19,27 +19,34 @@ COLUMNS = 4096
 _ROWS = 64
 
 
-def gram_matrix(X: torch.Tensor, *, columns: int = COLUMNS) -> torch.Tensor:
-    """Inner products of the rows of X, from which their mean was subtracted first.
+def gram_matrix(
+    X: torch.Tensor, *, rows: torch.Tensor | None = None, device: torch.device | None = None, columns: int = COLUMNS
+) -> torch.Tensor:
+    """Inner products of the rows of X, from which their mean was subtracted first (of float32 rows, to its last digits but one).
 
-    Centring afterwards would lose the digits that rows with a large common part need for it.
+    Centring only afterwards would lose the digits that rows with a large common part need for it.
 
     Parameters
     ----------
-    X : Tensor, [n_images, n_features], float32 or float64
-        On any device; the products are made there.
+    X : Tensor, [n, n_features], float32 or float64
+    rows : LongTensor, [n_images], optional
+        Which rows of X are meant; by default all. They are taken some columns at a time, so that no copy of them all is made.
+    device : torch.device, optional
+        Where the products are made; by default where X is.
     columns : int, default 4096
 
     Returns
     -------
     Tensor, [n_images, n_images], float64
     """
-    total = torch.zeros(len(X), len(X), dtype=torch.float64, device=X.device)
+    n = len(X) if rows is None else len(rows)
+    total = torch.zeros(n, n, dtype=torch.float64, device=device or X.device)
     for start in range(0, X.shape[1], columns):
         part = X[:, start : start + columns]
-        if X.is_cuda:
+        part = (part if rows is None else part[rows]).to(total.device)
+        if part.is_cuda:
             part = part.double()  # a float32 product may be one of TF32 there
-        part = (part - part.mean(dim=0, dtype=torch.float64)).to(part.dtype)
+        part = part - part.mean(dim=0)  # its last digits do not matter: whatever is common to all goes with the training part's mean
         _add_products(total, part)
     return total.triu() + total.triu(1).T
 

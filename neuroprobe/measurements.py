@@ -120,13 +120,16 @@ def fit_layer(
 
 def scaled_problems(sample: Sample, features: Features, device: torch.device) -> list[_Batch]:
     """A sample's splits as batches of problems, those with parts of the same sizes together."""
-    X = torch.from_numpy(sample.X).to(device)
-    Z = coordinates(gram_matrix(X)) if features == "spatial" else X
+    n_features = sample.recorded.shape[1]
+    if features == "spatial":
+        Z = coordinates(gram_matrix(torch.from_numpy(sample.recorded), rows=torch.from_numpy(sample.rows), device=device))
+    else:
+        Z = torch.from_numpy(sample.X).to(device)
     batches = []
     for seeds in _by_size(sample):
         train, _ = _rows_of(sample, seeds, device)
-        scaled = layer_scaled(Z, train, n_features=X.shape[1]) if features == "spatial" else unit_scaled(X, train)
-        batches.append(_batch(sample, scaled, seeds, n_features=X.shape[1]))
+        scaled = layer_scaled(Z, train, n_features=n_features) if features == "spatial" else unit_scaled(Z, train)
+        batches.append(_batch(sample, scaled, seeds, n_features=n_features))
     return batches
 
 
