@@ -21,7 +21,7 @@ from neuroprobe.concepts import ConceptScores
 from neuroprobe.scoring import Columns, Scorer, UnitPart
 from neuroprobe.similarity.arrays import check_number
 from neuroprobe.similarity.linear import LinearParts, cos_similarity_parts, pearson_parts
-from neuroprobe.similarity.peaks import peak_correlation_parts, peak_mean_parts
+from neuroprobe.similarity.peaks import of_length_1, peak_correlation_parts, peak_mean_parts
 
 #: Share of the mean variance that is added to every variance before its root is taken.
 SHRINKAGE = 0.1
@@ -104,8 +104,7 @@ class EmbeddingScorer(Scorer):
 
 def _concentration(weights: torch.Tensor) -> torch.Tensor:
     """Sum of the fourth powers of weights of length 1: 1 / n where all images weigh the same, 1 where one has all weight."""
-    lengths = weights.norm(dim=0)
-    return (weights / torch.where(lengths > 0, lengths, 1)).pow(4).sum(dim=0)
+    return of_length_1(weights).square_().square_().sum(dim=0)
 
 
 def decorrelated(vectors: torch.Tensor, *, shrinkage: float = SHRINKAGE) -> torch.Tensor:

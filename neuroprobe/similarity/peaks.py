@@ -7,7 +7,7 @@ import math
 import torch
 
 from neuroprobe.similarity.arrays import check_number, on_tensors
-from neuroprobe.similarity.linear import LinearParts, centred_columns, unit_columns
+from neuroprobe.similarity.linear import LinearParts, centred_columns
 
 
 def scaled(values: torch.Tensor) -> torch.Tensor:
@@ -16,9 +16,15 @@ def scaled(values: torch.Tensor) -> torch.Tensor:
     return values / torch.where(largest > 0, largest, 1)
 
 
+def of_length_1(values: torch.Tensor) -> torch.Tensor:
+    """Columns of length 1, or of zeros; as `unit_columns`, but faster than torch.norm, which is slow along the rows."""
+    lengths = values.square().sum(dim=0).sqrt()
+    return values / torch.where(lengths > 0, lengths, 1)
+
+
 def centred_units(values: torch.Tensor) -> torch.Tensor:
     """Columns about their mean, of length 1; zero where a column never varies, however small or large its values."""
-    return unit_columns(scaled(centred_columns(scaled(values))))
+    return of_length_1(scaled(centred_columns(scaled(values))))
 
 
 #: What a unit's scores are divided by where even its best is no more.
@@ -37,7 +43,9 @@ def peaks(activations: torch.Tensor, power: float) -> torch.Tensor:
 
 def peak_weights(activations: torch.Tensor, power: float) -> torch.Tensor:
     """Half correlation, half peaks: the standardised activation and its peaks, each of length 1, summed, [n_images, n_units]."""
-    return unit_columns(centred_units(activations) + unit_columns(peaks(activations, power)))
+    centred = centred_units(activations)
+    risen = (centred * math.sqrt(len(centred))).clamp_min_(0).pow_(power)  # as in `peaks`
+    return of_length_1(centred + of_length_1(risen))
 
 
 def peak_correlation_parts(*, power: float = 3.0) -> LinearParts:
