@@ -144,11 +144,25 @@ def _add_probe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "(default: the probing blog's groups colour, pattern and sex)",
     )  # fmt: skip
     parser.add_argument("--positives", type=int, default=100, help="likeliest images per concept (default: %(default)s)")
-    parser.add_argument("--negatives", type=int, default=200, help="random others per concept (default: %(default)s)")
+    parser.add_argument("--negatives", type=int, default=200, help="others per concept (default: %(default)s)")
+    parser.add_argument(
+        "--negatives-from",
+        default="random",
+        choices=("random", "least_likely", "group"),
+        help="which others: at random, the least likely, or the likeliest of the group's other concepts (default: %(default)s)",
+    )
+    parser.add_argument("--gap", type=int, default=0, help="images left out behind the positives in the ranking (default: %(default)s)")
+    parser.add_argument(
+        "--scopes", nargs="+", default=["layer"], choices=("neuron", "layer", "full"), help="what one probe may read (default: layer)"
+    )
+    parser.add_argument("--controls", type=int, default=0, help="control labellings per split, for selectivity (default: none)")
     parser.add_argument("--held-out", type=float, default=0.3, help="share of each class kept for the test (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="one split each (default: 0)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)), help="one split each (default: 0 to 4)")
     parser.add_argument("--checkpoints", type=Path, nargs="+", metavar="FILE", help="state dicts to probe in turn instead of the weights")
-    parser.add_argument("--jobs", type=int, default=-1, help="processes that fit probes (default: one per processor)")
+    parser.add_argument("--jobs", type=int, default=-1, help="threads that fit probes (default: one per processor)")
+    parser.add_argument(
+        "--store", type=Path, metavar="DIR", help="keep finished cells there, and go on from there if cut off (default: none are kept)"
+    )
     parser.set_defaults(run=_probe)
 
 
@@ -242,6 +256,11 @@ def _probe(arguments: argparse.Namespace) -> None:
         transform=transform,
         n_positive=arguments.positives,
         n_negative=arguments.negatives,
+        negatives=arguments.negatives_from,
+        gap=arguments.gap,
+        scopes=arguments.scopes,
+        controls=arguments.controls,
+        store=arguments.store,
         checkpoints=_named(arguments.checkpoints),
         seeds=arguments.seeds,
         held_out=arguments.held_out,

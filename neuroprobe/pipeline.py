@@ -17,11 +17,12 @@ from neuroprobe.forward_pass import ForwardPass
 from neuroprobe.images import Images
 from neuroprobe.pooling import Layout, Pooling
 from neuroprobe.probe_report import ProbeReport
+from neuroprobe.ranking import Negatives
 from neuroprobe.recorder import ActivationRecorder, check_layers
 from neuroprobe.recording import record_beside
 from neuroprobe.report import LabelReport
 from neuroprobe.scorer_registry import DEFAULT_SIMILARITY, SimilarityOrScorer, check_similarity
-from neuroprobe.study import BLOG_PROBES, POOLINGS, Features, ProbingStudy, check_jobs, check_probes, check_seeds, check_split
+from neuroprobe.study import BLOG_PROBES, POOLINGS, Features, ProbingStudy, Scopes, check_jobs, check_seeds, check_split, make_tasks
 
 
 def dissect_model(
@@ -104,11 +105,17 @@ def probe_model(
     transform: Transform,
     n_positive: int = 100,
     n_negative: int = 200,
+    negatives: Negatives = "random",
+    gap: int = 0,
     probes: Sequence[tuple[str, Features]] = BLOG_PROBES,
+    scopes: Scopes = ("layer",),
     checkpoints: Mapping[str, Checkpoint] | None = None,
-    seeds: Sequence[int] = (0,),
+    seeds: Sequence[int] = range(5),
     held_out: float = 0.3,
+    controls: int = 0,
+    keep_directions: bool = False,
     layout: Layout | None = None,
+    store: str | Path | None = None,
     batch_size: int = 64,
     workers: int = 0,
     n_jobs: int | None = None,
@@ -120,10 +127,12 @@ def probe_model(
     ----------
     model, images, source, layers, transform
         As in `dissect_model`.
-    n_positive, n_negative : int, default 100 and 200
+    n_positive, n_negative, negatives, gap
         As in `neuroprobe.ConceptSource.rank`; its seed is the first of `seeds`.
-    probes, checkpoints, seeds, held_out, layout
+    probes, scopes, checkpoints, seeds, held_out, controls, keep_directions, layout
         As in `neuroprobe.ProbingStudy`.
+    store : path, optional
+        As in `neuroprobe.ProbingStudy.run`.
     batch_size, workers, progress
         As in `neuroprobe.collection.collect`.
     n_jobs : int, optional
@@ -135,7 +144,7 @@ def probe_model(
     """
     # what is wrong with these shows before the ranking, which can take long
     check_layers(model, layers)
-    check_probes(probes)
+    make_tasks(probes, scopes)
     check_seeds(seeds)
     check_split(n_positive, n_negative, held_out=held_out)
     check_jobs(n_jobs)
@@ -150,6 +159,8 @@ def probe_model(
         images,
         n_positive=n_positive,
         n_negative=n_negative,
+        negatives=negatives,
+        gap=gap,
         seed=seeds[0],
         batch_size=batch_size,
         workers=workers,
@@ -160,12 +171,15 @@ def probe_model(
         layers,
         concept_sets,
         probes=probes,
+        scopes=scopes,
         checkpoints=checkpoints,
         seeds=seeds,
         held_out=held_out,
+        controls=controls,
+        keep_directions=keep_directions,
         layout=layout,
     )
-    return study.run(images, transform=transform, batch_size=batch_size, workers=workers, n_jobs=n_jobs, progress=progress)
+    return study.run(images, transform=transform, store=store, batch_size=batch_size, workers=workers, n_jobs=n_jobs, progress=progress)
 
 
 def _try_out(recorders: Mapping[str, ActivationRecorder], images: Images, transform: Transform) -> None:

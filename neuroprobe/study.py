@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +20,7 @@ from neuroprobe.concept_sets import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.fingerprints import fingerprint_model
 from neuroprobe.images import Images
-from neuroprobe.linear_models import strengths
+from neuroprobe.linear_models import check_parameters
 from neuroprobe.measurements import Features, Options, Scope, Task
 from neuroprobe.modes import placed
 from neuroprobe.pooling import Layout
@@ -34,7 +36,13 @@ __all__ = ["BLOG_PROBES", "POOLINGS", "Features", "ProbingStudy", "check_jobs", 
 #: The three probes of the probing blog: its gap linear, gap non-linear and non-gap non-linear columns.
 BLOG_PROBES: tuple[tuple[str, Features], ...] = (("linear", "pooled"), ("nonlinear", "pooled"), ("nonlinear", "spatial"))
 
+#: The scopes, or which kinds of probes each of them takes.
+Scopes: TypeAlias = Sequence[Scope] | Mapping[Scope, Sequence[str]]
+
 _SCOPES = ("neuron", "layer", "full")
+
+#: The online code needs two blocks; see `neuroprobe.statistics.codelength_ends`.
+_FEWEST_CODED = 16
 
 
 class ProbingStudy:
@@ -51,9 +59,10 @@ class ProbingStudy:
         Kinds "linear", "nonlinear", "sparse", "mean_difference" and "regression", or a probe with other parameters such as
         ``LinearProbe(C=(0.01, 1.0))``; features "pooled" (mean over positions) and "spatial" (all of them). Scaling goes with the
         features: per unit where they are pooled, by one number where they are spatial. A regression predicts the concept's likelihood.
-    scopes : sequence of {"neuron", "layer", "full"}, default ("layer",)
+    scopes : sequence of {"neuron", "layer", "full"}, or mapping from these to kinds of probes, default ("layer",)
         What one probe may read: every unit by itself (pooled features; kinds "linear", "nonlinear" and "mean_difference"), a layer, or all
-        layers together, each with the same weight ("sparse" not). Each scope takes the probes that it can.
+        layers together, each with the same weight ("sparse" not). Each scope takes the probes that it can, or those of
+        them that the mapping names: ``{"neuron": ["linear"], "layer": ["linear", "nonlinear"]}``.
     checkpoints : mapping from name to state dict or file, optional
         By default the model as it is, under the name "model".
     seeds : sequence of int, default range(5)
@@ -88,7 +97,7 @@ class ProbingStudy:
         concept_sets: ConceptSets,
         *,
         probes: Sequence[tuple[str | Probe, Features]] = BLOG_PROBES,
-        scopes: Sequence[Scope] = ("layer",),
+        scopes: Scopes = ("layer",),
         checkpoints: Mapping[str, Checkpoint] | None = None,
         seeds: Sequence[int] = range(5),
         held_out: float = 0.3,
@@ -215,9 +224,10 @@ def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
     ------
     InputError
     """
-    if not len(seeds) or len(set(seeds)) < len(seeds) or not all(0 <= seed < 2**32 for seed in seeds):
-        raise InputError(f"Expected `seeds` to be integers from 0 to 2**32 - 1, each once and at least one, but got {list(seeds)}.")
-    return tuple(int(seed) for seed in seeds)
+    given = list(seeds) if isinstance(seeds, Iterable) else []
+    if not given or len(set(given)) < len(given) or not all(isinstance(seed, Integral) and 0 <= seed < 2**32 for seed in given):
+        raise InputError(f"Expected `seeds` to be integers from 0 to 2**32 - 1, each once and at least one, but got {seeds!r}.")
+    return tuple(int(seed) for seed in given)
 
 
 def check_jobs(n_jobs: int | None) -> None:
@@ -234,13 +244,16 @@ def check_probes(probes: Sequence[tuple[str | Probe, Features]]) -> tuple[tuple[
     UnknownNameError, InputError
     """
     found: list[tuple[Probe, Features]] = []
-    for kind, features in probes:
+    for pair in probes:
+        if isinstance(pair, str) or len(pair) != 2:
+            raise InputError(f"Expected every probe with its features, such as ('linear', 'pooled'), but got {pair!r}.")
+        kind, features = pair
         probe = make_probe(kind) if isinstance(kind, str) else kind
         if features not in POOLINGS:
             raise UnknownNameError(f"Expected features 'pooled' or 'spatial', but got {features!r}.")
         if not isinstance(probe, BaseEstimator) or type(probe) not in PROBES.values():
             raise InputError(f"Expected a kind of probe or one of {', '.join(c.__name__ for c in PROBES.values())}, but got {kind!r}.")
-        _check_strengths(probe)
+        check_parameters(probe.get_params())
         found.append((clone(probe).set_params(scaling="unit" if features == "pooled" else "layer"), features))
     if not found:
         raise InputError("Expected at least one probe, but got none.")
@@ -250,15 +263,8 @@ def check_probes(probes: Sequence[tuple[str | Probe, Features]]) -> tuple[tuple[
     return tuple(found)
 
 
-def _check_strengths(probe: Probe) -> None:
-    parameters = probe.get_params()
-    for name in ("C", "alpha", "path"):
-        if name in parameters and probe.kind != "nonlinear":
-            strengths(parameters[name], name)
-
-
-def make_tasks(probes: Sequence[tuple[str | Probe, Features]], scopes: Sequence[Scope]) -> tuple[Task, ...]:
-    """Every probe in every scope that can take it.
+def make_tasks(probes: Sequence[tuple[str | Probe, Features]], scopes: Scopes) -> tuple[Task, ...]:
+    """Every probe in every scope that can take it, and is to.
 
     Raises
     ------
@@ -272,7 +278,8 @@ def make_tasks(probes: Sequence[tuple[str | Probe, Features]], scopes: Sequence[
     for scope in scopes:
         if scope not in _SCOPES:
             raise UnknownNameError(f"Expected a scope, but got {scope!r}. {suggest(str(scope), _SCOPES)}")
-        taken = [Task(scope, probe, features) for probe, features in checked if _takes(scope, probe, features)]
+        kinds = scopes[scope] if isinstance(scopes, Mapping) else list(PROBES)
+        taken = [Task(scope, probe, features) for probe, features in checked if probe.kind in kinds and _takes(scope, probe, features)]
         if not taken:
             raise InputError(
                 f"Expected a probe that scope {scope!r} can take, but it takes none of these. Neuron: pooled features and one of "
@@ -289,12 +296,21 @@ def _takes(scope: Scope, probe: Probe, features: Features) -> bool:
 
 
 def _check_sets(concept_sets: ConceptSets, tasks: Sequence[Task], options: Options) -> None:
+    if not isinstance(concept_sets, ConceptSets):
+        raise InputError(
+            f"Expected a ConceptSets, as ConceptSource.rank, from_labels or from_folders give, but got {type(concept_sets).__name__}."
+        )
     if not concept_sets:
         raise InputError("Expected at least one concept, but `concept_sets` is empty.")
     for name in ("controls", "permutations"):
-        if getattr(options, name) < 0:
-            raise InputError(f"Expected `{name}` to be 0 or more, but got {getattr(options, name)}.")
+        if not isinstance(getattr(options, name), Integral) or getattr(options, name) < 0:
+            raise InputError(f"Expected `{name}` to be a whole number of 0 or more, but got {getattr(options, name)}.")
     for concept_set in concept_sets.values():
+        if options.codelength and len(concept_set.ids) < _FEWEST_CODED:
+            raise InputError(
+                f"Expected at least {_FEWEST_CODED} images of {concept_set.concept!r} for an online codelength, but its set has "
+                f"{len(concept_set.ids)}. Give more images, or leave codelength=False."
+            )
         if options.controls and len(set(concept_set.types)) < 2:
             raise InputError(
                 f"Expected types of the images of {concept_set.concept!r} for control labels, but its set knows none. Make the sets with "

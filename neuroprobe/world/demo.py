@@ -23,6 +23,9 @@ from neuroprobe.world.target import LAYERS, load_target, target_checkpoints, tar
 HEAD = LAYERS[-1]
 MODULES = LAYERS[:-1]
 
+#: Splits of every concept's images.
+N_SEEDS = 3
+
 #: Fewer images hold too few of each concept for sets of it.
 FEWEST_IMAGES = 300
 
@@ -81,7 +84,7 @@ def name_units(images: Images, encoder: ClipEncoder) -> LabelReport:
 
 
 def probe_layers(images: Images, encoder: ClipEncoder, *, seed: int) -> ProbeReport:
-    """The blog's three probes for its nine concepts in the 19 modules, untrained and trained."""
+    """The blog's three probes for its nine concepts in the 19 modules and all together, and every unit by itself, untrained and trained."""
     files = target_checkpoints()
     first, last = min(files), max(files)
     n_positive = min(100, len(images) // 10)
@@ -93,8 +96,9 @@ def probe_layers(images: Images, encoder: ClipEncoder, *, seed: int) -> ProbeRep
         transform=target_transform(),
         n_positive=n_positive,
         n_negative=2 * n_positive,
+        scopes={"neuron": ["linear"], "layer": ["linear", "nonlinear"], "full": ["linear", "nonlinear"]},
         checkpoints={"untrained": files[first], "trained": files[last]},
-        seeds=(seed,),
+        seeds=range(seed, seed + N_SEEDS),
         n_jobs=-1,
     )
 
@@ -107,7 +111,7 @@ def count_true_names(labels: LabelReport) -> int:
 def summarise(probes: ProbeReport) -> list[str]:
     """A line per checkpoint: how far the probes of the late modules are above the baseline."""
     table = probes.table
-    late = table[table["layer"].isin(MODULES[-5:])]
+    late = table[table["layer"].isin(MODULES[-5:]) & (table["scope"] == "layer")]
     gain = (late["test_accuracy"] - late["baseline"]).groupby(late["checkpoint"], sort=False).mean()
     return [
         f"Probes: {probes.summary()}.",
