@@ -23,8 +23,9 @@ from neuroprobe.formula_significance import SearchNull
 from neuroprobe.formulas import Formula, FormulaSearch, Found, centred_ranks
 from neuroprobe.given_labels import GivenLabels
 from neuroprobe.report import Report, versions
+from neuroprobe.similarity.arrays import check_count
 from neuroprobe.statistics import benjamini_hochberg
-from neuroprobe.unit_scores import check_layers
+from neuroprobe.unit_scores import check_layers, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -163,6 +164,8 @@ def dissect_formulas(
     """
     _check_counts(max_length=max_length, beam_width=beam_width, max_siblings=max_siblings)
     _check_numbers(n_null, seed, tolerance=tolerance, fractions=(min_fraction, max_fraction), max_q=max_q)
+    if not isinstance(activations, Activations):
+        raise InputError(f"Expected recorded activations, all of which formulas need, but got {shown(activations)}. Use `record`.")
     matrix, names = _checked_labels(labels, concepts, activations.ids)
     chosen = check_layers(activations, layers)
     search = FormulaSearch(
@@ -271,16 +274,15 @@ def _check_start(search: FormulaSearch, low: float, high: float) -> None:
 
 
 def _check_counts(*, max_length: int, beam_width: int, max_siblings: int | None) -> None:
-    if max_length < 1 or beam_width < 1 or (max_siblings is not None and max_siblings < 1):
-        raise InputError(
-            "Expected `max_length` and `beam_width` of at least 1, and `max_siblings` of at least 1 or None, but got "
-            f"{max_length}, {beam_width} and {max_siblings}."
-        )
+    check_count("max_length", max_length)
+    check_count("beam_width", beam_width)
+    if max_siblings is not None:
+        check_count("max_siblings", max_siblings)
 
 
 def _check_numbers(n_null: int, seed: int, *, tolerance: float, fractions: tuple[float, float], max_q: float) -> None:
-    if n_null < 0 or seed < 0:
-        raise InputError(f"Expected `n_null` and `seed` of at least 0, but got {n_null} and {seed}.")
+    check_count("n_null", n_null, low=0)
+    check_count("seed", seed, low=0)
     if not (0 <= fractions[0] <= fractions[1] <= 1 and 0 <= max_q <= 1 and tolerance >= 0):
         raise InputError(
             "Expected 0 <= min_fraction <= max_fraction <= 1, `max_q` from 0 to 1 and `tolerance` of at least 0, but got "

@@ -22,6 +22,7 @@ from neuroprobe.similarity.arrays import check_count, check_number
 from neuroprobe.statistics import benjamini_hochberg
 from neuroprobe.summaries import ActivationSummary
 from neuroprobe.unit_parts import LayerUnits, RecordedUnits, SummarisedUnits
+from neuroprobe.unit_scores import check_kinds, check_layers, shown
 
 #: Of Benjamini and Hochberg, over the units of a layer: the largest q-value with which a unit is named.
 FALSE_DISCOVERY_RATE = 0.05
@@ -109,13 +110,14 @@ def dissect(
     ----------
     Oikarinen and Weng, ICLR 2023, arXiv 2204.10965. Benjamini and Hochberg, J. R. Stat. Soc. B 57, 1995.
     """
-    _check_kinds(activations, scores, control)
+    check_kinds(activations, scores)
+    _check_controls(control)
     name, make = find_scorer(similarity)
     check_similarity(similarity, {} if parameters is None else parameters)
     _check_same_images(activations, scores)
     _check_finite(scores)
     check_numbers(top=top, false_discovery_rate=false_discovery_rate, n_null=n_null, n_bootstrap=n_bootstrap, seed=seed)
-    layers = _checked_layers(activations, layers)
+    layers = check_layers(activations, layers)
     for other in control:
         _check_control(activations, other, layers)
     if control and (make is None or n_null == 0):
@@ -214,18 +216,10 @@ def check_numbers(*, top: int, false_discovery_rate: float, n_null: int | None, 
         raise InputError(f"Expected at least 100 null units, or 0 for no p-values, but got `n_null` {n_null}.")
 
 
-def _check_kinds(activations: Any, scores: Any, control: Any) -> None:
-    if not isinstance(activations, (Activations, ActivationSummary)):
-        raise InputError(f"Expected activations as ActivationRecorder makes them, but got {_shown(activations)}.")
-    if not isinstance(scores, ConceptScores):
-        raise InputError(f"Expected concept scores as ConceptSource or GivenLabels make them, but got {_shown(scores)}.")
+def _check_controls(control: Any) -> None:
     wrong = [control] if not isinstance(control, (list, tuple)) else [other for other in control if not isinstance(other, Activations)]
     if wrong:
-        raise InputError(f"Expected `control` to be a list of recorded activations, but got {_shown(wrong[0])}. Use `record`.")
-
-
-def _shown(value: object) -> str:
-    return f"{type(value).__name__} {value!r:.60}"
+        raise InputError(f"Expected `control` to be a list of recorded activations, but got {shown(wrong[0])}. Use `record`.")
 
 
 def _check_finite(scores: ConceptScores) -> None:
@@ -261,18 +255,11 @@ def _check_control(activations: Activations | ActivationSummary, control: Activa
             )
 
 
-def _checked_layers(activations: Activations | ActivationSummary, layers: Sequence[str] | None) -> list[str]:
-    chosen = list(activations.layers if layers is None else layers) if layers is None or isinstance(layers, Iterable) else []
-    if isinstance(layers, str) or not chosen or len(set(chosen)) < len(chosen):
-        raise InputError(f"Expected `layers` to be a list that names at least one layer, each once, but got {layers!r}.")
-    return chosen
-
-
 def _chosen_units(
     activations: Activations | ActivationSummary, layers: Sequence[str], units: Mapping[str, Iterable[int]]
 ) -> dict[str, list[int]]:
     if not isinstance(units, Mapping):
-        raise InputError(f"Expected `units` to map layers to lists of units, such as {{{layers[0]!r}: [0, 1]}}, but got {_shown(units)}.")
+        raise InputError(f"Expected `units` to map layers to lists of units, such as {{{layers[0]!r}: [0, 1]}}, but got {shown(units)}.")
     for layer in units:
         if layer not in layers:
             raise UnknownNameError(f"Expected `units` for the layers {list(layers)}, but got {layer!r}.")
@@ -281,7 +268,7 @@ def _chosen_units(
         n_units = _n_units(activations, layer)
         asked = units.get(layer, range(n_units))
         if isinstance(asked, str) or not isinstance(asked, Iterable):
-            raise InputError(f"Expected `units` to map {layer!r} to a list of units, but got {_shown(asked)}.")
+            raise InputError(f"Expected `units` to map {layer!r} to a list of units, but got {shown(asked)}.")
         chosen[layer] = [_checked_unit(unit, layer, n_units) for unit in asked]
     return chosen
 
@@ -305,7 +292,7 @@ def _as_matrix(found: Any, name: str) -> torch.Tensor:
     try:
         return torch.as_tensor(found).float()
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"Expected the similarity function {name!r} to return an array or a tensor, but got {_shown(found)}.") from error
+        raise InputError(f"Expected the similarity function {name!r} to return an array or a tensor, but got {shown(found)}.") from error
 
 
 def _check_result(alike: torch.Tensor, n_units: int, n_concepts: int, name: str) -> None:

@@ -14,7 +14,7 @@ arXiv 2504.02821 (monosemanticity).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -23,9 +23,11 @@ import pandas as pd
 
 from neuroprobe.activations import Activations
 from neuroprobe.concepts import ConceptScores
+from neuroprobe.encoders import ImageTextEncoder
 from neuroprobe.exceptions import InputError
 from neuroprobe.extremes import Extremes
 from neuroprobe.report import Report, versions
+from neuroprobe.similarity.arrays import check_count
 from neuroprobe.summaries import ActivationSummary
 
 if TYPE_CHECKING:
@@ -105,8 +107,7 @@ def score_units(
         A layer that was not recorded.
     """
     check_same_images(recorded, scores)
-    if seed < 0:
-        raise InputError(f"Expected a seed of 0 or more, but got {seed}.")
+    check_count("seed", seed, low=0)
     chosen = check_layers(recorded, layers)
     for layer in chosen:
         _check_k(recorded, layer, k, fewest=2)
@@ -302,8 +303,28 @@ def top_image_rows(recorded: Recorded, scores: ConceptScores, layer: str, *, k: 
     return extremes.decode(len(values))[1], high > low
 
 
+def check_kinds(recorded: Any, scores: Any) -> None:
+    """Raise `InputError` unless these are activations, or a summary of them, and concept scores."""
+    if not isinstance(recorded, (Activations, ActivationSummary)):
+        raise InputError(f"Expected activations as ActivationRecorder makes them, but got {shown(recorded)}.")
+    if not isinstance(scores, ConceptScores):
+        raise InputError(f"Expected concept scores as ConceptSource or GivenLabels make them, but got {shown(scores)}.")
+
+
+def check_encoder(encoder: Any) -> None:
+    """Raise `InputError` unless it is an encoder of images and texts."""
+    if not isinstance(encoder, ImageTextEncoder):
+        raise InputError(f"Expected the image-text encoder of the scores, but got {shown(encoder)}.")
+
+
+def shown(value: object) -> str:
+    """A value as an error message shows it: its type, and the beginning of what it prints."""
+    return f"{type(value).__name__} {value!r:.60}"
+
+
 def check_same_images(recorded: Recorded, scores: ConceptScores) -> None:
     """Raise `InputError` unless what was recorded and the scores are of the same images in the same order."""
+    check_kinds(recorded, scores)
     ours, theirs = recorded.metadata.get("images"), scores.metadata.get("images")
     if isinstance(recorded, Activations):
         same, known = recorded.ids == scores.ids, f"{len(recorded.ids)} images"
@@ -319,7 +340,7 @@ def check_same_images(recorded: Recorded, scores: ConceptScores) -> None:
 
 def check_layers(recorded: Recorded, layers: Sequence[str] | None) -> list[str]:
     """The layers asked for, by default all; each is there and named once."""
-    chosen = list(recorded.layers if layers is None else layers)
+    chosen = list(recorded.layers if layers is None else layers) if layers is None or isinstance(layers, Iterable) else []
     if isinstance(layers, str) or not chosen or len(set(chosen)) < len(chosen):
         raise InputError(f"Expected `layers` to be a list that names at least one layer, each once, but got {layers!r}.")
     for layer in chosen:
@@ -337,6 +358,6 @@ def unit_length(vectors: npt.ArrayLike) -> _Floats:
 
 def _check_k(recorded: Recorded, layer: str, k: int, *, fewest: int = 1) -> None:
     kept = len(recorded.ids) if isinstance(recorded, Activations) else recorded[layer].top_rows.shape[1]
-    if not fewest <= k <= kept:
+    if not isinstance(k, (int, np.integer)) or not fewest <= k <= kept:
         where = "images" if isinstance(recorded, Activations) else "highest images of every unit in the summary"
-        raise InputError(f"Expected `k` from {fewest} to {kept}, as there are {kept} {where}, but got {k}.")
+        raise InputError(f"Expected `k` from {fewest} to {kept}, as there are {kept} {where}, but got {k!r}.")

@@ -12,7 +12,7 @@ Intelligence, 2025, arXiv 2501.05398 (search).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,8 +24,9 @@ from neuroprobe.concepts import ConceptScores
 from neuroprobe.encoders import ImageTextEncoder
 from neuroprobe.exceptions import InputError
 from neuroprobe.report import Report, versions
+from neuroprobe.similarity.arrays import check_count
 from neuroprobe.statistics import benjamini_hochberg
-from neuroprobe.unit_scores import Recorded, check_layers, check_same_images, top_image_rows, unit_length
+from neuroprobe.unit_scores import Recorded, check_encoder, check_layers, check_same_images, top_image_rows, unit_length
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -216,7 +217,7 @@ def _embedded(queries: list[str], templates: Sequence[str], encoder: ImageTextEn
 
 
 def _checked_queries(query: str | Sequence[str]) -> list[str]:
-    queries = [query] if isinstance(query, str) else list(query)
+    queries = [query] if isinstance(query, str) or not isinstance(query, Iterable) else list(query)
     if not queries or len(set(queries)) < len(queries) or not all(isinstance(q, str) and q.strip() for q in queries):
         raise InputError(f"Expected a text, or several that differ and are not empty, but got {query!r:.200}.")
     return queries
@@ -229,6 +230,7 @@ def _checked_templates(templates: Sequence[str]) -> list[str]:
 
 
 def _check_encoder(encoder: ImageTextEncoder, scores: ConceptScores) -> None:
+    check_encoder(encoder)
     theirs = scores.metadata.get("encoder")
     if encoder.fingerprint != theirs:
         raise InputError(
@@ -238,7 +240,9 @@ def _check_encoder(encoder: ImageTextEncoder, scores: ConceptScores) -> None:
 
 
 def _check_numbers(n_images: int, *, k: int, top: int | None, n_null: int, seed: int) -> None:
-    if not 1 <= k < n_images:
-        raise InputError(f"Expected `k` from 1 to {n_images - 1}, fewer than the {n_images} images, but got {k}.")
-    if (top is not None and top < 1) or n_null < 1 or seed < 0:
-        raise InputError(f"Expected `top` and `n_null` of at least 1 and a seed of at least 0, but got {top}, {n_null} and {seed}.")
+    if not isinstance(k, (int, np.integer)) or not 1 <= k < n_images:
+        raise InputError(f"Expected `k` from 1 to {n_images - 1}, fewer than the {n_images} images, but got {k!r}.")
+    if top is not None:
+        check_count("top", top)
+    check_count("n_null", n_null)
+    check_count("seed", seed, low=0)

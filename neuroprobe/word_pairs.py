@@ -32,10 +32,11 @@ from neuroprobe.exceptions import InputError
 from neuroprobe.report import Report, versions
 from neuroprobe.scorer_registry import DEFAULT_SIMILARITY, SimilarityOrScorer, find_scorer
 from neuroprobe.scoring import Scorer, UnitPart
+from neuroprobe.similarity.arrays import check_count
 from neuroprobe.similarity.peaks import SMALLEST_BEST
 from neuroprobe.summaries import ActivationSummary
 from neuroprobe.unit_parts import LayerUnits, RecordedUnits, SummarisedUnits
-from neuroprobe.unit_scores import Recorded, check_layers
+from neuroprobe.unit_scores import Recorded, check_encoder, check_kinds, check_layers
 from neuroprobe.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -162,6 +163,8 @@ def dissect_pairs(
         A layer that was not recorded, or no such similarity function.
     """
     name, make = find_scorer(similarity)
+    check_kinds(recorded, scores)
+    check_encoder(encoder)
     _check(scores, encoder, templates, n_words=n_words, top=top, cache_size=cache_size)
     chosen = check_layers(recorded, layers)
     parameters = dict(parameters or {})
@@ -374,8 +377,8 @@ def _check(scores: ConceptScores, encoder: ImageTextEncoder, templates: Sequence
         )
     if isinstance(templates, str) or not templates or any(t.count("{a}") != 1 or t.count("{b}") != 1 for t in templates):
         raise InputError(f"Expected a list of templates, each with one {{a}} and one {{b}}, but got {templates!r:.200}.")
-    if min(n_words, len(scores.concepts)) < 2 or top < 1 or cache_size < 1:
-        raise InputError(
-            f"Expected at least two words, and `top` and `cache_size` of at least 1, but got {n_words} of {len(scores.concepts)} "
-            f"words, {top} and {cache_size}."
-        )
+    check_count("n_words", n_words, low=2)
+    check_count("top", top)
+    check_count("cache_size", cache_size)
+    if len(scores.concepts) < 2:
+        raise InputError(f"Expected a vocabulary of at least two words to make pairs of, but got {len(scores.concepts)}.")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from embedded_world import recorded_world, summary_of
 from helpers import activations_of
 from scipy.stats import kstest, mannwhitneyu
 
@@ -174,12 +175,15 @@ def test_the_report_is_saved_and_read(tmp_path) -> None:
         ({"labels": np.zeros((N, 6), dtype=bool), "min_fraction": 0.0}, InputError, "there is none to begin with"),
         ({"min_fraction": 0.6}, InputError, "min_fraction <= max_fraction"),
         ({"max_fraction": 1.5}, InputError, "min_fraction <= max_fraction"),
-        ({"max_length": 0}, InputError, "`max_length` and `beam_width` of at least 1"),
-        ({"beam_width": 0}, InputError, "`max_length` and `beam_width` of at least 1"),
-        ({"max_siblings": 0}, InputError, "`max_siblings` of at least 1"),
+        ({"max_length": 0}, InputError, "`max_length` to be at least 1, but got 0"),
+        ({"max_length": 2.5}, InputError, "`max_length` to be at least 1, but got 2.5"),
+        ({"max_length": "2"}, InputError, "`max_length` to be at least 1, but got '2'"),
+        ({"beam_width": 0}, InputError, "`beam_width` to be at least 1, but got 0"),
+        ({"max_siblings": 0}, InputError, "`max_siblings` to be at least 1, but got 0"),
         ({"tolerance": -0.1}, InputError, "`tolerance` of at least 0"),
-        ({"n_null": -1}, InputError, "`n_null` and `seed` of at least 0"),
-        ({"seed": -1}, InputError, "`n_null` and `seed` of at least 0"),
+        ({"n_null": -1}, InputError, "`n_null` to be at least 0, but got -1"),
+        ({"n_null": 0.5}, InputError, "`n_null` to be at least 0, but got 0.5"),
+        ({"seed": -1}, InputError, "`seed` to be at least 0, but got -1"),
         ({"layers": ["c"]}, UnknownNameError, "a recorded layer, but got 'c'"),
     ],
 )
@@ -216,3 +220,10 @@ def test_the_worlds_combinations_are_found() -> None:
 def test_ranks_of_a_store_are_those_of_its_float32_values() -> None:
     values = np.array([[0.1], [np.float32(0.1)], [0.2], [0.0]], dtype=np.float32)
     np.testing.assert_array_equal(centred_ranks(values)[:, 0], [0, 0, 3, -3])
+
+
+def test_a_summary_is_refused() -> None:
+    recorded, _ = recorded_world()
+    labels = np.zeros((len(recorded.ids), 1), dtype=bool)
+    with pytest.raises(InputError, match="recorded activations, all of which formulas need, but got ActivationSummary"):
+        dissect_formulas(summary_of(recorded, k=5), labels, concepts=["red"])
