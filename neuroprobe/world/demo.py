@@ -96,7 +96,7 @@ def probe_layers(images: Images, encoder: ClipEncoder, *, seed: int) -> ProbeRep
         transform=target_transform(),
         n_positive=n_positive,
         n_negative=2 * n_positive,
-        scopes={"neuron": ["linear"], "layer": ["linear", "nonlinear"], "full": ["linear", "nonlinear"]},
+        scopes={"layer": ["linear", "nonlinear"], "neuron": ["linear"], "full": ["linear", "nonlinear"]},
         checkpoints={"untrained": files[first], "trained": files[last]},
         seeds=range(seed, seed + N_SEEDS),
         n_jobs=-1,
