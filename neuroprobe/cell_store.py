@@ -49,7 +49,7 @@ class CellStore:
             if content["check"] != fingerprint_bytes(body.encode()) or content["key"] != json.loads(_text(key)):
                 return None
             return _cell(json.loads(body))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
 
     def put(self, key: Mapping[str, Any], cell: CellResult) -> None:

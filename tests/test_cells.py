@@ -250,6 +250,8 @@ def test_a_damaged_cell_is_none(tmp_path: Path) -> None:
         whole.replace("0.25", "0.75"),
         "[]",
         "null",
+        '{"key": {"layer": "x"}, "check": "", "cell": null}',
+        "[" * 100_000,
         whole.replace('"layer": "x"', '"layer": "z"'),
     ):
         path.write_text(damaged)
