@@ -5,7 +5,10 @@ As in `neuroprobe.probe_solver`, tensors are [n_problems, n_images, r] on any de
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +46,7 @@ def solve_linear(Z: torch.Tensor, targets: torch.Tensor, C: torch.Tensor, *, n_c
 def solve_sparse(
     Z: torch.Tensor, targets: torch.Tensor, C: torch.Tensor, *, n_classes: int = 2, max_iter: int = 3000, tol: float = 1e-6
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """L1-regularised logistic regression: minimise the sum of |w| + C * the sum of the log-losses, by FISTA with restarts.
+    """L1-regularised logistic regression: minimise the sum of ``|w|`` + C * the sum of the log-losses, by FISTA with restarts.
 
     Parameters and results as in `solve_linear`; `tol` is the largest change of a weight at which a problem is done.
 
@@ -190,12 +193,34 @@ def strengths(given: float | Sequence[float], name: str) -> tuple[float, ...]:
     Raises
     ------
     InputError
-        None, or one that is not above 0.
+        None, or one that is no finite number above 0.
     """
-    values = tuple(float(value) for value in (given if isinstance(given, (Sequence, np.ndarray)) else [given]))
-    if not values or not all(value > 0 for value in values):
+    values = list(given) if isinstance(given, (Sequence, np.ndarray)) and not isinstance(given, str) else [given]
+    if not values or not all(isinstance(value, Real) and 0 < value < math.inf for value in values):
         raise InputError(f"Expected `{name}` to be a number above 0, or several to choose from, but got {given!r}.")
-    return values
+    return tuple(float(value) for value in values)
+
+
+def check_parameters(parameters: Mapping[str, Any]) -> None:
+    """Raise what would go wrong, or silently do nothing, in a fit of a probe with these parameters.
+
+    Parameters
+    ----------
+    parameters : mapping
+        As a probe's `get_params` gives them.
+
+    Raises
+    ------
+    InputError
+    """
+    unpenalised = "hidden" in parameters and parameters["alpha"] == 0  # a hidden layer can do without
+    for name in ("C", "alpha", "path"):
+        if name in parameters and not unpenalised:
+            strengths([parameters[name]] if "hidden" in parameters else parameters[name], name)
+    for name, fewest in (("cv", 2), ("hidden", 1), ("max_iter", 1)):
+        value = parameters.get(name, fewest)
+        if not isinstance(value, Integral) or value < fewest:
+            raise InputError(f"Expected `{name}` to be a whole number of at least {fewest}, but got {value!r}.")
 
 
 def least_C(Z: torch.Tensor, targets: torch.Tensor, n_classes: int) -> float:

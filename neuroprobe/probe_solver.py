@@ -26,7 +26,7 @@ _LONGEST = 4.0
 def solve_logistic(
     Z: torch.Tensor, targets: torch.Tensor, *, C: torch.Tensor | float = 1.0, max_iter: int = 100, tol: float = 1e-10
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """L2-regularised logistic regression: minimise |w|^2 / 2 + C * the sum of the log-losses, the offset left out of the first.
+    """L2-regularised logistic regression: minimise ``|w|^2 / 2`` + C * the sum of the log-losses, the offset left out of the first.
 
     Parameters
     ----------
@@ -223,7 +223,7 @@ def _log_losses(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tens
 def solve_softmax(
     Z: torch.Tensor, targets: torch.Tensor, *, n_classes: int, C: torch.Tensor | float = 1.0, max_iter: int = 2000
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logistic regression with several classes: minimise |W|^2 / 2 + C * the sum of the log-losses, by L-BFGS.
+    """Logistic regression with several classes: minimise ``|W|^2 / 2`` + C * the sum of the log-losses, by L-BFGS.
 
     Parameters
     ----------

@@ -22,7 +22,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from typing_extensions import Self
 
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
-from neuroprobe.linear_models import choose_C, class_means, least_C, roughly_sparse, solve_linear, solve_ridge, solve_sparse, strengths
+from neuroprobe.linear_models import (
+    check_parameters, choose_C, class_means, least_C, roughly_sparse, solve_linear, solve_ridge, solve_sparse, strengths,
+)  # fmt: skip
 from neuroprobe.probe_solver import HiddenLayer, fit_hidden_layer
 from neuroprobe.unit_coordinates import Coordinates, Scaling, column_blocks
 
@@ -44,6 +46,7 @@ class _Probe(BaseEstimator, metaclass=ABCMeta):  # type: ignore[misc]
 
     def _enter(self, X: Any) -> torch.Tensor:
         """The training part in its coordinates, as a batch of one problem."""
+        check_parameters(self.get_params())
         self._coordinates = Coordinates(X, self.scaling, rotate=self._rotates)
         return torch.from_numpy(np.ascontiguousarray(self._coordinates.training, dtype=np.float64))[None]
 
@@ -136,13 +139,12 @@ class LinearProbe(_Linear):
 
     def fit(self, X: Any, y: Any) -> Self:
         """Fit on [n_images, n_units] and two classes or more."""
-        candidates = strengths(self.C, "C")
         Z, targets = self._begin(X, y)
 
         def solve(Z: torch.Tensor, targets: torch.Tensor, C: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             return solve_linear(Z, targets, C, n_classes=len(self.classes_))
 
-        C, _ = choose_C(Z, targets, candidates, solve, n_folds=self.cv, seed=self.random_state)
+        C, _ = choose_C(Z, targets, strengths(self.C, "C"), solve, n_folds=self.cv, seed=self.random_state)
         self.C_ = float(C[0])
         self._finish(*solve(Z, targets, C))
         return self

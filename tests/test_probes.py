@@ -220,6 +220,31 @@ def test_an_unknown_scaling_is_refused(probe) -> None:
         clone(probe).set_params(scaling="image").fit(*two_classes(10, 3))
 
 
+@pytest.mark.parametrize(
+    ("probe", "message"),
+    [
+        (LinearProbe(C=float("inf")), "`C` to be a number above 0"),
+        (LinearProbe(C="1"), "`C` to be a number above 0"),
+        (LinearProbe(C=None), "`C` to be a number above 0"),
+        (LinearProbe(C=(0.1, 1.0), cv=0), "`cv` to be a whole number of at least 2, but got 0"),
+        (LinearProbe(C=(0.1, 1.0), cv=1), "`cv` to be a whole number of at least 2, but got 1"),
+        (SparseProbe(cv=2.5), "`cv` to be a whole number of at least 2, but got 2.5"),
+        (NonlinearProbe(hidden=0), "`hidden` to be a whole number of at least 1, but got 0"),
+        (NonlinearProbe(max_iter=0), "`max_iter` to be a whole number of at least 1, but got 0"),
+        (NonlinearProbe(alpha=-1), "`alpha` to be a number above 0"),
+        (NonlinearProbe(alpha=float("nan")), "`alpha` to be a number above 0"),
+    ],
+)
+def test_parameters_that_cannot_be_are_refused(probe, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        probe.fit(*two_classes(20, 3))
+
+
+def test_a_hidden_layer_can_do_without_regularisation() -> None:
+    X, y = two_classes(40, 3, shift=3)
+    assert NonlinearProbe(alpha=0, random_state=0).fit(X, y).score(X, y) > 0.9
+
+
 @each_probe
 def test_parameters_survive_cloning_and_fitting_stores_none(probe) -> None:
     mine = clone(probe).set_params(scaling="layer")

@@ -14,7 +14,7 @@ from neuroprobe import study_runs
 from neuroprobe.concept_sets import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.images import Images
-from neuroprobe.probes import LinearProbe
+from neuroprobe.probes import LinearProbe, NonlinearProbe
 from neuroprobe.statistics import corrected_interval
 from neuroprobe.study import ProbingStudy
 from neuroprobe.world import ATTRIBUTES, LAYERS, WorldDataset, load_target, target_checkpoints, target_transform, world_images
@@ -39,6 +39,7 @@ def sets(*concept_sets: ConceptSet) -> ConceptSets:
 
 
 RED, STRIPED = true_set("red"), true_set("striped")
+FEW = ConceptSet("few", "world", IMAGES.ids[:7], IMAGES.ids[7:15])
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +168,16 @@ def test_every_scope_and_kind_has_its_name(model) -> None:
         ({"probes": [(LinearProbe(C=0), "pooled")]}, InputError, "`C` to be a number above 0"),
         ({"probes": [("regression", "pooled")]}, InputError, "likelihoods of 'red' for a regression"),
         ({"controls": 1}, InputError, "types of the images of 'red' for control labels"),
-        ({"permutations": -1}, InputError, "`permutations` to be 0 or more, but got -1"),
+        ({"permutations": -1}, InputError, "`permutations` to be a whole number of 0 or more, but got -1"),
+        ({"permutations": 1.5}, InputError, "`permutations` to be a whole number of 0 or more, but got 1.5"),
+        ({"seeds": (0.2, 0.7)}, InputError, "`seeds` to be integers from 0"),
+        ({"seeds": 5}, InputError, "`seeds` to be integers from 0 .* but got 5"),
+        ({"seeds": "01"}, InputError, "`seeds` to be integers from 0 .* but got '01'"),
+        ({"probes": ["linear"]}, InputError, r"every probe with its features, such as \('linear', 'pooled'\), but got 'linear'"),
+        ({"probes": [(LinearProbe(C=(0.1, 1), cv=1), "pooled")]}, InputError, "`cv` to be a whole number of at least 2, but got 1"),
+        ({"probes": [(NonlinearProbe(hidden=0), "pooled")]}, InputError, "`hidden` to be a whole number of at least 1, but got 0"),
+        ({"concept_sets": {"red": RED}}, InputError, "Expected a ConceptSets, .* but got dict"),
+        ({"concept_sets": sets(FEW), "held_out": 0.5, "codelength": True}, InputError, "at least 16 images of 'few' .* its set has 15"),
     ],
 )
 def test_what_cannot_be_is_refused_before_the_run(model, options, error, message: str) -> None:
