@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
@@ -111,10 +111,16 @@ def fingerprint_each(model: nn.Module, checkpoints: Mapping[str, Checkpoint]) ->
     CheckpointError
         None are given, or one does not fit.
     """
+    return {name: fingerprint_model(loaded) for name, loaded in _loaded(model, checkpoints)}
+
+
+def _loaded(model: nn.Module, checkpoints: Mapping[str, Checkpoint]) -> Iterator[tuple[str, nn.Module]]:
+    """Every checkpoint in turn, in one copy of the model."""
     if not checkpoints:
         raise CheckpointError("Expected at least one checkpoint, but got none.")
     model = copy.deepcopy(model)
-    return {name: fingerprint_model(load_checkpoint(model, checkpoint, name=name)) for name, checkpoint in checkpoints.items()}
+    for name, checkpoint in checkpoints.items():
+        yield name, load_checkpoint(model, checkpoint, name=name)
 
 
 def fingerprint_checkpoints(model: nn.Module, checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
@@ -125,12 +131,14 @@ def fingerprint_checkpoints(model: nn.Module, checkpoints: Mapping[str, Checkpoi
     CheckpointError
         As `fingerprint_each`, or two have the same weights.
     """
-    fingerprints = fingerprint_each(model, checkpoints)
+    fingerprints: dict[str, str] = {}
     names: dict[str, str] = {}
-    for name, fingerprint in fingerprints.items():
-        if fingerprint in names:
+    for name, loaded in _loaded(model, checkpoints):
+        fingerprints[name] = fingerprint_model(loaded)
+        weights = fingerprint_model(loaded, counters=False)
+        if weights in names:
             raise CheckpointError(
-                f"Expected checkpoints that differ, but {names[fingerprint]!r} and {name!r} have the same weights. Remove one of them."
+                f"Expected checkpoints that differ, but {names[weights]!r} and {name!r} have the same weights. Remove one of them."
             )
-        names[fingerprint] = name
+        names[weights] = name
     return fingerprints

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 _DIGEST_BYTES = 16
 
@@ -37,10 +38,16 @@ def fingerprint_tensors(tensors: Mapping[str, Any]) -> str:
     return digest.hexdigest()
 
 
-def fingerprint_model(model: nn.Module) -> str:
-    """Fingerprint of a model: its class and its weights and buffers, never its name or its file."""
+def fingerprint_model(model: nn.Module, *, counters: bool = True) -> str:
+    """Fingerprint of a model: its class and its weights and buffers, never its name or its file.
+
+    Without `counters`, the numbers of batches that batch norms have seen are left out: no output in evaluation mode depends on them.
+    """
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
-    return fingerprint_texts([kind, fingerprint_tensors(model.state_dict())])
+    counts = [] if counters else [name for name, module in model.named_modules(remove_duplicate=False) if isinstance(module, _NormBase)]
+    left_out = {f"{name}.num_batches_tracked".removeprefix(".") for name in counts}
+    tensors = {name: value for name, value in model.state_dict().items() if name not in left_out}
+    return fingerprint_texts([kind, fingerprint_tensors(tensors)])
 
 
 def fingerprint_architecture(model: nn.Module) -> str:

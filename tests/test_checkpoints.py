@@ -175,6 +175,14 @@ class TestFingerprints:
         with pytest.raises(CheckpointError, match="Expected checkpoints that differ, but 'a' and 'c' have the same weights"):
             fingerprint_checkpoints(net(0), {"a": net(1).state_dict(), "b": net(2).state_dict(), "c": tmp_path / "w.pt"})
 
+    def test_the_same_weights_but_for_the_count_of_batches(self) -> None:
+        state = net(1).state_dict()
+        counted = state | {"1.num_batches_tracked": state["1.num_batches_tracked"] + 1}
+        with pytest.raises(CheckpointError, match="'a' and 'b' have the same weights"):
+            fingerprint_checkpoints(net(0), {"a": state, "b": counted})
+        moved = state | {"1.running_mean": state["1.running_mean"] + 1}
+        assert len(set(fingerprint_checkpoints(net(0), {"a": state, "b": moved}).values())) == 2
+
     def test_none(self) -> None:
         with pytest.raises(CheckpointError, match="Expected at least one checkpoint, but got none"):
             fingerprint_checkpoints(net(), {})
