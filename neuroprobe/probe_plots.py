@@ -24,6 +24,12 @@ _BASELINE = "baseline: the more frequent class"
 #: More layers than this are not all named.
 _MOST_TICKS = 20
 
+#: The colours' scale reaches at least so far from the baseline: what is only noise stays pale.
+_LEAST_SCALE = 0.1
+
+#: Inches that a name takes in a legend.
+_LEGEND_COLUMN = 2.5
+
 #: More checkpoints than this are not all named in a legend.
 _MOST_NAMED = 10
 
@@ -93,7 +99,9 @@ def plot_layers(table: pd.DataFrame, *, checkpoint: str | None = None, figure: F
         panel.grid(axis="y", alpha=0.25)
         _name_layers(panel, layers)
     handles = _handles(probes)
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4), fontsize=8, frameon=False)
+    whole: Any = figure  # a figure and a subfigure both have a box and a resolution
+    fitting = max(1, int(whole.bbox.width / whole.dpi / _LEGEND_COLUMN))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4, fitting), fontsize=8, frameon=False)
     figure.supylabel("accuracy on held-out images", fontsize=9)
     figure.suptitle(f"Where each concept is read{_said(summary, checkpoint)}; bands: 95 % intervals", fontsize=11)
     return figure
@@ -117,13 +125,13 @@ def plot_what_where_when(
     """
     chosen = table[(table["kind"] == kind) & (table["features"] == features) & (table["scope"] == scope)]
     if chosen.empty:
-        there = ", ".join(sorted({_probe_name(*probe) for probe in _probes(table)}))
+        there = "; ".join(sorted({_probe_name(*probe) for probe in _probes(table)}))
         raise InputError(f"Expected probes of this report but got {scope}, {kind}, {features}. It has: {there}.")
     summary = summarise_seeds(_scored(chosen))
     layers, checkpoints, concepts = _unique(summary, "layer"), _unique(summary, "checkpoint"), _unique(summary, "concept")
     height = 0.75 + 0.2 * len(checkpoints)
     figure, panels = _panels(figure, len(concepts), width=1.2 + 0.17 * min(len(layers), 2 * _MOST_TICKS), height=height, sharey=True)
-    furthest = max(float(summary["above_baseline"].abs().max()), 0.01)
+    furthest = max(float(summary["above_baseline"].abs().max()), _LEAST_SCALE)
     norm = TwoSlopeNorm(0, -furthest, furthest)
     picture: Any = None
     for panel, concept in zip(panels, concepts, strict=True):

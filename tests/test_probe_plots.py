@@ -170,10 +170,23 @@ def test_the_blogs_whole_grid_can_be_read() -> None:
         assert not any(a.overlaps(b) for i, a in enumerate(titles) for b in titles[i + 1 :])
 
 
+def test_noise_alone_stays_pale() -> None:
+    table = probe_table().assign(test_accuracy=2 / 3 + 0.01)
+    (picture, *_) = [image for ax in panels(plot_what_where_when(table)).values() for image in ax.images]
+    assert picture.norm.vmax >= 0.1
+
+
+def test_the_legend_of_a_narrow_figure_lies_within_it() -> None:
+    figure = drawn(plot_layers(probe_table(layers=("a",))))
+    legend = figure.legends[0].get_window_extent()
+    assert legend.x0 >= 0
+    assert legend.x1 <= figure.bbox.width
+
+
 def test_wrong_choices_are_refused() -> None:
     with pytest.raises(InputError, match=r"got 'last'. It has: model"):
         plot_layers(probe_table(), checkpoint="last")
-    with pytest.raises(InputError, match=r"got layer, sparse, pooled. It has: linear, pooled, nonlinear, pooled"):
+    with pytest.raises(InputError, match=r"got layer, sparse, pooled. It has: linear, pooled; nonlinear, pooled"):
         plot_what_where_when(probe_table(), kind="sparse")
     with pytest.raises(InputError, match=r"got 'sparse'. Known: 'linear'"):
         plot_units(unit_table(), kind="sparse")
