@@ -23,15 +23,16 @@ from neuroprobe.activations import Activations
 from neuroprobe.concept_sets import ConceptSets
 from neuroprobe.concepts import ConceptScores
 from neuroprobe.exceptions import InputError
+from neuroprobe.given_labels import GivenLabels
 from neuroprobe.judgements import ALL_LAYERS, FloatArray, JudgementReport, Unit, auroc_interval, average, check_level, units_of
 from neuroprobe.report import LabelReport, versions
 from neuroprobe.statistics import auroc
 
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 #: Which images show which concept: a boolean per image under each concept's name, such as a dict of arrays in the order of
-#: the activations; a DataFrame, in that order or with the images' ids as its index; the `ConceptScores` of given labels;
+#: the activations; a DataFrame, in that order or with the images' ids as its index; given labels, or their `ConceptScores`;
 #: or concept sets, whose images are found by their ids.
-Shown: TypeAlias = "Mapping[str, npt.ArrayLike] | pd.DataFrame | ConceptScores | ConceptSets"
+Shown: TypeAlias = "Mapping[str, npt.ArrayLike] | pd.DataFrame | GivenLabels | ConceptScores | ConceptSets"
 
 _UNITS = 1024  # read at a time: a layer may be on disk, and larger than memory
 
@@ -70,7 +71,7 @@ def check_on_images(
     labels : LabelReport, or mapping from (layer, unit) to a concept
     activations : Activations
         Of images that the labels were not made from.
-    shown : mapping, DataFrame, ConceptScores or ConceptSets
+    shown : mapping, DataFrame, GivenLabels, ConceptScores or ConceptSets
         Which image shows which concept (`Shown`). Of concept sets, positives are compared with negatives.
     level : float, default 0.95
     seed : int, default 0
@@ -164,10 +165,14 @@ def shown_concepts(shown: Shown, ids: Iterable[str]) -> dict[str, tuple[BoolArra
         places = {name: place for place, name in enumerate(ids)}
         sets = {concept: shown[concept] for concept in shown}
         return {name: (_mask(s.positives, places), _mask(s.negatives, places)) for name, s in sets.items()}
+    if isinstance(shown, GivenLabels):
+        shown = pd.DataFrame(shown.truth, index=list(shown.ids), columns=list(shown.concepts))
     if isinstance(shown, ConceptScores):
         shown = pd.DataFrame(shown.truth.cpu().numpy(), index=list(shown.ids), columns=list(shown.concepts))
     if isinstance(shown, pd.DataFrame):
         shown = _in_order(shown, ids)
+    elif not isinstance(shown, Mapping):
+        raise InputError(f"Expected which image shows which concept, as a mapping, a table, given labels or sets, but got {shown!r:.80}.")
     known = {}
     for concept in shown:
         column = np.asarray(shown[concept])

@@ -12,7 +12,7 @@ and is right to have no label.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -226,7 +226,7 @@ def true_concepts(truth: Truth, units: Iterable[Unit]) -> dict[Unit, tuple[str, 
     Raises
     ------
     InputError
-        Not a mapping, a truth that is no name and no names, or one of none of these units.
+        Not a mapping, a truth that is no name and no names, a list shorter than its layer, or truth of none of these units.
     UnknownNameError
         A layer that none of these units is in.
     """
@@ -236,10 +236,22 @@ def true_concepts(truth: Truth, units: Iterable[Unit]) -> dict[Unit, tuple[str, 
     for layer in dict.fromkeys(layer for layer, _ in given):
         if layer not in layers:
             raise UnknownNameError(f"Expected the truth about units of the report's layers, but got {layer!r}. {suggest(layer, layers)}")
+    _check_lists(truth, units)
     found = {unit: given[unit] for unit in units if unit in given}
     if not found:
         raise InputError(f"Expected the truth about at least one of the {len(units)} units, but got it about none of them.")
     return found
+
+
+def _check_lists(truth: Truth, units: Iterable[Unit]) -> None:
+    """A list that is too short may be several names of one concept, or in another order than that of the units."""
+    for layer, unit in units:
+        listed = truth.get(layer)  # type: ignore[call-overload]
+        if isinstance(listed, Sized) and not isinstance(listed, (str, Mapping)) and unit >= len(listed):
+            raise InputError(
+                f"Expected the truth about {layer!r} as a list with a concept, or several, of every unit, but it has {len(listed)} and "
+                f"there is a unit {unit}. Of some units only, give {{({layer!r}, unit): concept}}."
+            )
 
 
 def _by_unit(truth: Truth) -> dict[Unit, tuple[str, ...]]:

@@ -95,12 +95,18 @@ def test_a_table_with_ids_is_put_in_the_order_of_the_images() -> None:
     table = pd.DataFrame(SHOWN, index=list(HELD_OUT.ids))
     mixed = table.sample(frac=1, random_state=0)
     expected = check_on_images({("fc", 0): "red"}, HELD_OUT, SHOWN).table
-    given = GivenLabels(mixed).score_like(HELD_OUT)
-    for shown_too in (table, mixed, given):
+    given = GivenLabels(mixed)
+    for shown_too in (table, mixed, given, given.score_like(HELD_OUT)):
         pd.testing.assert_frame_equal(check_on_images({("fc", 0): "red"}, HELD_OUT, shown_too).table, expected)
     for wrong in (table.rename(index={"image 3": "image x"}), pd.concat([table, table.iloc[:1]])):
         with pytest.raises(InputError, match="every image's id once"):
             check_on_images({("fc", 0): "red"}, HELD_OUT, wrong)
+
+
+def test_nothing_and_names_alone_do_not_say_what_images_show() -> None:
+    for shown_not in (None, ["red"]):
+        with pytest.raises(InputError, match="as a mapping, a table, given labels or sets, but got"):
+            check_on_images({("fc", 0): "red"}, HELD_OUT, shown_not)  # type: ignore[arg-type]
 
 
 def test_an_encoders_scores_are_no_labels() -> None:

@@ -43,6 +43,13 @@ def test_truth_that_is_none_is_refused(truth: object) -> None:
         true_concepts(truth, UNITS)
 
 
+def test_a_list_that_is_shorter_than_its_layer_is_refused() -> None:
+    with pytest.raises(
+        InputError, match=r"about 'a' as a list .* but it has 1 and there is a unit 1\. Of some units only, give \{\('a', unit\)"
+    ):
+        true_concepts({"a": ["red"]}, UNITS)
+
+
 def test_truth_about_another_layer_is_an_unknown_name() -> None:
     with pytest.raises(UnknownNameError, match="Known: 'a', 'b'"):
         true_concepts({("layer4", 0): "red"}, UNITS)

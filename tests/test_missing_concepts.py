@@ -102,7 +102,7 @@ def test_whose_units_is_the_truth_if_it_is_given() -> None:
         ({"shown": None}, InputError, "which images show"),
         ({"shown": {"blue": np.zeros(N, bool)}}, UnknownNameError, "does not say"),
         ({"shown": {"red": np.ones(N, bool)}}, InputError, "at least two images"),
-        ({"truth": {"fc": ["star"]}}, InputError, "there are none"),
+        ({"truth": {("fc", 0): "star"}}, InputError, "there are none"),
         ({"level": 0}, InputError, "level"),
     ],
 )
