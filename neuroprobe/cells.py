@@ -16,7 +16,8 @@ import torch
 from scipy.stats import rankdata
 
 from neuroprobe.gram import reduced
-from neuroprobe.linear_models import choose_C, class_means, least_C, roughly_sparse, solve_linear, solve_ridge, solve_sparse, strengths
+from neuroprobe.linear_models import choose_C, class_means, least_C, roughly_sparse, solve_linear, solve_ridge, solve_sparse
+from neuroprobe.probe_parameters import strengths
 from neuroprobe.probe_solver import HiddenLayer, fit_hidden_layer
 from neuroprobe.probes import LinearProbe, NonlinearProbe, Probe, RegressionProbe, SparseProbe
 from neuroprobe.statistics import auroc, average_precision, balanced_accuracy

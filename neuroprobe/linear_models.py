@@ -5,16 +5,12 @@ As in `neuroprobe.probe_solver`, tensors are [n_problems, n_images, r] on any de
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral, Real
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from neuroprobe.exceptions import InputError
 from neuroprobe.probe_solver import solve_logistic, solve_softmax
 
 #: From Z, targets and C [n_problems] to weights [n_problems, r, n_outputs] and offsets [n_problems, n_outputs].
@@ -185,42 +181,6 @@ def _left_out_losses(Z: torch.Tensor, targets: torch.Tensor, out: torch.Tensor, 
         logits = torch.cat([torch.zeros_like(logits), logits], dim=2)
     wanted = targets[out].long().expand(len(strengths), -1)[..., None]
     return -logits.log_softmax(dim=2).take_along_dim(wanted, dim=2).sum(dim=(1, 2))
-
-
-def strengths(given: float | Sequence[float], name: str) -> tuple[float, ...]:
-    """One strength of regularisation, or several to choose from, as a tuple.
-
-    Raises
-    ------
-    InputError
-        None, or one that is no finite number above 0.
-    """
-    values = list(given) if isinstance(given, (Sequence, np.ndarray)) and not isinstance(given, str) else [given]
-    if not values or not all(isinstance(value, Real) and 0 < value < math.inf for value in values):
-        raise InputError(f"Expected `{name}` to be a number above 0, or several to choose from, but got {given!r}.")
-    return tuple(float(value) for value in values)
-
-
-def check_parameters(parameters: Mapping[str, Any]) -> None:
-    """Raise what would go wrong, or silently do nothing, in a fit of a probe with these parameters.
-
-    Parameters
-    ----------
-    parameters : mapping
-        As a probe's `get_params` gives them.
-
-    Raises
-    ------
-    InputError
-    """
-    unpenalised = "hidden" in parameters and parameters["alpha"] == 0  # a hidden layer can do without
-    for name in ("C", "alpha", "path"):
-        if name in parameters and not unpenalised:
-            strengths([parameters[name]] if "hidden" in parameters else parameters[name], name)
-    for name, fewest in (("cv", 2), ("hidden", 1), ("max_iter", 1)):
-        value = parameters.get(name, fewest)
-        if not isinstance(value, Integral) or value < fewest:
-            raise InputError(f"Expected `{name}` to be a whole number of at least {fewest}, but got {value!r}.")
 
 
 def least_C(Z: torch.Tensor, targets: torch.Tensor, n_classes: int) -> float:

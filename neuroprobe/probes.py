@@ -22,9 +22,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from typing_extensions import Self
 
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
-from neuroprobe.linear_models import (
-    check_parameters, choose_C, class_means, least_C, roughly_sparse, solve_linear, solve_ridge, solve_sparse, strengths,
-)  # fmt: skip
+from neuroprobe.linear_models import choose_C, class_means, least_C, roughly_sparse, solve_linear, solve_ridge, solve_sparse
+from neuroprobe.probe_parameters import check_parameters, strengths
 from neuroprobe.probe_solver import HiddenLayer, fit_hidden_layer
 from neuroprobe.unit_coordinates import Coordinates, Scaling, column_blocks
 
@@ -364,10 +363,9 @@ class RegressionProbe(RegressorMixin, _Probe):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any) -> Self:
         """Fit on [n_images, n_units] and a number per image."""
-        candidates = strengths(self.alpha, "alpha")
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], y_numeric=True, ensure_min_samples=2)
         Z = self._enter(X)
-        weights, offsets, alpha = solve_ridge(Z, torch.from_numpy(np.array(y, dtype=np.float64))[None], candidates)
+        weights, offsets, alpha = solve_ridge(Z, torch.from_numpy(np.array(y, dtype=np.float64))[None], strengths(self.alpha, "alpha"))
         self.alpha_ = float(alpha[0])
         self.coef_ = self._coordinates.in_units(weights.numpy())[0]
         self.intercept_ = float(offsets[0]) - float(self.coef_ @ self._coordinates.mean)

@@ -20,10 +20,10 @@ from neuroprobe.concept_sets import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.fingerprints import fingerprint_model
 from neuroprobe.images import Images
-from neuroprobe.linear_models import check_parameters
 from neuroprobe.measurements import Features, Options, Scope, Task
 from neuroprobe.modes import placed
 from neuroprobe.pooling import Layout
+from neuroprobe.probe_parameters import check_parameters
 from neuroprobe.probe_report import ProbeReport
 from neuroprobe.probes import PROBES, Probe, make_probe
 from neuroprobe.recorder import check_layers

@@ -10,7 +10,7 @@ import torch
 
 from neuroprobe.cells import Problems, Row, decisions, score
 from neuroprobe.gram import unit_scaled
-from neuroprobe.linear_models import strengths
+from neuroprobe.probe_parameters import strengths
 from neuroprobe.probe_solver import solve_units
 from neuroprobe.probes import LinearProbe, Probe
 from neuroprobe.statistics import auroc, auroc_p_value, balanced_accuracy
