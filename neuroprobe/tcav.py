@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -88,15 +89,15 @@ def tcav(
     Returns
     -------
     DataFrame
-        A row per concept (checkpoint, layer, features, kind) and output: n_images, n_directions, `score` (the share of positive
+        A row per concept (its checkpoint, layer, features, kind) and output: n_images, n_directions, `score` (the share of positive
         derivatives, mean over seeds), `derivative` (their mean), the random concepts' random_score (mean), random_score_std,
         random_derivative_std, `p_value`, and `q_value` (Benjamini & Hochberg over all rows).
 
     Raises
     ------
     InputError
-        Fewer than 20 random concepts, too few images for them, directions that do not fit their layer or have no coefficients
-        to give, or for "share" a concept with one direction.
+        Fewer than 20 random concepts, too few images for them, directions of several checkpoints (the model has the weights of one),
+        that do not fit their layer or have no coefficients to give, or for "share" a concept with one direction.
     UnknownNameError
         A layer that the model does not have, or another test.
 
@@ -106,11 +107,12 @@ def tcav(
     """
     given = [directions] if isinstance(directions, Direction) else list(directions)
     _check_test(test, given, n_random)
+    _check_one_model(given)
+    names = _named(outputs)
     random = _random_directions(
         model, random_images, given, transform=transform, n_random=n_random, sizes=(n_positive, n_negative), seed=seed,
         layout=layout, batch_size=batch_size, workers=workers, progress=progress,
     )  # fmt: skip
-    names = {str(outputs): outputs} if isinstance(outputs, int) else dict(outputs)
     found = directional_derivatives(
         model, images, [*given, *random], outputs=names, transform=transform,
         layout=layout, batch_size=batch_size, workers=workers, progress=progress,
@@ -142,6 +144,23 @@ def _check_test(test: str, directions: Sequence[Direction], n_random: int) -> No
             f"Expected several directions of {alone[0][0]!r} in {alone[0][2]!r}, one per seed, for test='share', but got one. "
             "Give those of all seeds (`report.directions`), or take test='derivative'."
         )
+
+
+def _check_one_model(directions: Sequence[Direction]) -> None:
+    checkpoints = sorted({direction.checkpoint for direction in directions})
+    if len(checkpoints) > 1:
+        raise InputError(
+            f"Expected directions of one checkpoint, the model's, but got some of {checkpoints[0]!r} and {checkpoints[1]!r}. "
+            "Call tcav once for each, with its model."
+        )
+
+
+def _named(outputs: int | Mapping[str, Output]) -> dict[str, Output]:
+    if isinstance(outputs, Integral):
+        return {str(outputs): int(outputs)}
+    if not isinstance(outputs, Mapping):
+        raise InputError(f"Expected `outputs` to be the number of an output, or a mapping from names to outputs, but got {outputs!r}.")
+    return dict(outputs)
 
 
 def _tested(ours: npt.NDArray[np.float64], null: npt.NDArray[np.float64], test: str) -> dict[str, Any]:
@@ -186,7 +205,9 @@ def _random_directions(
     **reading: Any,
 ) -> list[Direction]:
     """Directions of random concepts for every layer, features and kind among `directions`; the same choices in all."""
-    if min(sizes) < 1 or sum(sizes) > len(images):
+    if min(sizes) < 1 or seed < 0:
+        raise InputError(f"Expected random concepts of at least one image a side and a seed of 0 or more, but got {sizes} and {seed}.")
+    if sum(sizes) > len(images):
         raise InputError(f"Expected at least {sum(sizes)} images for random concepts of {sizes[0]} and {sizes[1]}, but got {len(images)}.")
     orders = [np.random.default_rng((seed, i)).permutation(len(images))[: sum(sizes)] for i in range(n_random)]
     targets = np.arange(sum(sizes)) < sizes[0]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -107,6 +109,15 @@ def test_spatial_directions_and_other_kinds(net: nn.Module) -> None:
     assert table["kind"].tolist() == ["linear", "mean_difference"]
 
 
+def test_the_number_of_an_output_may_be_numpys(net: nn.Module) -> None:
+    images = noise_images(30)
+    tables = [
+        tcav(net, noise_images(5), direction("2", 8), outputs=output, random_images=noise_images(30), **SMALL)
+        for output in (1, np.int64(1))
+    ]
+    assert tables[0].equals(tables[1])
+
+
 def test_what_cannot_be_is_refused(net: nn.Module) -> None:
     def test(given: Direction | list[Direction], **changed):
         return tcav(net, noise_images(5), given, **{"outputs": 0, "random_images": noise_images(30), **SMALL, **changed})
@@ -115,6 +126,14 @@ def test_what_cannot_be_is_refused(net: nn.Module) -> None:
         test(direction("2", 8), n_random=19)
     with pytest.raises(InputError, match="at least 31 images for random concepts of 10 and 21, but got 30"):
         test(direction("2", 8), n_negative=21)
+    with pytest.raises(InputError, match=r"at least one image a side and a seed of 0 or more, but got \(0, 15\) and 0"):
+        test(direction("2", 8), n_positive=0)
+    with pytest.raises(InputError, match=r"a seed of 0 or more, but got \(10, 15\) and -1"):
+        test(direction("2", 8), seed=-1)
+    with pytest.raises(InputError, match="a mapping from names to outputs, but got 'first'"):
+        test(direction("2", 8), outputs="first")
+    with pytest.raises(InputError, match="directions of one checkpoint, the model's, but got some of 'early' and 'model'"):
+        test([direction("2", 8), dataclasses.replace(direction("2", 8), checkpoint="early")])
     with pytest.raises(UnknownNameError, match="Did you mean 'share'"):
         test(direction("2", 8), test="shares")
     with pytest.raises(InputError, match="several directions of 'red' in '2'"):
