@@ -115,7 +115,7 @@ def _add_dissect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="units with a larger q-value get no label (default: %(default)s)",
     )
     parser.add_argument(
-        "--null-units", type=int, metavar="N", help="per layer, for p-values; 0 for none (default: as many as it has units, at least 1000)"
+        "--null-units", type=int, metavar="N", help="per layer, for p-values; 0 for none (default: as many as it has units, 1000 to 5000)"
     )
     parser.add_argument(
         "--resamples", type=int, default=50, metavar="N", help="of the images, for the labels' stability; 0 for none (default: %(default)s)"

@@ -84,7 +84,8 @@ def dissect(
         Null units per layer: by default as many as it has units, at least 1,000 and at most 5,000; with 0 there are no
         p-values, and every unit that varies is named.
     n_bootstrap : int, default 50
-        Resamples of the images for the labels' stability; 0 for none.
+        Resamples of the images for the labels' stability, each of which weighs every unit's images anew: on many images they
+        take most of the time. 0 for none.
     control : sequence of Activations, default ()
         The same layers on the same images, of networks of the same architecture that have learned nothing (several
         seeds give finer p-values). Their units then take the null units' place. Against shuffled images a random
