@@ -13,6 +13,9 @@ from torch.nn import functional as F
 
 from neuroprobe.probe_solver import solve_logistic, solve_softmax
 
+#: Numbers of Z that a processor keeps at hand: so large a part of a batch takes its steps together.
+_CACHED = 2**17
+
 #: From Z, targets and C [n_problems] to weights [n_problems, r, n_outputs] and offsets [n_problems, n_outputs].
 Solver = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
@@ -50,6 +53,18 @@ def solve_sparse(
     ----------
     Beck and Teboulle, A fast iterative shrinkage-thresholding algorithm, 2009. O'Donoghue and Candes, Adaptive restart, 2015.
     """
+    at_a_time = max(1, _CACHED // max(Z[0].numel(), 1)) if Z.device.type == "cpu" else len(Z)
+    parts = [
+        _solve_sparse(Z[i : i + at_a_time], targets[i : i + at_a_time], C[i : i + at_a_time], n_classes, max_iter, tol)
+        for i in range(0, len(Z), at_a_time)
+    ]
+    return torch.cat([weights for weights, _ in parts]), torch.cat([offsets for _, offsets in parts])
+
+
+def _solve_sparse(
+    Z: torch.Tensor, targets: torch.Tensor, C: torch.Tensor, n_classes: int, max_iter: int, tol: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Problems that take their steps together, until the last of them is done."""
     n_problems, _, r = Z.shape
     n_outputs = 1 if n_classes == 2 else n_classes
     W, extended = Z.new_zeros(n_problems, r + 1, n_outputs), F.pad(Z, (0, 1), value=1.0)

@@ -6,9 +6,11 @@ import torch
 from scipy.optimize import check_grad, minimize
 from sklearn.linear_model import LogisticRegression
 
+from neuroprobe import linear_models
 from neuroprobe.cells import first_weights
 from neuroprobe.gram import coordinates, gram_matrix, layer_scaled
 from neuroprobe.lbfgs import minimise
+from neuroprobe.linear_models import least_C, solve_sparse
 from neuroprobe.probe_solver import HiddenLayer, _Hidden, fit_hidden_layer, solve_logistic, solve_softmax, solve_units
 
 
@@ -278,3 +280,32 @@ def test_a_batch_of_hidden_layers_is_what_each_would_be_alone(dtype: torch.dtype
         near = 1e-4 if dtype == torch.float32 else 1e-9
         assert float(losses[i]) == pytest.approx(float(loss), rel=near)
         np.testing.assert_allclose(together.flat[i], alone.flat[0], atol=near)
+
+
+# --- an L1 path
+
+
+@pytest.mark.parametrize("r", [20, 1000])
+def test_a_path_of_strengths_is_each_of_them_alone(r: int) -> None:
+    Z, targets = problems(1, 150, r)
+    path = torch.tensor([factor * least_C(Z, targets, 2) for factor in (1.5, 4.0, 20.0)], dtype=Z.dtype)
+    weights, offsets = solve_sparse(Z.expand(3, -1, -1), targets.expand(3, -1), path)
+    for i in range(3):
+        alone, offset = solve_sparse(Z, targets, path[i : i + 1])
+        torch.testing.assert_close(weights[i], alone[0], rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(offsets[i], offset[0], rtol=1e-9, atol=1e-9)
+
+
+def test_large_problems_of_a_sparse_batch_do_not_wait_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    whole = linear_models._solve_sparse
+
+    def counted(Z: torch.Tensor, *rest):
+        sizes.append(len(Z))
+        return whole(Z, *rest)
+
+    monkeypatch.setattr(linear_models, "_solve_sparse", counted)
+    for n, r in ((20, 5), (200, 1000)):
+        Z, targets = problems(4, n, r)
+        solve_sparse(Z, targets, torch.full((4,), 0.01, dtype=Z.dtype), max_iter=2)
+    assert sizes == [4, 1, 1, 1, 1]
