@@ -142,7 +142,10 @@ class ProbeReport(Report):
     def summary(self) -> str:
         columns = [c for c in ("concept", "layer", "checkpoint") if c in self._table]
         counts = ", ".join(f"{self._table[column].nunique()} {column}s" for column in columns)
-        accuracy, baseline = self._table["test_accuracy"].mean(), self._table["baseline"].mean()
+        scored = self._table[self._table["test_accuracy"].notna()]
+        if scored.empty and "r2" in self._table:  # regressions alone
+            return f"{len(self._table)} probes: {counts}; mean R2 {self._table['r2'].mean():.3f}"
+        accuracy, baseline = scored["test_accuracy"].mean(), scored["baseline"].mean()
         return f"{len(self._table)} probes: {counts}; mean test accuracy {accuracy:.3f}, mean baseline {baseline:.3f}"
 
     def summary_table(self, *, level: float = 0.95) -> pd.DataFrame:

@@ -231,9 +231,9 @@ def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
 
 
 def check_jobs(n_jobs: int | None) -> None:
-    """Raise `InputError` for no threads at all."""
-    if n_jobs == 0:
-        raise InputError("Expected `n_jobs` to be a number of threads, or -1 for one per processor, but got 0.")
+    """Raise `InputError` for what is no number of threads."""
+    if n_jobs is not None and (not isinstance(n_jobs, Integral) or (n_jobs < 1 and n_jobs != -1)):
+        raise InputError(f"Expected `n_jobs` to be a number of threads, or -1 for one per processor, but got {n_jobs!r}.")
 
 
 def check_probes(probes: Sequence[tuple[str | Probe, Features]]) -> tuple[tuple[Probe, Features], ...]:

@@ -162,3 +162,8 @@ def test_a_figure_is_saved_whatever_the_table_holds(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kwargs: seen.append(len(self.axes)))
     ProbeReport(table, METADATA)._figure()
     assert seen == [panels]
+
+
+def test_the_summary_of_regressions_alone_says_what_they_explain() -> None:
+    table = probe_table(concepts=("red",)).assign(kind="regression", test_accuracy=np.nan, r2=0.25)
+    assert ProbeReport(table, {}).summary().endswith("1 checkpoints; mean R2 0.250")

@@ -326,7 +326,7 @@ def test_probes_that_do_not_exist_are_refused(model, probes, error, message: str
 
 @pytest.mark.parametrize("seeds", [(), (0, -1), (0, 0), (2**32,)])
 def test_seeds_that_are_none_are_refused(model, seeds) -> None:
-    with pytest.raises(InputError, match=r"`seeds` to be integers from 0 to 2\*\*32 - 1, each once and at least one, but got \["):
+    with pytest.raises(InputError, match=r"`seeds` to be integers from 0 to 2\*\*32 - 1, each once and at least one, but got \("):
         ProbingStudy(model, ["features.1"], sets(A), seeds=seeds)
 
 
@@ -358,5 +358,6 @@ def test_images_that_are_not_in_the_probing_set_are_refused(model) -> None:
 
 def test_no_processes_at_all(model: nn.Module) -> None:
     study = ProbingStudy(model, ["features.1"], sets(random_set("a")), probes=[("linear", "pooled")])
-    with pytest.raises(InputError, match=r"Expected `n_jobs` to be a number of threads, .* but got 0"):
-        study.run(world_images(100, seed=5), transform=target_transform(), n_jobs=0)
+    for n_jobs in (0, -5, 1.5):
+        with pytest.raises(InputError, match=rf"Expected `n_jobs` to be a number of threads, .* but got {n_jobs}"):
+            study.run(world_images(100, seed=5), transform=target_transform(), n_jobs=n_jobs)
