@@ -226,7 +226,10 @@ def test_it_gets_as_low_as_scipys() -> None:
 
 
 def test_the_same_first_weights_take_the_same_steps_in_all_dimensions_and_in_few() -> None:
-    """Test images too, because the coordinates are of training and test images together."""
+    """Test images too, because the coordinates are of training and test images together.
+
+    What of the first weights no image sees shrinks with the others, and L-BFGS feels its length: one more coordinate holds it.
+    """
     n, d, hidden = 50, 3000, 8
     X = torch.randn(n, d, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * torch.logspace(0, -1, d) + 1
     targets = (X[:, :40].mean(dim=1) > X[:, :40].mean()).long()[None]
@@ -237,6 +240,8 @@ def test_the_same_first_weights_take_the_same_steps_in_all_dimensions_and_in_few
     second = start(1, 1, hidden).second
     zeros = torch.zeros(1, hidden, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
     projected = torch.linalg.lstsq(small[0], whole[0] @ first, driver="gelsd").solution  # the same outputs for all 50 images
+    unseen = (first.square().sum(dim=0) - projected.square().sum(dim=0)).sqrt()
+    small, projected = torch.cat([small, torch.zeros_like(small[:, :, :1])], dim=2), torch.cat([projected, unseen[None]])
     for max_iter in (1, 5, 15):
         settings = {"alpha": 0.01, "max_iter": max_iter, "tol": 0.0}
         in_X, _, n_X = fit_hidden_layer(whole[:, :35], targets[:, :35], HiddenLayer(first[None], zeros[0], second, zeros[1]), **settings)
