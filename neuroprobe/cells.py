@@ -140,14 +140,19 @@ def _values(Z: torch.Tensor, weights: torch.Tensor, offsets: torch.Tensor) -> to
 
 def _nonlinear(probe: NonlinearProbe, problems: Problems) -> torch.Tensor:
     problems = replace(problems, Z=reduced(problems.Z).float())
+    start = first_weights(problems.seeds, problems.Z.shape[2], probe.hidden, n_features=problems.n_features, device=problems.Z.device)
+    if start.first.shape[1] > problems.Z.shape[2]:  # the directions in which no image varies, as one coordinate
+        problems = replace(problems, Z=torch.cat([problems.Z, torch.zeros_like(problems.Z[:, :, :1])], dim=2))
     Z, targets = problems.training
-    start = first_weights(problems.seeds, Z.shape[2], probe.hidden, n_features=problems.n_features, device=Z.device)
     layer, _, _ = fit_hidden_layer(Z, targets, start, alpha=probe.alpha, max_iter=probe.max_iter)
     return layer.logits(problems.Z)[..., 0]
 
 
 def first_weights(seeds: Sequence[int], r: int, hidden: int, *, n_features: float, device: torch.device | str = "cpu") -> HiddenLayer:
     """First weights of a hidden layer on r coordinates, with the variance that the layer would have on all n_features.
+
+    With more features than coordinates there is one coordinate more, for what is left: no image varies along it, but L-BFGS
+    feels the weights there through their penalty, as it would on the features.
 
     Parameters
     ----------
@@ -164,7 +169,11 @@ def first_weights(seeds: Sequence[int], r: int, hidden: int, *, n_features: floa
     firsts, seconds = [], []
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
-        firsts.append(torch.randn(r, hidden, generator=generator) / n_features**0.5)
+        first = torch.randn(r, hidden, generator=generator)
+        if n_features > r:  # the length of as many normal numbers as there are directions left
+            left = np.sqrt(np.random.default_rng(seed).chisquare(n_features - r, size=(1, hidden)))
+            first = torch.cat([first, torch.from_numpy(left).float()])
+        firsts.append(first / n_features**0.5)
         seconds.append(torch.randn(hidden, 1, generator=generator) / hidden**0.5)
     first, second = torch.stack(firsts).to(device), torch.stack(seconds).to(device)
     return HiddenLayer(first, first.new_zeros(len(seeds), hidden), second, first.new_zeros(len(seeds), 1))

@@ -118,7 +118,7 @@ def _add_dissect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--null-units", type=int, metavar="N", help="per layer, for p-values; 0 for none (default: as many as it has units, 1000 to 5000)"
     )
     parser.add_argument(
-        "--resamples", type=int, default=50, metavar="N", help="of the images, for the labels' stability; 0 for none (default: %(default)s)"
+        "--resamples", type=int, default=20, metavar="N", help="of the images, for the labels' stability; 0 for none (default: %(default)s)"
     )
     parser.add_argument(
         "--pooling", default="mean", choices=("mean", "max", "class_token", "mean_tokens"), help="over positions (default: %(default)s)"

@@ -31,7 +31,7 @@ FALSE_DISCOVERY_RATE = 0.05
 N_NULL = (1000, 5000)
 
 #: Resamples of the probing set for the stability of labels.
-N_BOOTSTRAP = 50
+N_BOOTSTRAP = 20
 
 
 def dissect(
@@ -83,7 +83,7 @@ def dissect(
     n_null : int, optional
         Null units per layer: by default as many as it has units, at least 1,000 and at most 5,000; with 0 there are no
         p-values, and every unit that varies is named.
-    n_bootstrap : int, default 50
+    n_bootstrap : int, default 20
         Resamples of the images for the labels' stability, each of which weighs every unit's images anew: on many images they
         take most of the time. 0 for none.
     control : sequence of Activations, default ()
@@ -132,13 +132,15 @@ def dissect(
             check_prior(layer, _n_units(activations, layer), scorer)
     row_of = {id_: row for row, id_ in enumerate(scores.ids)}
     top = min(top, len(scores.concepts))
-    tables = []
+    tables, counts = [], dict.fromkeys(layers, 0)
     for layer in layers:
         layer_units = _layer_units(activations, layer, row_of)
         if scorer is not None:
             controls = [RecordedUnits(other[layer]) for other in control]
-            n_layer = int(np.clip(len(layer_units), *N_NULL)) if n_null is None else n_null
-            labels = label_layer(layer, layer_units, scorer, top=top, n_null=n_layer, n_bootstrap=n_bootstrap, seed=seed, controls=controls)
+            counts[layer] = int(np.clip(len(layer_units), *N_NULL)) if n_null is None else n_null
+            labels = label_layer(
+                layer, layer_units, scorer, top=top, n_null=counts[layer], n_bootstrap=n_bootstrap, seed=seed, controls=controls
+            )
         else:
             labels = _label_by_function(activations, layer, scores, similarity, parameters or {}, top)  # type: ignore[arg-type]
         tables.append(_label_table(layer, layer_units, labels, scores.concepts, false_discovery_rate).iloc[chosen[layer]])
@@ -148,7 +150,7 @@ def dissect(
         "n_images": len(scores.ids),
         "n_concepts": len(scores.concepts),
         "false_discovery_rate": false_discovery_rate,
-        "n_null": n_null if scorer is not None else 0,  # None: by the number of units
+        "n_null": counts if scorer is not None else 0,
         "n_bootstrap": n_bootstrap if scorer is not None else 0,
         "control": [dict(other.metadata) for other in control],
         "seed": seed,

@@ -26,6 +26,8 @@ from neuroprobe.similarity.peaks import of_length_1, peak_correlation_parts, pea
 #: Share of the mean variance that is added to every variance before its root is taken.
 SHRINKAGE = 0.1
 
+_ROWS = 65_536  # that are in float64 at a time
+
 #: Below this share of a vector's possible length a concept's scores over the images are taken to be rounding.
 _ROUNDING = 1e-6
 
@@ -69,9 +71,8 @@ class EmbeddingScorer(Scorer):
     def _prepare(self) -> None:
         vectors = self.image_vectors
         self._vectors = vectors - vectors.mean(dim=0) if self._centred else vectors
-        d = vectors.shape[1]
-        doubled = self._vectors.double()
-        self._gram = doubled.T @ doubled if d <= len(vectors) else None  # [d, d]
+        n, d = vectors.shape
+        self._gram = _gram(self._vectors, torch.zeros(d, dtype=torch.float64, device=vectors.device)) if d <= n else None
 
     def units(self, activations: torch.Tensor) -> UnitPart:
         weights = self._weights(activations)
@@ -120,16 +121,34 @@ def decorrelated(vectors: torch.Tensor, *, shrinkage: float = SHRINKAGE) -> torc
     -------
     Tensor, [n, d], float32
     """
-    centred: torch.Tensor = vectors.double() - vectors.double().mean(dim=0)
-    n, d = centred.shape
-    added = shrinkage * centred.square().mean() + torch.finfo(torch.float64).tiny  # the mean of the d variances
+    n, d = vectors.shape
+    mean = vectors.mean(dim=0, dtype=torch.float64)
     if d > n:  # the same from the n x n products: the span of the vectors is all that counts
+        centred = vectors.double() - mean
         values, left = torch.linalg.eigh(centred @ centred.T / n)
-        turned: torch.Tensor = (left * (values.clamp_min(0) + added).rsqrt()) @ (left.T @ centred)
-    else:
-        values, axes = torch.linalg.eigh(centred.T @ centred / n)
-        turned = (centred @ (axes * (values.clamp_min(0) + added).rsqrt())) @ axes.T
-    return turned.to(torch.float32)
+        turned: torch.Tensor = (left * _shrunk(values, shrinkage, d)) @ (left.T @ centred)
+        return turned.to(torch.float32)
+    values, axes = torch.linalg.eigh(_gram(vectors, mean) / n)
+    turn = (axes * _shrunk(values, shrinkage, d)) @ axes.T
+    turned = torch.empty(n, d, device=vectors.device)
+    for part, rows in zip(torch.split(turned, _ROWS), torch.split(vectors, _ROWS), strict=True):
+        part.copy_((rows.double() - mean) @ turn)
+    return turned
+
+
+def _shrunk(variances: torch.Tensor, shrinkage: float, d: int) -> torch.Tensor:
+    """(variance + shrinkage * the mean of the d variances)^-1/2 along every axis, those left out having none."""
+    variances = variances.clamp_min(0)
+    return (variances + shrinkage * variances.sum() / d + torch.finfo(torch.float64).tiny).rsqrt()
+
+
+def _gram(vectors: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """Inner products of the columns, about `mean`, [d, d], float64; some rows at a time, so that no copy of all is made."""
+    total = torch.zeros(vectors.shape[1], vectors.shape[1], dtype=torch.float64, device=vectors.device)
+    for rows in torch.split(vectors, _ROWS):
+        centred = rows.double() - mean
+        total += centred.T @ centred
+    return total
 
 
 class CosScorer(EmbeddingScorer):

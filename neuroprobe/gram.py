@@ -47,14 +47,20 @@ def gram_matrix(
         if part.is_cuda:
             part = part.double()  # a float32 product may be one of TF32 there
         part = part - part.mean(dim=0)  # its last digits do not matter: whatever is common to all goes with the training part's mean
-        _add_products(total, part)
+        low, high = part.aminmax()
+        largest = max(-float(low), float(high))
+        if 0 < largest < 1e-15 or largest > 1e15:  # whose squares float32 may not hold
+            _add_products(total, part / largest, factor=largest**2)
+        else:
+            _add_products(total, part)
     return total.triu() + total.triu(1).T
 
 
-def _add_products(total: torch.Tensor, part: torch.Tensor) -> None:
-    """Add part part' to the blocks on and above the diagonal."""
+def _add_products(total: torch.Tensor, part: torch.Tensor, *, factor: float = 1.0) -> None:
+    """Add factor part part' to the blocks on and above the diagonal."""
     for first in range(0, len(part), _ROWS):
-        total[first : first + _ROWS, first:] += (part[first : first + _ROWS] @ part[first:].T).double()
+        products = (part[first : first + _ROWS] @ part[first:].T).double()
+        total[first : first + _ROWS, first:] += products if factor == 1 else products * factor
 
 
 def coordinates(gram: torch.Tensor) -> torch.Tensor:

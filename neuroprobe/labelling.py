@@ -12,7 +12,7 @@ import torch
 
 from neuroprobe.exceptions import InputError
 from neuroprobe.scoring import Scorer, UnitPart
-from neuroprobe.significance import joined, null_generator, null_prior, null_sources, p_values
+from neuroprobe.significance import joined, null_prior, null_sources, p_values
 from neuroprobe.similarity.peaks import SMALLEST_BEST
 from neuroprobe.unit_parts import LayerUnits
 
@@ -62,7 +62,7 @@ def label_layer(
     Parameters
     ----------
     layer : str
-        Its name seeds the layer's permutations and resamples.
+        Its name, for messages.
     units : LayerUnits
     scorer : Scorer
     top : int
@@ -85,7 +85,7 @@ def label_layer(
         Scores that are not finite, a prior that cancels every score, or a control of which no unit varies.
     """
     check_prior(layer, len(units), scorer)
-    generator = null_generator(seed, layer)
+    generator, resampling = (np.random.default_rng((seed, i)) for i in range(2))  # the same for every layer, whatever its name
     part = units.parts(scorer)
     if controls and n_null:
         places = np.flatnonzero(np.concatenate([control.varies for control in controls]))  # as in the null from shuffled images
@@ -99,7 +99,7 @@ def label_layer(
         null_part = units.null_parts(scorer, sources, generator) if len(sources) else None
     sweep = _Sweep(scorer, part, null_part, torch.from_numpy(sources), kept=max(top, RIVALS))
     p = sweep.p_values() if null_part is not None else np.full(len(units), np.nan)
-    stability = _stability(units, scorer, sweep, n_bootstrap, generator)
+    stability = _stability(units, scorer, sweep, n_bootstrap, resampling)
     return LayerLabels(sweep.scores[:, :top].numpy(), sweep.concepts[:, :top].numpy(), p, stability)
 
 

@@ -9,7 +9,6 @@ score with the best scores of null units whose weight is as concentrated as its 
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Iterator
 
 import numpy as np
@@ -21,6 +20,9 @@ from neuroprobe.scoring import Scorer, UnitPart
 
 Floats = npt.NDArray[np.float64]
 
+#: No smaller p-value is given: a tail that was fitted to some tens of null units says nothing of what is so far out.
+SMALLEST_P = 1e-8
+
 #: Null units in the neighbourhood (of like concentration) that a p-value is taken from.
 NEIGHBOURS = 500
 
@@ -29,11 +31,6 @@ _TAIL = 0.1
 
 #: Relative difference of scores that is taken for rounding.
 _ROUNDING = 1e-6
-
-
-def null_generator(seed: int, layer: str) -> np.random.Generator:
-    """A generator of its own for every layer, so that no layer's numbers depend on which others were asked for."""
-    return np.random.default_rng((seed, zlib.crc32(layer.encode())))
 
 
 def null_sources(varies: npt.NDArray[np.bool_], n_null: int, generator: np.random.Generator) -> npt.NDArray[np.int64]:
@@ -125,7 +122,7 @@ def p_values(
 
     Returns
     -------
-    ndarray, [n_units], in (0, 1]
+    ndarray, [n_units], in [`SMALLEST_P`, 1]
     """
     best, null_best = np.asarray(best, float), np.asarray(null_best, float)
     if concentration is None or null_concentration is None or len(null_best) <= NEIGHBOURS:
@@ -175,7 +172,7 @@ def _tail_p_values(best: Floats, null_best: Floats) -> Floats:
     beyond = (best > threshold) & (scale > 0)
     excess = (best[beyond] - threshold) / max(scale, np.finfo(float).tiny)
     p[beyond] = (1 + n_tail) / (1 + n) * stats.genpareto.sf(excess, shape)
-    return np.asarray(np.maximum(p, np.finfo(float).tiny))
+    return np.asarray(np.maximum(p, SMALLEST_P))
 
 
 def _few_values(ordered: Floats) -> bool:

@@ -208,7 +208,12 @@ def test_parameters_reach_the_function() -> None:
 def test_the_metadata_say_what_the_labels_are_of() -> None:
     metadata = dissect(random_activations(), SCORES).metadata
     assert metadata["similarity"] == "peak_correlation"
-    assert (metadata["n_null"], metadata["n_bootstrap"], metadata["seed"], metadata["false_discovery_rate"]) == (None, 50, 0, 0.05)
+    assert (metadata["n_null"], metadata["n_bootstrap"], metadata["seed"], metadata["false_discovery_rate"]) == (
+        {"a": 1000, "b.0": 1000},
+        20,
+        0,
+        0.05,
+    )
     assert (metadata["n_images"], metadata["n_concepts"]) == (N, len(WORDS))
     assert metadata["activations"]["images"] == metadata["concept_scores"]["images"] == "these images"
     assert metadata["versions"]["torch"] == torch.__version__.split("+")[0]

@@ -92,3 +92,9 @@ def test_constants_become_zero(value: float) -> None:
     X = torch.full((10, 3), value, dtype=torch.float64)
     assert unit_scaled(X, TRAIN).abs().max() < 1e-6
     assert layer_scaled(coordinates(gram_matrix(X)), TRAIN, n_features=3).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_features_whose_squares_float32_cannot_hold(size: float) -> None:
+    X = torch.randn(12, 5000, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(gram_matrix(X * size) / size**2, gram_matrix(X), rtol=1e-4, atol=1e-2)

@@ -16,7 +16,6 @@ from neuroprobe.significance import (
     NEIGHBOURS,
     _log_sum_of_others,
     joined,
-    null_generator,
     null_prior,
     null_sources,
     p_values,
@@ -41,14 +40,6 @@ def test_every_unit_that_varies_is_a_source_as_often_as_any_other() -> None:
 def test_dead_units_have_no_null_units() -> None:
     assert len(null_sources(np.zeros(3, bool), 100, np.random.default_rng(0))) == 0
     assert len(null_sources(np.ones(3, bool), 0, np.random.default_rng(0))) == 0
-
-
-def test_a_layers_generator_depends_on_its_name_and_the_seed_alone() -> None:
-    def draw(seed: int, layer: str) -> list[float]:
-        return null_generator(seed, layer).random(3).tolist()
-
-    assert draw(0, "a") == draw(0, "a")
-    assert len({tuple(draw(seed, layer)) for seed in (0, 1) for layer in ("a", "b", "層")}) == 6
 
 
 def test_null_units_are_their_sources_in_orders_of_their_own() -> None:
