@@ -259,7 +259,7 @@ def test_first_weights_have_the_variance_of_the_layer_in_all_dimensions() -> Non
     X = torch.randn(n, d, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     Z = layer_scaled(coordinates(gram_matrix(X)), torch.arange(20)[None], n_features=d)[0]
     whole = layer_scaled(X, torch.arange(20)[None], n_features=d)[0]
-    small = torch.einsum("nr,srh->nsh", Z, first_weights(seeds, n, 4, n_features=d).first.double()).std(dim=(1, 2))
+    small = torch.einsum("nr,srh->nsh", Z, first_weights(seeds, n, 4, n_features=d).first[:, :n].double()).std(dim=(1, 2))
     large = torch.stack([whole @ torch.randn(d, 4, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in range(400)])
     np.testing.assert_allclose(small, large.std(dim=(0, 2)) / d**0.5, rtol=0.1)
     training_alone = (Z - Z @ torch.linalg.pinv(Z[:20]) @ Z[:20]).square().sum(dim=1)
