@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 from neuroprobe.scoring import Columns
 
-_KEPT_BYTES = 1 << 28  # of the first sweep's products, which the second need not make again
+_KEPT_BYTES = 1 << 29  # of the first sweep's products, which the second need not make again
 _PART_BYTES = 1 << 26  # of one [n_images, n_columns] of float32
 _ROWS = 2048  # images worked on at a time: so few that they are still in the cache for the next step, and few steps
 _COLUMNS = 512
