@@ -81,9 +81,8 @@ def main() -> None:
     if arguments.case:
         print(json.dumps(measure(arguments.case)))
         return
-    print(
-        "| function | images x units x concepts measured | peak beyond the inputs | seconds | seconds for 20,000 concepts |\n|---|---|---|---|---|"
-    )
+    print("| function | images x units x concepts measured | peak beyond the inputs | seconds | for 20,000 concepts |")
+    print("|---|---|---|---|---|")
     for case in arguments.cases:
         n_images, n_units, n_concepts, _ = CASES[case]
         done = subprocess.run([sys.executable, __file__, "--case", case], capture_output=True, text=True, check=True)
