@@ -22,10 +22,10 @@ from neuroprobe.fingerprints import fingerprint_bytes, fingerprint_texts
 from neuroprobe.formula_significance import SearchNull
 from neuroprobe.formulas import Formula, FormulaSearch, Found, centred_ranks
 from neuroprobe.given_labels import GivenLabels
+from neuroprobe.recorded import check_layers, shown
 from neuroprobe.report import Report, versions
 from neuroprobe.similarity.arrays import check_count
 from neuroprobe.statistics import benjamini_hochberg
-from neuroprobe.unit_scores import check_layers, shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -15,14 +15,14 @@ from neuroprobe.concepts import ConceptScores
 from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.labelling import LayerLabels, check_prior, label_layer
 from neuroprobe.modes import resolve_device
+from neuroprobe.recorded import check_layers, check_same_images, shown
 from neuroprobe.report import LabelReport, versions
 from neuroprobe.scorer_registry import DEFAULT_SIMILARITY, SimilarityOrScorer, check_similarity, find_scorer
 from neuroprobe.similarity import Similarity
 from neuroprobe.similarity.arrays import check_count, check_number
 from neuroprobe.statistics import benjamini_hochberg
 from neuroprobe.summaries import ActivationSummary
-from neuroprobe.unit_parts import LayerUnits, RecordedUnits, SummarisedUnits
-from neuroprobe.unit_scores import check_kinds, check_layers, shown
+from neuroprobe.unit_parts import LayerUnits, RecordedUnits, layer_units
 
 #: Of Benjamini and Hochberg, over the units of a layer: the largest q-value with which a unit is named.
 FALSE_DISCOVERY_RATE = 0.05
@@ -111,11 +111,10 @@ def dissect(
     ----------
     Oikarinen and Weng, ICLR 2023, arXiv 2204.10965. Benjamini and Hochberg, J. R. Stat. Soc. B 57, 1995.
     """
-    check_kinds(activations, scores)
+    check_same_images(activations, scores)
     _check_controls(control)
     name, make = find_scorer(similarity)
     check_similarity(similarity, {} if parameters is None else parameters)
-    _check_same_images(activations, scores)
     _check_finite(scores)
     check_numbers(top=top, false_discovery_rate=false_discovery_rate, n_null=n_null, n_bootstrap=n_bootstrap, seed=seed)
     layers = check_layers(activations, layers)
@@ -130,20 +129,17 @@ def dissect(
     if scorer is not None:
         for layer in layers:  # before the first one's long run
             check_prior(layer, _n_units(activations, layer), scorer)
-    row_of = {id_: row for row, id_ in enumerate(scores.ids)}
     top = min(top, len(scores.concepts))
     tables, counts = [], dict.fromkeys(layers, 0)
     for layer in layers:
-        layer_units = _layer_units(activations, layer, row_of)
+        found = layer_units(activations, layer, scores.ids)
         if scorer is not None:
             controls = [RecordedUnits(other[layer]) for other in control]
-            counts[layer] = int(np.clip(len(layer_units), *N_NULL)) if n_null is None else n_null
-            labels = label_layer(
-                layer, layer_units, scorer, top=top, n_null=counts[layer], n_bootstrap=n_bootstrap, seed=seed, controls=controls
-            )
+            counts[layer] = int(np.clip(len(found), *N_NULL)) if n_null is None else n_null
+            labels = label_layer(layer, found, scorer, top=top, n_null=counts[layer], n_bootstrap=n_bootstrap, seed=seed, controls=controls)
         else:
             labels = _label_by_function(activations, layer, scores, similarity, parameters or {}, top)  # type: ignore[arg-type]
-        tables.append(_label_table(layer, layer_units, labels, scores.concepts, false_discovery_rate).iloc[chosen[layer]])
+        tables.append(_label_table(layer, found, labels, scores.concepts, false_discovery_rate).iloc[chosen[layer]])
     metadata = {
         "similarity": name,
         "parameters": dict(parameters or {}),
@@ -159,12 +155,6 @@ def dissect(
         "versions": versions(),
     }
     return LabelReport(pd.concat(tables, ignore_index=True), metadata)
-
-
-def _layer_units(activations: Activations | ActivationSummary, layer: str, row_of: Mapping[str, int]) -> LayerUnits:
-    if isinstance(activations, ActivationSummary):
-        return SummarisedUnits(activations[layer], row_of)
-    return RecordedUnits(activations[layer])
 
 
 def _label_by_function(
@@ -231,16 +221,6 @@ def _check_finite(scores: ConceptScores) -> None:
     for name, vectors in (("image", scores.image_vectors), ("text", scores.text_vectors)):
         if not bool(torch.isfinite(vectors).all()):
             raise InputError(f"Expected finite concept scores, but some of the {name} vectors are not. Check the encoder's weights.")
-
-
-def _check_same_images(activations: Activations | ActivationSummary, scores: ConceptScores) -> None:
-    ours, theirs = activations.metadata.get("images"), scores.metadata.get("images")
-    ids = activations.ids if isinstance(activations, Activations) else scores.ids
-    if ids != scores.ids or ours != theirs:
-        raise InputError(
-            f"Expected activations and concept scores of the same images in the same order, but got {len(ids)} and "
-            f"{len(scores.ids)} images with fingerprints {ours} and {theirs}. Make both in one pass (neuroprobe.collection.collect)."
-        )
 
 
 def _check_control(activations: Activations | ActivationSummary, control: Activations, layers: Sequence[str]) -> None:

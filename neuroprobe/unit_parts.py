@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from neuroprobe.exceptions import InputError
+from neuroprobe.recorded import Recorded
 from neuroprobe.scoring import Scorer, UnitPart
 from neuroprobe.significance import joined, shuffled, shuffled_rows
-from neuroprobe.summaries import UnitStatistics
+from neuroprobe.summaries import ActivationSummary, UnitStatistics
 
 _BLOCK = 256  # units whose activations are copied at a time
 
@@ -105,6 +106,13 @@ class SummarisedUnits(LayerUnits):
     def null_parts(self, scorer: Scorer, sources: npt.NDArray[np.int64], generator: np.random.Generator) -> UnitPart:
         rows = shuffled_rows(self._n_tied[sources], self._rows.shape[1], scorer.n_images, generator)
         return scorer.units_from_top(rows, self._values[sources], self._mean[sources], self._std[sources])
+
+
+def layer_units(recorded: Recorded, layer: str, ids: Sequence[str]) -> LayerUnits:
+    """The units of a recorded layer, for scores of the images `ids`."""
+    if isinstance(recorded, ActivationSummary):
+        return SummarisedUnits(recorded[layer], {id_: row for row, id_ in enumerate(ids)})
+    return RecordedUnits(recorded[layer])
 
 
 def _on(scorer: Scorer, values: npt.NDArray[np.float32] | torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ arXiv 2504.02821 (monosemanticity).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -23,9 +23,9 @@ import pandas as pd
 
 from neuroprobe.activations import Activations
 from neuroprobe.concepts import ConceptScores
-from neuroprobe.encoders import ImageTextEncoder
 from neuroprobe.exceptions import InputError
 from neuroprobe.extremes import Extremes
+from neuroprobe.recorded import Recorded, check_layers, check_same_images
 from neuroprobe.report import Report, versions
 from neuroprobe.similarity.arrays import check_count
 from neuroprobe.summaries import ActivationSummary
@@ -33,7 +33,6 @@ from neuroprobe.summaries import ActivationSummary
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Recorded: TypeAlias = "Activations | ActivationSummary"
 _Floats: TypeAlias = npt.NDArray[np.float64]
 
 #: The columns of the four scores, in the order of the report.
@@ -301,51 +300,6 @@ def top_image_rows(recorded: Recorded, scores: ConceptScores, layer: str, *, k: 
         extremes.add(block, np.arange(start, start + len(block)), block.max(axis=0))
         low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
     return extremes.decode(len(values))[1], high > low
-
-
-def check_kinds(recorded: Any, scores: Any) -> None:
-    """Raise `InputError` unless these are activations, or a summary of them, and concept scores."""
-    if not isinstance(recorded, (Activations, ActivationSummary)):
-        raise InputError(f"Expected activations as ActivationRecorder makes them, but got {shown(recorded)}.")
-    if not isinstance(scores, ConceptScores):
-        raise InputError(f"Expected concept scores as ConceptSource or GivenLabels make them, but got {shown(scores)}.")
-
-
-def check_encoder(encoder: Any) -> None:
-    """Raise `InputError` unless it is an encoder of images and texts."""
-    if not isinstance(encoder, ImageTextEncoder):
-        raise InputError(f"Expected the image-text encoder of the scores, but got {shown(encoder)}.")
-
-
-def shown(value: object) -> str:
-    """A value as an error message shows it: its type, and the beginning of what it prints."""
-    return f"{type(value).__name__} {value!r:.60}"
-
-
-def check_same_images(recorded: Recorded, scores: ConceptScores) -> None:
-    """Raise `InputError` unless what was recorded and the scores are of the same images in the same order."""
-    check_kinds(recorded, scores)
-    ours, theirs = recorded.metadata.get("images"), scores.metadata.get("images")
-    if isinstance(recorded, Activations):
-        same, known = recorded.ids == scores.ids, f"{len(recorded.ids)} images"
-    else:
-        ids = {name for found in recorded.statistics.values() for name in found.image_ids.values()}
-        same, known = ids <= set(scores.ids), "a summary"
-    if not same or ours != theirs:
-        raise InputError(
-            f"Expected activations and concept scores of the same images in the same order, but got {known} with fingerprint {ours} "
-            f"and {len(scores.ids)} images with fingerprint {theirs}. Make both in one pass (neuroprobe.collection.collect)."
-        )
-
-
-def check_layers(recorded: Recorded, layers: Sequence[str] | None) -> list[str]:
-    """The layers asked for, by default all; each is there and named once."""
-    chosen = list(recorded.layers if layers is None else layers) if layers is None or isinstance(layers, Iterable) else []
-    if isinstance(layers, str) or not chosen or len(set(chosen)) < len(chosen):
-        raise InputError(f"Expected `layers` to be a list that names at least one layer, each once, but got {layers!r}.")
-    for layer in chosen:
-        recorded[layer]
-    return chosen
 
 
 def unit_length(vectors: npt.ArrayLike) -> _Floats:

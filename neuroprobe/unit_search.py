@@ -23,10 +23,11 @@ import torch
 from neuroprobe.concepts import ConceptScores
 from neuroprobe.encoders import ImageTextEncoder
 from neuroprobe.exceptions import InputError
+from neuroprobe.recorded import Recorded, check_encoder, check_layers, check_same_images
 from neuroprobe.report import Report, versions
 from neuroprobe.similarity.arrays import check_count
 from neuroprobe.statistics import benjamini_hochberg
-from neuroprobe.unit_scores import Recorded, check_encoder, check_layers, check_same_images, top_image_rows, unit_length
+from neuroprobe.unit_scores import top_image_rows, unit_length
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -29,14 +29,13 @@ from neuroprobe.concepts import ConceptScores
 from neuroprobe.dissection import dissect
 from neuroprobe.encoders import ImageTextEncoder
 from neuroprobe.exceptions import InputError
+from neuroprobe.recorded import Recorded, check_encoder, check_kinds, check_layers
 from neuroprobe.report import Report, versions
 from neuroprobe.scorer_registry import DEFAULT_SIMILARITY, SimilarityOrScorer, find_scorer
 from neuroprobe.scoring import Scorer, UnitPart
 from neuroprobe.similarity.arrays import check_count
 from neuroprobe.similarity.peaks import SMALLEST_BEST
-from neuroprobe.summaries import ActivationSummary
-from neuroprobe.unit_parts import LayerUnits, RecordedUnits, SummarisedUnits
-from neuroprobe.unit_scores import Recorded, check_encoder, check_kinds, check_layers
+from neuroprobe.unit_parts import LayerUnits, layer_units
 from neuroprobe.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -174,14 +173,14 @@ def dissect_pairs(
     vectors = PairVectors(scores, encoder, templates=tuple(templates), size=cache_size)
     tables = []
     for layer in chosen:
-        layer_units = _units_of(recorded, layer, scores)
+        found = layer_units(recorded, layer, scores.ids)
         scoring: Callable[..., Floats]
         if make is None:
             function = cast("Similarity", similarity)  # of the user's; `dissect` has refused summaries for it
             scoring = _FunctionScoring(cast("Activations", recorded)[layer], scores, vectors, partial(function, **parameters))
         else:
-            scoring = _LayerScoring(layer_units, scores, vectors, partial(make, **parameters))
-        tables.append(_layer_table(words[words["layer"] == layer], layer_units.varies, scoring, vectors, top))
+            scoring = _LayerScoring(found, scores, vectors, partial(make, **parameters))
+        tables.append(_layer_table(words[words["layer"] == layer], found.varies, scoring, vectors, top))
     metadata = {
         "similarity": name,
         "parameters": parameters,
@@ -308,12 +307,6 @@ def _best_raw(scorer: Scorer, part: UnitPart) -> torch.Tensor:
     for columns in _blocks(scorer.n_concepts):
         best = torch.maximum(best, scorer.block(part, columns).amax(dim=1))
     return best
-
-
-def _units_of(recorded: Recorded, layer: str, scores: ConceptScores) -> LayerUnits:
-    if isinstance(recorded, ActivationSummary):
-        return SummarisedUnits(recorded[layer], {name: row for row, name in enumerate(scores.ids)})
-    return RecordedUnits(recorded[layer])
 
 
 def _layer_table(

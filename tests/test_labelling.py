@@ -263,7 +263,7 @@ def test_summaries_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InputError):
         dissect(summarised(units, given.ids, k=30), given, similarity="average_precision")
     others = tuple(f"other {i}" for i in range(N))
-    with pytest.raises(InputError, match=r"summary of the 90 images that were scored, but it is of 90 images, not all"):
+    with pytest.raises(InputError, match=r"same images in the same order, but got a summary with fingerprint these images and 90 images"):
         dissect(summarised(units, others, k=30), given, similarity="wpmi")
     with pytest.raises(InputError, match=r"summary of the 91 images that were scored, but it is of 90 images"):
         dissect(summarised(units, given.ids, k=30), scores(n=91), similarity="wpmi")

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from neuroprobe.exceptions import InputError, NeuroprobeError, UnknownNameError
+from neuroprobe.scorer_registry import check_similarity
 from neuroprobe.similarity import (
     auc,
     average_precision,
-    check_parameters,
     cos_similarity,
     cos_similarity_cubed,
     get_similarity,
@@ -322,12 +322,12 @@ def test_names_resolve_to_functions(function) -> None:
 )
 def test_a_wrong_parameter_is_told_before_the_long_run(name, parameters, message) -> None:
     with pytest.raises(InputError, match=message):
-        check_parameters(name, parameters)
+        check_similarity(name, parameters)
 
 
 def test_right_parameters_pass() -> None:
-    check_parameters("soft_wpmi", {"k": 3, "prior": None, "a": 5})
-    check_parameters("rank_reorder", {"top_fraction": 0.2})
+    check_similarity("soft_wpmi", {"k": 3, "prior": None, "a": 5})
+    check_similarity("rank_reorder", {"top_fraction": 0.2})
 
 
 @pytest.mark.parametrize("function", EVERY)

@@ -20,7 +20,7 @@ from neuroprobe.similarity.arrays import Similarity
 from neuroprobe.similarity.detection import auc, average_precision, mean_difference
 from neuroprobe.similarity.linear import cos_similarity, cos_similarity_cubed, pearson
 from neuroprobe.similarity.peaks import peak_correlation, peak_mean
-from neuroprobe.similarity.registry import FUNCTIONS, check_parameters, get_similarity, list_similarities
+from neuroprobe.similarity.registry import FUNCTIONS, get_similarity, list_similarities
 from neuroprobe.similarity.top_images import Prior, rank_reorder, soft_wpmi, wpmi
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "Similarity",
     "auc",
     "average_precision",
-    "check_parameters",
     "cos_similarity",
     "cos_similarity_cubed",
     "get_similarity",

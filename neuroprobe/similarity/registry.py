@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
-import torch
-
-from neuroprobe.exceptions import InputError, UnknownNameError, suggest
+from neuroprobe.exceptions import UnknownNameError, suggest
 from neuroprobe.similarity.arrays import Similarity
 from neuroprobe.similarity.detection import auc, auc_parts, average_precision, mean_difference, mean_difference_parts
 from neuroprobe.similarity.linear import (
@@ -61,25 +58,6 @@ def get_similarity(similarity: str | Similarity) -> tuple[str, Similarity]:
     if not isinstance(similarity, str) or similarity not in FUNCTIONS:
         raise UnknownNameError(f"Expected a similarity function, but got {similarity!r}. {suggest(str(similarity), FUNCTIONS)}")
     return similarity, FUNCTIONS[similarity]
-
-
-def check_parameters(similarity: str | Similarity, parameters: Mapping[str, Any]) -> None:
-    """Try one of our functions with these parameters on a few numbers; one of the user's is left to its first real call.
-
-    Raises
-    ------
-    UnknownNameError
-        A name that is none of ours.
-    InputError
-        A parameter it does not have, or a value it does not take.
-    """
-    name, function = get_similarity(similarity)
-    if function not in FUNCTIONS.values():
-        return
-    try:
-        function(torch.eye(2), torch.eye(2), **parameters)
-    except TypeError as error:
-        raise InputError(f"Expected parameters of {name}, but {dict(parameters)} do not fit: {error}.") from error
 
 
 def list_similarities() -> list[str]:
