@@ -80,7 +80,7 @@ def test_probe_measures_every_concept_layer_and_checkpoint(folder: Path, tmp_pat
     files = [str(target_checkpoints()[name]) for name in ("step_00000", "step_05000")]
     assert main(probe_arguments(folder, tmp_path, "--positives", "15", "--negatives", "30", "--checkpoints", *files)) == 0
     table = ProbeReport.load(tmp_path).table
-    assert len(table) == 9 * 2 * 2 * 3
+    assert len(table) == 9 * 2 * 2 * 3 * 5
     assert set(table["checkpoint"]) == {"step_00000", "step_05000"}
     assert set(zip(table["n_train"], table["n_test"], strict=True)) == {(31, 14)}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from neuroprobe import LabelReport, ProbeReport
-from neuroprobe.world.demo import HEAD, MODULES, count_true_names, run_demo, summarise
+from neuroprobe.world.demo import HEAD, MODULES, N_SEEDS, count_true_names, run_demo, summarise
 from neuroprobe.world.scenes import ATTRIBUTES
 
 
@@ -48,7 +48,9 @@ def test_probes_of_the_untrained_target_are_nearer_the_baseline_on_late_layers(d
 def test_nine_concepts_on_all_nineteen_modules_with_the_three_probes(demo: tuple) -> None:
     table = demo[1].table
     assert table["concept"].nunique() == 9
-    assert len(table) == 9 * 19 * 2 * 3
+    layers = table[table["scope"] == "layer"]
+    assert len(layers) == 9 * 19 * 2 * 3 * N_SEEDS
+    assert len(table) == len(layers) + 9 * 2 * (19 + 3) * N_SEEDS  # the best unit of every module, and all modules together
     assert set(zip(table["kind"], table["features"], strict=True)) == {
         ("linear", "pooled"), ("nonlinear", "pooled"), ("nonlinear", "spatial"),
     }  # fmt: skip
@@ -62,6 +64,7 @@ def test_what_it_writes_reads_back_and_is_named_in_what_it_says(demo: tuple) -> 
     assert LabelReport.load(out).table["concept"].tolist() == labels.table["concept"].tolist()
     assert ProbeReport.load(out).table["test_accuracy"].tolist() == probes.table["test_accuracy"].tolist()
     written = {f"{stem}.{suffix}" for stem in ("labels", "probes") for suffix in ("csv", "md", "png", "html", "json")}
+    written |= {"probes_units.csv"}
     assert {path.name for path in out.iterdir()} == written
     assert all(any(name in line for line in said) for name in written)
     assert any("trained target, probes are +" in line for line in summarise(probes))

@@ -311,7 +311,7 @@ def test_other_images_are_refused() -> None:
     activations = random_activations()
     with pytest.raises(InputError, match=r"same images in the same order, but got 80 images .* and 79 images .*in one pass"):
         dissect(activations, scores_of(N - 1, WORDS))
-    with pytest.raises(InputError, match="fingerprint these images and .* fingerprint other images"):
+    with pytest.raises(InputError, match=r"fingerprint these images and .* fingerprint other images"):
         dissect(activations, scores_of(N, WORDS, images="other images"))
 
 
