@@ -314,3 +314,16 @@ def _checked_ids(ids: Sequence[str], n: int, *, one: str = "id per image", all_:
             raise InputError(f"Expected unique {all_}, but {id_!r} occurs twice.")
         seen.add(id_)
     return ids
+
+
+def first_readable(images: Images) -> Images:
+    """The first image that can be read alone, to try a model out with; all of them if there is none."""
+    for i, id_ in enumerate(images.ids):
+        try:
+            images.load(i)
+        except UnreadableImageError:
+            if images.on_error == "raise":
+                raise
+        else:
+            return images.subset([id_])
+    return images  # a pass over them tells so

@@ -98,9 +98,8 @@ def label_layer(
         sources = null_sources(units.varies, n_null, generator)
         null_part = units.null_parts(scorer, sources, generator) if len(sources) else None
     sweep = _Sweep(scorer, part, null_part, torch.from_numpy(sources), kept=max(top, RIVALS))
-    p = sweep.p_values() if null_part is not None else np.full(len(units), np.nan)
     stability = _stability(units, scorer, sweep, n_bootstrap, resampling)
-    return LayerLabels(sweep.scores[:, :top].numpy(), sweep.concepts[:, :top].numpy(), p, stability)
+    return LayerLabels(sweep.scores[:, :top].numpy(), sweep.concepts[:, :top].numpy(), sweep.p_values(), stability)
 
 
 def check_prior(layer: str, n_units: int, scorer: Scorer) -> None:
@@ -176,7 +175,8 @@ class _Sweep:
         return scale * self._scorer.prior_weight * temperature * log_mean
 
     def p_values(self) -> Floats:
-        assert self._null_part is not None
+        if self._null_part is None:
+            return np.full(len(self.scores), np.nan)
         ours, theirs = self._scorer.concentration(self._part), self._scorer.concentration(self._null_part)
         return p_values(
             self._scorer.comparable(self.scores[:, 0]).numpy(),

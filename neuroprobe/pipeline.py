@@ -12,9 +12,8 @@ from neuroprobe.checkpoints import Checkpoint, fingerprint_checkpoints
 from neuroprobe.collection import Transform, collect
 from neuroprobe.concepts import ConceptSource
 from neuroprobe.dissection import FALSE_DISCOVERY_RATE, N_BOOTSTRAP, check_numbers, dissect
-from neuroprobe.exceptions import UnreadableImageError
 from neuroprobe.forward_pass import ForwardPass
-from neuroprobe.images import Images
+from neuroprobe.images import Images, first_readable
 from neuroprobe.pooling import Layout, Pooling
 from neuroprobe.probe_report import ProbeReport
 from neuroprobe.ranking import Negatives
@@ -184,16 +183,4 @@ def probe_model(
 
 def _try_out(recorders: Mapping[str, ActivationRecorder], images: Images, transform: Transform) -> None:
     """Record one image, so that a layer that is never reached or gives no tensor shows before the long run."""
-    collect(_first_readable(images), [ForwardPass(recorders, transform)], progress=False)
-
-
-def _first_readable(images: Images) -> Images:
-    for i, id_ in enumerate(images.ids):
-        try:
-            images.load(i)
-        except UnreadableImageError:
-            if images.on_error == "raise":
-                raise
-        else:
-            return images.subset([id_])
-    return images  # a pass over them tells that none can be read
+    collect(first_readable(images), [ForwardPass(recorders, transform)], progress=False)

@@ -23,11 +23,11 @@ import neuroprobe
 from neuroprobe.cell_store import CellStore
 from neuroprobe.collection import Transform, collect
 from neuroprobe.directions import Direction
-from neuroprobe.exceptions import InputError, UnreadableImageError
+from neuroprobe.exceptions import InputError
 from neuroprobe.fingerprints import fingerprint_architecture, fingerprint_texts
 from neuroprobe.forward_pass import ForwardPass
 from neuroprobe.functions import identify_function
-from neuroprobe.images import Images
+from neuroprobe.images import Images, first_readable
 from neuroprobe.measurements import CellResult, Features, FullScope, Sample, Task, fit_layer, layer_grams
 from neuroprobe.modes import resolve_device
 from neuroprobe.passes import Pass, plan_passes
@@ -136,7 +136,7 @@ class Run:
     def _sizes(self, model: nn.Module, cells: Sequence[Cell]) -> dict[str, int]:
         """Bytes that an image takes in every layer, from one that is recorded to see."""
         recorders = self._recorders(model, cells, self.study.layers)
-        image = _first_readable(self.images[cells[0].concept])
+        image = first_readable(self.images[cells[0].concept])
         (found,) = collect(image, [ForwardPass(recorders, self.settings.transform)], progress=False)
         return {layer: sum(4 * recorded[layer].shape[1] for recorded in found.values()) for layer in self.study.layers}
 
@@ -303,18 +303,6 @@ def _facts(cell: Cell) -> dict[str, Any]:
         "probe": cell.task.name,
         "kind": cell.task.probe.kind,
     }
-
-
-def _first_readable(images: Images) -> Images:
-    for i, id_ in enumerate(images.ids):
-        try:
-            images.load(i)
-        except UnreadableImageError:
-            if images.on_error == "raise":
-                raise
-        else:
-            return images.subset([id_])
-    return images  # a pass over them tells that none can be read
 
 
 def _n_threads(n_jobs: int | None, device: torch.device) -> int:
