@@ -17,12 +17,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from neuroprobe.activations import Activations
-from neuroprobe.exceptions import InputError, UnknownNameError
+from neuroprobe.exceptions import InputError, UnknownNameError, shown
 from neuroprobe.fingerprints import fingerprint_bytes, fingerprint_texts
 from neuroprobe.formula_significance import SearchNull
 from neuroprobe.formulas import Formula, FormulaSearch, Found, centred_ranks
 from neuroprobe.given_labels import GivenLabels
-from neuroprobe.recorded import check_layers, shown
+from neuroprobe.recorded import check_layers
 from neuroprobe.report import Report, versions
 from neuroprobe.similarity.arrays import check_count
 from neuroprobe.statistics import benjamini_hochberg

@@ -12,10 +12,10 @@ import torch
 
 from neuroprobe.activations import Activations
 from neuroprobe.concepts import ConceptScores
-from neuroprobe.exceptions import InputError, UnknownNameError
+from neuroprobe.exceptions import InputError, UnknownNameError, shown
 from neuroprobe.labelling import LayerLabels, check_prior, label_layer
 from neuroprobe.modes import resolve_device
-from neuroprobe.recorded import check_layers, check_same_images, shown
+from neuroprobe.recorded import check_layers, check_same_images
 from neuroprobe.report import LabelReport, versions
 from neuroprobe.scorer_registry import DEFAULT_SIMILARITY, SimilarityOrScorer, check_similarity, find_scorer
 from neuroprobe.similarity import Similarity

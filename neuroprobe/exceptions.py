@@ -50,3 +50,8 @@ def suggest(name: str, known: Iterable[str]) -> str:
         return f"Did you mean {' or '.join(repr(n) for n in near)}?"
     shown = ", ".join(repr(n) for n in names[:12])
     return f"Known: {shown}{', ...' if len(names) > 12 else ''}."
+
+
+def shown(value: object) -> str:
+    """A value as an error message shows it: its type, and the beginning of what it prints."""
+    return f"{type(value).__name__} {value!r:.60}"

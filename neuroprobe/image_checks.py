@@ -23,8 +23,19 @@ from neuroprobe.activations import Activations
 from neuroprobe.concept_sets import ConceptSets
 from neuroprobe.concepts import ConceptScores
 from neuroprobe.exceptions import InputError
+from neuroprobe.exceptions import shown as said
 from neuroprobe.given_labels import GivenLabels
-from neuroprobe.judgements import ALL_LAYERS, FloatArray, JudgementReport, Unit, auroc_interval, average, check_level, units_of
+from neuroprobe.judgements import (
+    ALL_LAYERS,
+    FloatArray,
+    JudgementReport,
+    Unit,
+    auroc_interval,
+    average,
+    check_labels,
+    check_level,
+    units_of,
+)
 from neuroprobe.report import LabelReport, versions
 from neuroprobe.statistics import auroc
 
@@ -96,6 +107,10 @@ def check_on_images(
     Kopf et al. 2024, section 3: AUC and MAD.
     """
     check_level(level, seed)
+    if not isinstance(labels, Mapping):
+        check_labels(labels, "a LabelReport, or a mapping from units to concepts,")
+    if not isinstance(activations, Activations):
+        raise InputError(f"Expected recorded activations, of which every value is needed, but got {said(activations)}.")
     if not same_images:
         _check_held_out(labels, activations)
     known = shown_concepts(shown, activations.ids)

@@ -21,8 +21,8 @@ import pandas as pd
 import torch
 from scipy.stats import norm
 
-from neuroprobe.exceptions import InputError, UnknownNameError, suggest
-from neuroprobe.report import Report
+from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
+from neuroprobe.report import LabelReport, Report
 from neuroprobe.statistics import wilson_interval
 
 if TYPE_CHECKING:
@@ -306,6 +306,12 @@ def text_vectors(encoder: TextEncoder, texts: Iterable[str]) -> dict[str, FloatA
     if not (np.isfinite(lengths).all() and (lengths > 0).all()):
         raise InputError("Expected `encode_texts` to return finite vectors that are not zero, but one is not.")
     return dict(zip(names, vectors / lengths, strict=True))
+
+
+def check_labels(report: Any, what: str = "a LabelReport") -> None:
+    """Raise `InputError` unless it is a `LabelReport`."""
+    if not isinstance(report, LabelReport):
+        raise InputError(f"Expected {what} as `neuroprobe.dissect` makes it, but got {shown(report)}.")
 
 
 def check_level(level: float, seed: int = 0) -> None:

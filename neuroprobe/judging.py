@@ -25,6 +25,7 @@ from neuroprobe.judgements import (
     Truth,
     auroc_interval,
     average,
+    check_labels,
     check_level,
     quantity,
     share,
@@ -128,6 +129,7 @@ def evaluate_labels(
     0.5
     """
     check_level(level, seed)
+    check_labels(report)
     encoders = {} if encoder is None else dict(encoder) if isinstance(encoder, Mapping) else {"": encoder}
     table, n_ranked = judge_units(report, truth, encoders=encoders, similarities=similarities, concepts=concepts)
     layers = list(dict.fromkeys(table["layer"]))

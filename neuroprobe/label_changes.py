@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from neuroprobe.exceptions import InputError, UnknownNameError, suggest
-from neuroprobe.judgements import ALL_LAYERS, JudgementReport, check_level, share, units_of
+from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
+from neuroprobe.judgements import ALL_LAYERS, JudgementReport, check_labels, check_level, share, units_of
 from neuroprobe.report import LabelReport, versions
 
 if TYPE_CHECKING:
@@ -79,6 +79,8 @@ def compare_reports(
         A layer that one of them does not have.
     """
     check_level(level)
+    check_labels(a)
+    check_labels(b)
     first, second = _chosen(a, layers, "_a"), _chosen(b, layers, "_b")
     table = first.merge(second, on=["layer", "unit"], how="inner", sort=False)
     if table.empty:
@@ -180,6 +182,10 @@ def labels_along(reports: Mapping[str, LabelReport], *, level: float = 0.95) -> 
     'epoch 1'
     """
     check_level(level)
+    if not isinstance(reports, Mapping):
+        raise InputError(f"Expected a mapping from checkpoints' names to their reports, but got {shown(reports)}.")
+    for report in reports.values():
+        check_labels(report, "a LabelReport for every checkpoint")
     tables = {name: report.table for name, report in reports.items()}
     if len(tables) < 2:
         raise InputError(f"Expected the reports of at least two checkpoints, but got {len(tables)}.")

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from neuroprobe.activations import Activations
 from neuroprobe.concepts import ConceptScores
 from neuroprobe.encoders import ImageTextEncoder
-from neuroprobe.exceptions import InputError
+from neuroprobe.exceptions import InputError, shown
 from neuroprobe.summaries import ActivationSummary
 
 Recorded: TypeAlias = "Activations | ActivationSummary"
@@ -26,11 +26,6 @@ def check_encoder(encoder: Any) -> None:
     """Raise `InputError` unless it is an encoder of images and texts."""
     if not isinstance(encoder, ImageTextEncoder):
         raise InputError(f"Expected the image-text encoder of the scores, but got {shown(encoder)}.")
-
-
-def shown(value: object) -> str:
-    """A value as an error message shows it: its type, and the beginning of what it prints."""
-    return f"{type(value).__name__} {value!r:.60}"
 
 
 def check_same_images(recorded: Recorded, scores: ConceptScores) -> None:

@@ -178,3 +178,9 @@ def test_the_worlds_head_is_named_as_it_was_trained() -> None:
 def test_the_worlds_untrained_head_is_at_chance() -> None:
     found = evaluate_labels(labelled("step_00000"), TRUTH, encoder=encoder())
     assert (found.value("top_1") <= 0.2 and found.value("cosine") < 0.6) or math.isnan(found.value("cosine"))
+
+
+@pytest.mark.parametrize("report", [None, "labels", {"fc": ["red"]}])
+def test_what_is_no_report_is_refused(report: object) -> None:
+    with pytest.raises(InputError, match=r"Expected a LabelReport as `neuroprobe.dissect` makes it, but got"):
+        evaluate_labels(report, {"fc": ["red"]})  # type: ignore[arg-type]

@@ -158,3 +158,13 @@ def test_units_of_the_world_get_their_names_while_it_is_trained(tmp_path: Path) 
     assert compared.value("unchanged") <= unchanged + 1e-9
     compared.save(tmp_path)
     pd.testing.assert_frame_equal(ComparisonReport.load(tmp_path).table, compared.table)
+
+
+def test_what_are_no_reports_is_refused() -> None:
+    report = LabelReport(pd.DataFrame({"layer": "fc", "unit": [0], "concept": ["red"], "score": 1.0, "status": "named"}), {})
+    with pytest.raises(InputError, match="Expected a LabelReport as"):
+        compare_reports(report, None)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="Expected a mapping from checkpoints' names"):
+        labels_along([report, report])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="Expected a LabelReport for every checkpoint"):
+        labels_along({"a": report, "b": None})  # type: ignore[dict-item]
