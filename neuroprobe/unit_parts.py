@@ -64,7 +64,8 @@ class RecordedUnits(LayerUnits):
         self.varies = highest != lowest
 
     def parts(self, scorer: Scorer) -> UnitPart:
-        blocks = (self._values[:, start : start + _BLOCK] for start in range(0, len(self), _BLOCK))
+        # copies: torch wants arrays that may be written to, and columns that lie together
+        blocks = (np.array(self._values[:, start : start + _BLOCK]) for start in range(0, len(self), _BLOCK))
         return joined([scorer.units(_on(scorer, block)) for block in blocks])
 
     def null_parts(self, scorer: Scorer, sources: npt.NDArray[np.int64], generator: np.random.Generator) -> UnitPart:
