@@ -9,8 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from neuroprobe.collection import BatchRecord, Collected, collect
 from neuroprobe.exceptions import InputError
@@ -138,6 +136,9 @@ class _HashPass:
 
 def _linked(vectors: npt.NDArray[np.float32], least: float) -> list[int]:
     """Connected components of the pairs whose product is at least `least`, numbered in the order of the rows."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     distinct, where = np.unique(vectors, axis=0, return_inverse=True)  # many equal images cost no more than one
     rows, columns = [], []
     for start in range(0, len(distinct), _BLOCK):

@@ -13,7 +13,6 @@ from threadpoolctl import threadpool_limits
 
 from neuroprobe.concept_sets import ConceptSet
 from neuroprobe.exceptions import InputError, suggest
-from neuroprobe.statistics import cluster_types
 from neuroprobe.vocabulary import ConceptGroup, Vocabulary
 
 #: Which images are taken as negatives: random others, the least likely ones, or the likeliest of the group's other concepts.
@@ -160,6 +159,8 @@ def embedding_types(vectors: npt.NDArray[Any], rows: npt.NDArray[np.int64], *, n
     n_clusters = min(n_types, len(rows) // _IMAGES_PER_TYPE, len(np.unique(own, axis=0)))
     if n_clusters < 2:
         return ()
+    from neuroprobe.statistics import cluster_types  # which loads SciPy's and scikit-learn's parts
+
     found = np.empty(len(rows), dtype=np.int64)
     with threadpool_limits(1):  # the same bits on every machine's setting
         found[order] = cluster_types(own, n_types=n_clusters, seed=seed)
