@@ -61,10 +61,7 @@ class FormulaReport(Report):
         InputError
             The report holds no such unit.
         """
-        rows = self._table[(self._table["layer"] == layer) & (self._table["unit"] == unit)]
-        if rows.empty:
-            raise InputError(f"Expected a unit of this report, but got unit {unit} of {layer!r}.")
-        text = str(rows["formula"].iloc[0])
+        text = self._text_of(layer, unit, "formula")
         return Formula.parse(text) if text else None
 
     def summary(self) -> str:

@@ -136,10 +136,7 @@ class LabelHistoryReport(JudgementReport):
         InputError
             The report holds no such unit.
         """
-        rows = self._table[(self._table["layer"] == layer) & (self._table["unit"] == unit)]
-        if rows.empty:
-            raise InputError(f"Expected a unit of this report, but got unit {unit} of {layer!r}.")
-        return str(rows["stays_from"].iloc[0]) or None
+        return self._text_of(layer, unit, "stays_from") or None
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Which share of each layer's units already has its last label, among those with a last label."""

@@ -173,6 +173,13 @@ class Report:
     def _holds_text(cls, column: str) -> bool:
         return column in cls.text_columns
 
+    def _text_of(self, layer: str, unit: int, column: str) -> str:
+        """What a report with a row per unit holds of one, in a column of text."""
+        rows = self._table[(self._table["layer"] == layer) & (self._table["unit"] == unit)]
+        if rows.empty:
+            raise InputError(f"Expected a unit of this report, but got unit {unit} of {layer!r}.")
+        return str(rows[column].iloc[0])
+
     def _figure(self) -> bytes:
         buffer = io.BytesIO()
         figure = self.plot().get_figure()
@@ -218,10 +225,7 @@ class LabelReport(Report):
         InputError
             The report holds no such unit.
         """
-        rows = self._table[(self._table["layer"] == layer) & (self._table["unit"] == unit)]
-        if rows.empty:
-            raise InputError(f"Expected a unit of this report, but got unit {unit} of {layer!r}.")
-        return str(rows["concept"].iloc[0])
+        return self._text_of(layer, unit, "concept")
 
     def summary(self) -> str:
         named = self._table[self._table["status"] == "named"]

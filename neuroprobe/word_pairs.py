@@ -76,10 +76,7 @@ class PairReport(Report):
         InputError
             The report holds no such unit.
         """
-        rows = self._table[(self._table["layer"] == layer) & (self._table["unit"] == unit)]
-        if rows.empty:
-            raise InputError(f"Expected a unit of this report, but got unit {unit} of {layer!r}.")
-        return str(rows["concept"].iloc[0])
+        return self._text_of(layer, unit, "concept")
 
     def summary(self) -> str:
         paired = self._table[self._table["status"] == "paired"]
