@@ -1,4 +1,4 @@
-"""The command line: ``neuroprobe demo | dissect | probe``.
+"""The command line: ``neuroprobe demo | dissect | probe | layers | doctor``; its options are in `neuroprobe.cli_options`.
 
 Exit codes: 0, done; 2, something in the input is not as it must be, or the model or its transform raises (one line on
 standard error says what); 130, interrupted.
@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import neuroprobe
+from neuroprobe.cli_options import COMMANDS, build_parser, command_parser
 from neuroprobe.exceptions import InputError, NeuroprobeError
+from neuroprobe.run_file import read_run, write_run
 
 if TYPE_CHECKING:
     import torch
@@ -28,20 +29,13 @@ if TYPE_CHECKING:
     from neuroprobe.report import Report
     from neuroprobe.vocabulary import Vocabulary
 
-_DISSECT_EXAMPLE = """example:
-  neuroprobe dissect resnet50 --layers layer3 layer4 --images photos/ --words words.txt --clip ViT-B/16
-"""
-_PROBE_EXAMPLE = """example:
-  neuroprobe probe mobilenet_v2 --layers features.1 features.18 --images photos/ --clip ViT-B/16
-"""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    arguments = build_parser().parse_args(argv)
-    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     try:
-        arguments.run(arguments)
+        arguments = parse(sys.argv[1:] if argv is None else argv)
+        logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=arguments.log_level.upper())
+        _RUN[arguments.command](arguments)
     except (NeuroprobeError, OSError) as error:
         print(f"neuroprobe: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -52,6 +46,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"neuroprobe: {_told(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """The options that are typed, those of a file (``--config``) where they are not, and the defaults for the rest.
+
+    Raises
+    ------
+    NeuroprobeError
+        A file of options that is none, or does not fit the command.
+    """
+    parser = build_parser()
+    if not any(word.startswith("--conf") for word in argv):
+        return parser.parse_args(argv)
+    sparse = build_parser()
+    for command in COMMANDS:
+        for action in command_parser(sparse, command)._actions:
+            action.default, action.required = argparse.SUPPRESS, False  # so that only what is said is there
+    typed = sparse.parse_args(argv)
+    wanted, said = command_parser(parser, typed.command), command_parser(sparse, typed.command)
+    said.file = typed.config
+    filed = said.parse_args(read_run(typed.config, said, typed.command))
+    values = {action.dest: action.default for action in wanted._actions if action.default != argparse.SUPPRESS}
+    values |= vars(filed) | vars(typed)
+    missing = ["/".join(a.option_strings) or a.dest for a in wanted._actions if a.required and values[a.dest] is None]
+    if missing:
+        wanted.error(f"the following arguments are required: {', '.join(missing)}")
+    return argparse.Namespace(**values)
 
 
 def _told(error: Exception) -> str:
@@ -66,142 +87,40 @@ def _told(error: Exception) -> str:
     )
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
-    parser = argparse.ArgumentParser(prog="neuroprobe", description="Probe and name the neurons of a vision model with concepts from CLIP.")
-    parser.add_argument("--version", action="version", version=f"neuroprobe {neuroprobe.__version__}")
-    commands = parser.add_subparsers(required=True, metavar="command")
-    _add_demo(commands)
-    _add_dissect(commands)
-    _add_probe(commands)
-    return parser
-
-
-def _add_demo(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("demo", help="the whole path on the offline world, in about a minute")
-    parser.add_argument(
-        "--out", type=Path, default=Path("neuroprobe-demo"), help="folder for tables, figures and pages (default: %(default)s)"
-    )
-    parser.add_argument("--images", type=int, default=1000, help="how many images to render, 300 or more (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the images, the sets and the splits (default: %(default)s)")
-    parser.set_defaults(run=_demo)
-
-
-def _add_dissect(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
-        "dissect",
-        help="name every unit of some layers",
-        description="Name every unit of some layers with the concept it responds to.",
-        epilog=_DISSECT_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    _add_common(parser, out="neuroprobe-labels")
-    parser.add_argument(
-        "--words",
-        required=True,
-        metavar="LIST",
-        help="a file (UTF-8, one concept per line); weights:NAME for the class names of torchvision weights (weights:resnet50); "
-        "frequent:N for the N most frequent English words (needs the extra `words`)",
-    )
-    parser.add_argument(
-        "--template", default="{}", help="prompt with one {} for the word, or the name of a set such as clip-7 (default: the word alone)"
-    )
-    parser.add_argument("--similarity", default="peak_correlation", help="similarity function (default: %(default)s)")
-    parser.add_argument(
-        "--false-discovery-rate",
-        type=float,
-        default=0.05,
-        metavar="Q",
-        help="units with a larger q-value get no label (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--null-units", type=int, metavar="N", help="per layer, for p-values; 0 for none (default: as many as it has units, 1000 to 5000)"
-    )
-    parser.add_argument(
-        "--resamples", type=int, default=20, metavar="N", help="of the images, for the labels' stability; 0 for none (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--pooling", default="mean", choices=("mean", "max", "class_token", "mean_tokens"), help="over positions (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--store", type=Path, metavar="DIR", help="keep the activations there, and go on from there if cut off (default: in memory)"
-    )
-    parser.set_defaults(run=_dissect)
-
-
-def _add_probe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
-        "probe",
-        help="measure which layers know which concepts",
-        description="Rank the images by concept, and measure how well probes read each concept from each layer.",
-        epilog=_PROBE_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    _add_common(parser, out="neuroprobe-probes")
-    parser.add_argument(
-        "--words", type=Path, action="append", metavar="FILE",
-        help='word list of one group of concepts that exclude each other, to which "none" is added; give it once per group '
-        "(default: the probing blog's groups colour, pattern and sex)",
-    )  # fmt: skip
-    parser.add_argument("--positives", type=int, default=100, help="likeliest images per concept (default: %(default)s)")
-    parser.add_argument("--negatives", type=int, default=200, help="others per concept (default: %(default)s)")
-    parser.add_argument(
-        "--negatives-from",
-        default="random",
-        choices=("random", "least_likely", "group"),
-        help="which others: at random, the least likely, or the likeliest of the group's other concepts (default: %(default)s)",
-    )
-    parser.add_argument("--gap", type=int, default=0, help="images left out behind the positives in the ranking (default: %(default)s)")
-    parser.add_argument(
-        "--scopes", nargs="+", default=["layer"], choices=("neuron", "layer", "full"), help="what one probe may read (default: layer)"
-    )
-    parser.add_argument("--controls", type=int, default=0, help="control labellings per split, for selectivity (default: none)")
-    parser.add_argument("--held-out", type=float, default=0.3, help="share of each class kept for the test (default: %(default)s)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)), help="one split each (default: 0 to 4)")
-    parser.add_argument("--checkpoints", type=Path, nargs="+", metavar="FILE", help="state dicts to probe in turn instead of the weights")
-    parser.add_argument("--jobs", type=int, default=-1, help="threads that fit probes (default: one per processor)")
-    parser.add_argument(
-        "--store", type=Path, metavar="DIR", help="keep finished cells there, and go on from there if cut off (default: none are kept)"
-    )
-    parser.set_defaults(run=_probe)
-
-
-def _add_common(parser: argparse.ArgumentParser, *, out: str) -> None:
-    parser.add_argument("model", help="a torchvision model's name, or module:function that returns a model (or a model and its transform)")
-    parser.add_argument(
-        "--weights",
-        default="DEFAULT",
-        help="name of torchvision weights, a file with a state dict, or none for random (default: %(default)s)",
-    )
-    parser.add_argument("--layers", nargs="+", required=True, metavar="LAYER", help="exact module names, as in model.named_modules()")
-    parser.add_argument(
-        "--layout",
-        choices=("nchw", "nhwc", "nlc", "lnc"),
-        help="where the units are in a layer's output (default: from the modules' types)",
-    )
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of images, searched recursively")
-    parser.add_argument(
-        "--on-error", default="raise", choices=("raise", "skip"), help="what to do with a file that is no image (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--clip",
-        required=True,
-        metavar="MODEL",
-        help="a CLIP model such as ViT-B/16, or a checkpoint file of one; open_clip:MODEL/PRETRAINED (needs the extra `openclip`); "
-        "transformers:NAME_OR_FOLDER of a CLIP or SigLIP (needs the extra `transformers`)",
-    )
-    parser.add_argument("--text-cache", type=Path, metavar="DIR", help="keep the texts' vectors there (default: computed each time)")
-    parser.add_argument("--trust", action="store_true", help="also load a TorchScript archive, which can run code, for --clip")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")
-    parser.add_argument("--batch-size", type=int, default=64, help="images per batch (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that read images (default: none beside this one)")
-    parser.add_argument("--out", type=Path, default=Path(out), metavar="DIR", help="folder for the report (default: %(default)s)")
-
-
 def _demo(arguments: argparse.Namespace) -> None:
     from neuroprobe.world.demo import run_demo
 
     run_demo(arguments.out, n_images=arguments.images, seed=arguments.seed, say=print)
+    _write_run(arguments)
+
+
+def _layers(arguments: argparse.Namespace) -> None:
+    import pandas as pd
+
+    from neuroprobe.layers import block_layers, list_layers
+    from neuroprobe.models import load_model
+
+    model, transform = load_model(arguments.model, weights=_weights(arguments))
+    table = list_layers(model, _grey_image(transform))
+    if not arguments.all:
+        table = table[table["name"].isin(block_layers(model))]
+    with pd.option_context("display.max_rows", None, "display.max_colwidth", None, "display.width", None):
+        print(table.to_string(index=False, na_rep="?"))
+    if not arguments.all:
+        print("These are the blocks; --all lists every module.")
+
+
+def _grey_image(transform: Transform) -> torch.Tensor:
+    """A batch of one image, as a model gets it."""
+    from PIL import Image
+
+    return transform(Image.new("RGB", (256, 256), (128, 128, 128))).unsqueeze(0)
+
+
+def _doctor(arguments: argparse.Namespace) -> None:
+    from neuroprobe.doctor import examine
+
+    print("\n".join(examine()))
 
 
 def _dissect(arguments: argparse.Namespace) -> None:
@@ -235,7 +154,7 @@ def _dissect_in(arguments: argparse.Namespace, distributed: bool) -> None:
         distributed=distributed,
     )
     if rank_and_size(distributed)[0] == 0:
-        _save(report, arguments.out)
+        _save(report, arguments)
 
 
 def _probe(arguments: argparse.Namespace) -> None:
@@ -268,7 +187,7 @@ def _probe(arguments: argparse.Namespace) -> None:
         workers=arguments.workers,
         n_jobs=arguments.jobs,
     )
-    _save(report, arguments.out)
+    _save(report, arguments)
 
 
 def _inputs(arguments: argparse.Namespace, vocabulary: Vocabulary) -> tuple[Images, ConceptSource, nn.Module, Transform]:
@@ -283,8 +202,7 @@ def _inputs(arguments: argparse.Namespace, vocabulary: Vocabulary) -> tuple[Imag
     check_writable(arguments.out)
     device = resolve_device(arguments.device)
     images = Images(arguments.images, on_error=arguments.on_error)
-    weights = None if arguments.weights.lower() == "none" else arguments.weights
-    model, transform = load_model(arguments.model, weights=weights)
+    model, transform = load_model(arguments.model, weights=_weights(arguments))
     check_layers(model, arguments.layers)
     source = ConceptSource(_encoder(arguments.clip, device, trust=arguments.trust), vocabulary, text_cache=arguments.text_cache)
     return images, source, model.to(device), transform
@@ -328,11 +246,21 @@ def _named(checkpoints: Sequence[Path] | None) -> dict[str, Path] | None:
     return named
 
 
-def _save(report: Report, folder: Path) -> None:
-    paths = report.save(folder)
+def _weights(arguments: argparse.Namespace) -> str | None:
+    return None if arguments.weights.lower() == "none" else str(arguments.weights)
+
+
+def _save(report: Report, arguments: argparse.Namespace) -> None:
+    paths = [*report.save(arguments.out), _write_run(arguments)]
     print(report.summary())
     print("Written: " + ", ".join(str(path) for path in paths))
 
+
+def _write_run(arguments: argparse.Namespace) -> Path:
+    return write_run(arguments.out, command_parser(build_parser(), arguments.command), arguments)
+
+
+_RUN = {"demo": _demo, "dissect": _dissect, "probe": _probe, "layers": _layers, "doctor": _doctor}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from neuroprobe.recording import record_beside
 from neuroprobe.report import LabelReport
 from neuroprobe.scorer_registry import DEFAULT_SIMILARITY, SimilarityOrScorer, check_similarity
 from neuroprobe.study import BLOG_PROBES, POOLINGS, Features, ProbingStudy, Scopes, check_jobs, check_seeds, check_split, make_tasks
+
+_log = logging.getLogger(__name__)
 
 
 def dissect_model(
@@ -72,6 +75,7 @@ def dissect_model(
     check_similarity(similarity, parameters or {})  # before the long run
     check_numbers(top=1, false_discovery_rate=false_discovery_rate, n_null=n_null, n_bootstrap=n_bootstrap, seed=seed)
     recorder = ActivationRecorder(model, layers, pooling=pooling, layout=layout)
+    _log.info("recording %d layers, and scoring %d concepts", len(recorder.layers), len(source.vocabulary.names))
     activations, scores = record_beside(
         recorder,
         images,
@@ -83,6 +87,7 @@ def dissect_model(
         distributed=distributed,
         progress=progress,
     )
+    _log.info("labelling the units of %d images", len(activations.ids))
     return dissect(
         activations,
         scores,
@@ -154,6 +159,7 @@ def probe_model(
         images,
         transform,
     )
+    _log.info("ranking the images by %d concepts", len(source.vocabulary.names))
     concept_sets = source.rank(
         images,
         n_positive=n_positive,
@@ -165,6 +171,7 @@ def probe_model(
         workers=workers,
         progress=progress,
     )
+    _log.info("probing %d layers for %d concepts", len(check_layers(model, layers)), len(concept_sets))
     study = ProbingStudy(
         model,
         layers,

@@ -1,0 +1,108 @@
+"""The options of a run as a TOML file, so that the run can be repeated: ``neuroprobe dissect --config report/run.toml``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import neuroprobe
+from neuroprobe.exceptions import InputError, UnknownNameError, suggest
+from neuroprobe.files import write_whole
+
+#: Name of the file beside a report.
+RUN_FILE = "run.toml"
+
+_NOT_OPTIONS = ("help", "config")
+
+
+def write_run(folder: str | Path, parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Path:
+    """Write every option of a run, also those left at their defaults, into a folder.
+
+    Parameters
+    ----------
+    folder : path
+    parser : argparse.ArgumentParser
+        Of the run's command.
+    arguments : argparse.Namespace
+        With `command`, its name. Paths are kept as they were typed: relative ones mean the folder the command ran in.
+
+    Returns
+    -------
+    Path
+    """
+    import tomlkit
+
+    document = tomlkit.document()
+    document.add(tomlkit.comment(f"neuroprobe {neuroprobe.__version__}; again: neuroprobe {arguments.command} --config {RUN_FILE}"))
+    document.add("command", tomlkit.item(arguments.command))
+    for name, action in options_of(parser).items():
+        value = getattr(arguments, action.dest)
+        if value is not None:
+            document.add(name, tomlkit.item(_plain(value)))
+    path = Path(folder) / RUN_FILE
+    write_whole(path, tomlkit.dumps(document).encode())
+    return path
+
+
+def read_run(path: str | Path, parser: argparse.ArgumentParser, command: str) -> list[str]:
+    """The options in a file, as they would be typed.
+
+    Raises
+    ------
+    InputError
+        There is no such file, it is not TOML, it is of another command, or a value is no text, number, truth value or list.
+    UnknownNameError
+        A key that is no option of the command.
+    """
+    values = _read(Path(path))
+    written = values.pop("command", command)
+    if written != command:
+        raise InputError(f"Expected options of `neuroprobe {command}` in {str(path)!r}, but they are of `neuroprobe {written}`.")
+    known, typed = options_of(parser), list[str]()
+    for name, value in values.items():
+        if name not in known:
+            raise UnknownNameError(f"Expected options of `neuroprobe {command}` in {str(path)!r}, but got {name!r}. {suggest(name, known)}")
+        typed += _typed(name, known[name], value, path)
+    return typed
+
+
+def options_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
+    """A command's options by their long names without dashes, and its arguments by theirs."""
+    actions = [action for action in parser._actions if action.dest not in _NOT_OPTIONS and action.nargs != argparse.SUPPRESS]
+    return {(action.option_strings[-1].lstrip("-") if action.option_strings else action.dest): action for action in actions}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    try:
+        return tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
+    except OSError as error:
+        raise InputError(f"Expected a TOML file of options, but {str(path)!r} cannot be read: {error.strerror}.") from error
+    except (TOMLKitError, UnicodeDecodeError) as error:
+        raise InputError(f"Expected a TOML file of options, but {str(path)!r} is none: {error}.") from error
+
+
+def _typed(name: str, action: argparse.Action, value: Any, path: str | Path) -> list[str]:
+    """One option as it would be typed."""
+    values: Sequence[Any] = value if isinstance(value, list) else [value]
+    if not values or not all(isinstance(one, (str, int, float)) for one in values):
+        raise InputError(f"Expected {name!r} in {str(path)!r} to be a text, a number, true or false, or a list of them, but got {value!r}.")
+    if action.nargs == 0:  # a flag
+        if not isinstance(value, bool):
+            raise InputError(f"Expected {name!r} in {str(path)!r} to be true or false, but got {value!r}.")
+        return [f"--{name}"] if value else []
+    if not action.option_strings:
+        return [str(one) for one in values]
+    if action.nargs is None:  # one value; an option that is given several times has a list
+        return [f"--{name}={one}" for one in values]
+    return [f"--{name}", *map(str, values)]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    return value if isinstance(value, (bool, int, float)) else str(value)
