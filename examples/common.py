@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from neuroprobe import ClipEncoder, Images, Report
+from neuroprobe import ClipEncoder, Images, Report, Vocabulary
 from neuroprobe.exceptions import NeuroprobeError
 from neuroprobe.modes import resolve_device
 from neuroprobe.report import check_writable
-from neuroprobe.world import CLIP_PATH, world_images
+from neuroprobe.world import CLIP_PATH, world_images, world_vocabulary
 
 
 def example_parser(description: str | None, *, out: str, count: int) -> argparse.ArgumentParser:
@@ -34,9 +34,8 @@ def example_parser(description: str | None, *, out: str, count: int) -> argparse
     return parser
 
 
-def add_labelling(parser: argparse.ArgumentParser, *, weights: str) -> None:
-    """The options of the examples that name units of a torchvision model."""
-    parser.add_argument("--weights", metavar="NAME", help=f"of torchvision, a file, or none for random (default: {weights}; offline: none)")
+def add_labelling(parser: argparse.ArgumentParser) -> None:
+    """The options of the examples that name units."""
     parser.add_argument("--words", type=Path, metavar="FILE", help="one concept per line (default: the class names; offline: the world's)")
     parser.add_argument("--similarity", default="peak_correlation", help="soft_wpmi is CLIP-Dissect's (default: %(default)s)")
     parser.add_argument(
@@ -46,6 +45,11 @@ def add_labelling(parser: argparse.ArgumentParser, *, weights: str) -> None:
         metavar="Q",
         help="units with a larger q-value get no label; 1 names all, as CLIP-Dissect does (default: %(default)s)",
     )
+
+
+def add_weights(parser: argparse.ArgumentParser, weights: str) -> None:
+    """The option of the examples whose model is one of torchvision's."""
+    parser.add_argument("--weights", metavar="NAME", help=f"of torchvision, a file, or none for random (default: {weights}; offline: none)")
 
 
 def chosen_weights(arguments: argparse.Namespace, weights: str) -> str | None:
@@ -62,6 +66,13 @@ def load_images(arguments: argparse.Namespace) -> Images:
 def load_encoder(arguments: argparse.Namespace) -> ClipEncoder:
     """CLIP by name or file, or the world's."""
     return ClipEncoder(arguments.clip or (CLIP_PATH if arguments.offline else "ViT-B/16"), device=resolve_device(arguments.device))
+
+
+def load_words(arguments: argparse.Namespace, model: str) -> Vocabulary:
+    """The words of the file; without one the class names of a torchvision model, or offline what the world's CLIP knows."""
+    if arguments.words:
+        return Vocabulary.from_file(arguments.words)
+    return world_vocabulary() if arguments.offline else Vocabulary.from_weights(model)
 
 
 def save(report: Report, folder: Path) -> None:

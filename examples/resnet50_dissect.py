@@ -13,15 +13,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from common import add_labelling, chosen_weights, example_parser, load_encoder, load_images, run, save
+from common import add_labelling, add_weights, chosen_weights, example_parser, load_encoder, load_images, load_words, run, save
 from sentences import add_sentences, text_encoders
 from torchvision.models import get_model_weights
 
-from neuroprobe import ConceptSource, Vocabulary, evaluate_labels
+from neuroprobe import ConceptSource, evaluate_labels
 from neuroprobe.models import load_model
 from neuroprobe.modes import resolve_device
 from neuroprobe.pipeline import dissect_model
-from neuroprobe.world import world_vocabulary
 
 WEIGHTS = "IMAGENET1K_V1"  # those of the paper; V2 are trained for longer
 LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4", "fc")
@@ -41,7 +40,7 @@ def name_units(arguments: argparse.Namespace) -> None:
     report = dissect_model(
         model.to(resolve_device(arguments.device)),
         images,
-        ConceptSource(encoder, vocabulary(arguments)),
+        ConceptSource(encoder, load_words(arguments, "resnet50")),
         layers=LAYERS,
         transform=transform,
         similarity=arguments.similarity,
@@ -55,17 +54,11 @@ def name_units(arguments: argparse.Namespace) -> None:
     save(evaluate_labels(report, {"fc": classes}, encoder=judges), arguments.out / "evaluation")
 
 
-def vocabulary(arguments: argparse.Namespace) -> Vocabulary:
-    """The words of the file; without one ImageNet's classes, or offline what the world's CLIP knows."""
-    if arguments.words:
-        return Vocabulary.from_file(arguments.words)
-    return world_vocabulary() if arguments.offline else Vocabulary.from_weights("resnet50")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The options."""
     parser = example_parser(__doc__, out="resnet50-labels", count=150)
-    add_labelling(parser, weights=WEIGHTS)
+    add_weights(parser, WEIGHTS)
+    add_labelling(parser)
     add_sentences(parser)
     parser.epilog = EXAMPLES
     return parser

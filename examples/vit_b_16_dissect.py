@@ -12,13 +12,12 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from common import add_labelling, chosen_weights, example_parser, load_encoder, load_images, run, save
+from common import add_labelling, add_weights, chosen_weights, example_parser, load_encoder, load_images, load_words, run, save
 
-from neuroprobe import ConceptSource, Vocabulary
+from neuroprobe import ConceptSource
 from neuroprobe.models import load_model
 from neuroprobe.modes import resolve_device
 from neuroprobe.pipeline import dissect_model
-from neuroprobe.world import world_vocabulary
 
 WEIGHTS = "IMAGENET1K_V1"
 LAYERS = tuple(f"encoder.layers.encoder_layer_{i}" for i in range(12))
@@ -36,7 +35,7 @@ def name_units(arguments: argparse.Namespace) -> None:
     report = dissect_model(
         model.to(resolve_device(arguments.device)),
         images,
-        ConceptSource(encoder, vocabulary(arguments)),
+        ConceptSource(encoder, load_words(arguments, "vit_b_16")),
         layers=arguments.layers,
         transform=transform,
         pooling=arguments.pooling,
@@ -52,17 +51,11 @@ def name_units(arguments: argparse.Namespace) -> None:
     print(named.to_string(header=False, float_format="{:.2f}".format))
 
 
-def vocabulary(arguments: argparse.Namespace) -> Vocabulary:
-    """The words of the file; without one ImageNet's classes, or offline what the world's CLIP knows."""
-    if arguments.words:
-        return Vocabulary.from_file(arguments.words)
-    return world_vocabulary() if arguments.offline else Vocabulary.from_weights("vit_b_16")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The options."""
-    parser = example_parser(__doc__, out="vit-b-16-labels", count=100)
-    add_labelling(parser, weights=WEIGHTS)
+    parser = example_parser(__doc__, out="vit-b-16-labels", count=80)
+    add_weights(parser, WEIGHTS)
+    add_labelling(parser)
     parser.add_argument("--layers", nargs="+", default=LAYERS, metavar="LAYER", help="exact module names (default: the 12 blocks)")
     parser.add_argument(
         "--pooling", default="class_token", choices=("class_token", "mean_tokens", "max"), help="over tokens (default: %(default)s)"
