@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 from scipy.stats import rankdata
 
+from neuroprobe.estimator_probes import EstimatorProbe
 from neuroprobe.gram import reduced
 from neuroprobe.linear_models import choose_C, class_means, least_C, roughly_sparse, solve_linear, solve_ridge, solve_sparse
 from neuroprobe.probe_parameters import strengths
@@ -82,11 +83,14 @@ class Problems:
         return replace(self, train=train)
 
 
+#: One of our probes, or a classifier of the user's.
+AnyProbe: TypeAlias = "Probe | EstimatorProbe"
+
 #: From a probe and a batch to the decision value of every image, [n_problems, n_images].
 Decide: TypeAlias = Callable[[Any, Problems], torch.Tensor]
 
 
-def decisions(probe: Probe, problems: Problems, *, at_a_time: int = 48) -> npt.NDArray[np.float64]:
+def decisions(probe: AnyProbe, problems: Problems, *, at_a_time: int = 48) -> npt.NDArray[np.float64]:
     """The log-odds (of a regression: the number) that the probe, fitted on each problem's training part, gives every image.
 
     Parameters
@@ -101,7 +105,7 @@ def decisions(probe: Probe, problems: Problems, *, at_a_time: int = 48) -> npt.N
     -------
     ndarray, [n_problems, n_images]
     """
-    decide = _DECIDE[probe.kind]
+    decide = _estimator if isinstance(probe, EstimatorProbe) else _DECIDE[probe.kind]
     parts = [decide(probe, problems.subset(slice(i, i + at_a_time))) for i in range(0, len(problems), at_a_time)]
     return np.asarray(torch.cat(parts).double().cpu().numpy())
 
@@ -132,6 +136,15 @@ def _regression(probe: RegressionProbe, problems: Problems) -> torch.Tensor:
     Z, _ = problems.training
     weights, offsets, _ = solve_ridge(Z, problems.values.gather(1, problems.train), strengths(probe.alpha, "alpha"))
     return _values(problems.Z, weights[..., None], offsets[:, None])
+
+
+def _estimator(probe: EstimatorProbe, problems: Problems) -> torch.Tensor:
+    parts = (problems.Z, problems.targets, problems.train)
+    values = [
+        probe.decide(Z, targets, train, seed)
+        for Z, targets, train, seed in zip(*(p.cpu().numpy() for p in parts), problems.seeds, strict=True)
+    ]
+    return torch.from_numpy(np.stack(values))
 
 
 def _values(Z: torch.Tensor, weights: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:

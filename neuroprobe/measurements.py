@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from neuroprobe.cells import Problems, Row, Split, decisions, score
+from neuroprobe.cells import AnyProbe, Problems, Row, Split, decisions, score
 from neuroprobe.concept_sets import ConceptSet
+from neuroprobe.estimator_probes import EstimatorProbe
 from neuroprobe.gram import coordinates, gram_matrix, layer_scaled, reduced, unit_scaled
-from neuroprobe.probes import Probe
 from neuroprobe.statistics import codelength_ends, control_labels, online_codelength, permutation_p_value
 from neuroprobe.unit_cells import UnitScores, fit_units, summarise_units
 
@@ -30,13 +30,18 @@ class Task:
     """One probe in one scope on one kind of features."""
 
     scope: Scope
-    probe: Probe
+    probe: AnyProbe
     features: Features
 
     @property
     def name(self) -> str:
         """As in "prob-layer-linear"."""
         return f"prob-{self.scope}-{self.probe.kind}"
+
+    @property
+    def sees_units(self) -> bool:
+        """Whether the probe must see the units themselves; the others see what no rotation of them changes."""
+        return self.probe.kind == "sparse" or isinstance(self.probe, EstimatorProbe)
 
 
 @dataclass(frozen=True)
@@ -159,7 +164,7 @@ def _by_size(sample: Sample) -> list[list[int]]:
 def fit_batches(task: Task, batches: Sequence[_Batch], *, options: Options) -> dict[str, dict[int, tuple[Row, npt.NDArray[np.float64]]]]:
     """Row and decision values [n_images] of every concept and seed; batches of one shape are solved together."""
     found: dict[str, dict[int, tuple[Row, npt.NDArray[np.float64]]]] = {}
-    for batch in _joined(batches, rotated=task.probe.kind != "sparse"):
+    for batch in _joined(batches, rotated=not task.sees_units):
         values = decisions(task.probe, batch.problems)
         rows = score(values, batch.problems, kind=task.probe.kind)
         _add_extras(rows, task.probe, batch, options)
@@ -186,7 +191,7 @@ def _concatenated(batches: Sequence[_Batch], *, rotated: bool) -> _Batch:
     return _Batch(problems, [concept_set for batch in batches for concept_set in batch.concepts])
 
 
-def _add_extras(rows: list[Row], probe: Probe, batch: _Batch, options: Options) -> None:
+def _add_extras(rows: list[Row], probe: AnyProbe, batch: _Batch, options: Options) -> None:
     if probe.kind == "regression":
         return
     if options.controls:
@@ -202,7 +207,7 @@ def _add_extras(rows: list[Row], probe: Probe, batch: _Batch, options: Options) 
             row["codelength"], row["compression"] = float(bits), batch.problems.targets.shape[1] / float(bits)
 
 
-def _control_accuracy(probe: Probe, batch: _Batch, n: int) -> npt.NDArray[np.float64]:
+def _control_accuracy(probe: AnyProbe, batch: _Batch, n: int) -> npt.NDArray[np.float64]:
     """Mean held-out accuracy on n labellings that are random per type of image, [n_problems]."""
     accuracies = []
     for i in range(n):
@@ -214,12 +219,12 @@ def _control_accuracy(probe: Probe, batch: _Batch, n: int) -> npt.NDArray[np.flo
     return np.asarray(np.mean(accuracies, axis=0))
 
 
-def _accuracy(probe: Probe, problems: Problems) -> npt.NDArray[np.float64]:
+def _accuracy(probe: AnyProbe, problems: Problems) -> npt.NDArray[np.float64]:
     right = (decisions(probe, problems) > 0) == (problems.targets.cpu().numpy() > 0)
     return np.asarray(np.take_along_axis(right, problems.test.cpu().numpy(), 1).mean(axis=1))
 
 
-def _permuted_score(probe: Probe, problems: Problems, number: int) -> npt.NDArray[np.float64]:
+def _permuted_score(probe: AnyProbe, problems: Problems, number: int) -> npt.NDArray[np.float64]:
     """Balanced accuracy with the targets of each part shuffled among its images, [n_problems]."""
     targets = problems.targets.cpu().numpy().copy()
     for row, seed, *parts in zip(targets, problems.seeds, problems.train.cpu().numpy(), problems.test.cpu().numpy(), strict=True):
@@ -231,7 +236,7 @@ def _permuted_score(probe: Probe, problems: Problems, number: int) -> npt.NDArra
     return np.array([row["balanced_accuracy"] for row in rows])
 
 
-def _codelengths(probe: Probe, problems: Problems) -> list[float]:
+def _codelengths(probe: AnyProbe, problems: Problems) -> list[float]:
     """Bits of the online code over all images, in an order of the seed's, [n_problems]."""
     n = problems.targets.shape[1]
     ends = codelength_ends(n)

@@ -10,13 +10,14 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import ClassifierMixin, RegressorMixin, clone
 from torch import nn
 
-from neuroprobe.cells import Split
+from neuroprobe.cells import AnyProbe, Split
 from neuroprobe.checkpoints import Checkpoint, fingerprint_checkpoints, load_checkpoint
 from neuroprobe.collection import Transform
 from neuroprobe.concept_sets import ConceptSet, ConceptSets
+from neuroprobe.estimator_probes import EstimatorProbe
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.fingerprints import fingerprint_model
 from neuroprobe.images import Images
@@ -25,7 +26,7 @@ from neuroprobe.modes import placed
 from neuroprobe.pooling import Layout
 from neuroprobe.probe_parameters import check_parameters
 from neuroprobe.probe_report import ProbeReport
-from neuroprobe.probes import PROBES, Probe, make_probe
+from neuroprobe.probes import PROBES, make_probe
 from neuroprobe.recorder import check_layers
 from neuroprobe.splits import split_set
 from neuroprobe.study_runs import POOLINGS, Run, RunSettings
@@ -57,7 +58,8 @@ class ProbingStudy:
     concept_sets : ConceptSets
     probes : sequence of (kind, features) or (probe, features), default the blog's three
         Kinds "linear", "nonlinear", "sparse", "mean_difference" and "regression", or a probe with other parameters such as
-        ``LinearProbe(C=(0.01, 1.0))``; features "pooled" (mean over positions) and "spatial" (all of them). Scaling goes with the
+        ``LinearProbe(C=(0.01, 1.0))``, or any classifier of scikit-learn's kind (pooled features, scope layer; see
+        `neuroprobe.estimator_probes`); features "pooled" (mean over positions) and "spatial" (all of them). Scaling goes with the
         features: per unit where they are pooled, by one number where they are spatial. A regression predicts the concept's likelihood.
     scopes : sequence of {"neuron", "layer", "full"}, or mapping from these to kinds of probes, default ("layer",)
         What one probe may read: every unit by itself (pooled features; kinds "linear", "nonlinear" and "mean_difference"), a layer, or all
@@ -96,7 +98,7 @@ class ProbingStudy:
         layers: Sequence[str],
         concept_sets: ConceptSets,
         *,
-        probes: Sequence[tuple[str | Probe, Features]] = BLOG_PROBES,
+        probes: Sequence[tuple[str | ClassifierMixin | RegressorMixin, Features]] = BLOG_PROBES,
         scopes: Scopes = ("layer",),
         checkpoints: Mapping[str, Checkpoint] | None = None,
         seeds: Sequence[int] = range(5),
@@ -236,14 +238,14 @@ def check_jobs(n_jobs: int | None) -> None:
         raise InputError(f"Expected `n_jobs` to be a number of threads, or -1 for one per processor, but got {n_jobs!r}.")
 
 
-def check_probes(probes: Sequence[tuple[str | Probe, Features]]) -> tuple[tuple[Probe, Features], ...]:
+def check_probes(probes: Sequence[tuple[str | ClassifierMixin | RegressorMixin, Features]]) -> tuple[tuple[AnyProbe, Features], ...]:
     """The probes as estimators with the scaling that goes with their features, if every kind and features exist.
 
     Raises
     ------
     UnknownNameError, InputError
     """
-    found: list[tuple[Probe, Features]] = []
+    found: list[tuple[AnyProbe, Features]] = []
     for pair in probes:
         if isinstance(pair, str) or len(pair) != 2:
             raise InputError(f"Expected every probe with its features, such as ('linear', 'pooled'), but got {pair!r}.")
@@ -251,10 +253,11 @@ def check_probes(probes: Sequence[tuple[str | Probe, Features]]) -> tuple[tuple[
         probe = make_probe(kind) if isinstance(kind, str) else kind
         if features not in POOLINGS:
             raise UnknownNameError(f"Expected features 'pooled' or 'spatial', but got {features!r}.")
-        if not isinstance(probe, BaseEstimator) or type(probe) not in PROBES.values():
-            raise InputError(f"Expected a kind of probe or one of {', '.join(c.__name__ for c in PROBES.values())}, but got {kind!r}.")
-        check_parameters(probe.get_params())
-        found.append((clone(probe).set_params(scaling="unit" if features == "pooled" else "layer"), features))
+        if type(probe) in PROBES.values():
+            check_parameters(probe.get_params())
+            found.append((clone(probe).set_params(scaling="unit" if features == "pooled" else "layer"), features))
+        else:
+            found.append((EstimatorProbe(probe), features))
     if not found:
         raise InputError("Expected at least one probe, but got none.")
     names = [(probe.kind, features) for probe, features in found]
@@ -263,7 +266,7 @@ def check_probes(probes: Sequence[tuple[str | Probe, Features]]) -> tuple[tuple[
     return tuple(found)
 
 
-def make_tasks(probes: Sequence[tuple[str | Probe, Features]], scopes: Scopes) -> tuple[Task, ...]:
+def make_tasks(probes: Sequence[tuple[str | ClassifierMixin | RegressorMixin, Features]], scopes: Scopes) -> tuple[Task, ...]:
     """Every probe in every scope that can take it, and is to.
 
     Raises
@@ -278,21 +281,21 @@ def make_tasks(probes: Sequence[tuple[str | Probe, Features]], scopes: Scopes) -
     for scope in scopes:
         if scope not in _SCOPES:
             raise UnknownNameError(f"Expected a scope, but got {scope!r}. {suggest(str(scope), _SCOPES)}")
-        kinds = scopes[scope] if isinstance(scopes, Mapping) else list(PROBES)
+        kinds = scopes[scope] if isinstance(scopes, Mapping) else [probe.kind for probe, _ in checked]
         taken = [Task(scope, probe, features) for probe, features in checked if probe.kind in kinds and _takes(scope, probe, features)]
         if not taken:
             raise InputError(
                 f"Expected a probe that scope {scope!r} can take, but it takes none of these. Neuron: pooled features and one of "
-                f"{', '.join(UNIT_KINDS)}; full: any but sparse; layer: any, sparse with pooled features."
+                f"{', '.join(UNIT_KINDS)}; full: any of neuroprobe's but sparse; layer: any, sparse and your own with pooled features."
             )
         tasks += taken
     return tuple(tasks)
 
 
-def _takes(scope: Scope, probe: Probe, features: Features) -> bool:
+def _takes(scope: Scope, probe: AnyProbe, features: Features) -> bool:
     if scope == "neuron":
         return features == "pooled" and probe.kind in UNIT_KINDS
-    return probe.kind != "sparse" or (scope == "layer" and features == "pooled")
+    return not Task(scope, probe, features).sees_units or (scope == "layer" and features == "pooled")
 
 
 def _check_sets(concept_sets: ConceptSets, tasks: Sequence[Task], options: Options) -> None:

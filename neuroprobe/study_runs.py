@@ -21,8 +21,10 @@ from tqdm import tqdm
 
 import neuroprobe
 from neuroprobe.cell_store import CellStore
+from neuroprobe.cells import AnyProbe
 from neuroprobe.collection import Transform, collect
 from neuroprobe.directions import Direction
+from neuroprobe.estimator_probes import EstimatorProbe
 from neuroprobe.exceptions import InputError
 from neuroprobe.fingerprints import fingerprint_architecture, fingerprint_texts
 from neuroprobe.forward_pass import ForwardPass
@@ -236,7 +238,7 @@ class Run:
                 **sets[cell.concept],
                 "model": study.fingerprints[cell.checkpoint],
                 "layers": list(study.layers) if cell.layer == ALL_LAYERS else [cell.layer],
-                "task": [cell.task.name, cell.task.features, repr(sorted(cell.task.probe.get_params().items()))],
+                "task": [cell.task.name, cell.task.features, _probe_identity(cell.task.probe)],
             }
             for cell in self.cells
         }
@@ -293,6 +295,10 @@ class Run:
             "transform": identify_function(self.settings.transform),
             "versions": versions(),
         }
+
+
+def _probe_identity(probe: AnyProbe) -> str:
+    return probe.identity if isinstance(probe, EstimatorProbe) else repr(sorted(probe.get_params().items()))
 
 
 def _facts(cell: Cell) -> dict[str, Any]:

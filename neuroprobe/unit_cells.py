@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from neuroprobe.cells import Problems, Row, decisions, score
+from neuroprobe.cells import AnyProbe, Problems, Row, decisions, score
 from neuroprobe.gram import unit_scaled
 from neuroprobe.probe_parameters import strengths
 from neuroprobe.probe_solver import solve_units
-from neuroprobe.probes import LinearProbe, Probe
+from neuroprobe.probes import LinearProbe
 from neuroprobe.statistics import auroc, auroc_p_value, balanced_accuracy
 
 #: Kinds that have a scope neuron.
@@ -37,7 +37,7 @@ class UnitScores:
 
 
 def fit_units(
-    probe: Probe, X: torch.Tensor, targets: torch.Tensor, train: torch.Tensor, test: torch.Tensor, seeds: tuple[int, ...]
+    probe: AnyProbe, X: torch.Tensor, targets: torch.Tensor, train: torch.Tensor, test: torch.Tensor, seeds: tuple[int, ...]
 ) -> tuple[list[Row], list[npt.NDArray[np.float64]]]:
     """Fit the probe on every unit with every split.
 
@@ -72,7 +72,7 @@ def fit_units(
 
 
 def _unit_decisions(
-    probe: Probe, values: torch.Tensor, targets: torch.Tensor, train: torch.Tensor, test: torch.Tensor, seed: int
+    probe: AnyProbe, values: torch.Tensor, targets: torch.Tensor, train: torch.Tensor, test: torch.Tensor, seed: int
 ) -> npt.NDArray[np.float64]:
     """Decision values [n_units, n_images] of one split, of values [n_units, n_images]."""
     if isinstance(probe, LinearProbe) and len(strengths(probe.C, "C")) == 1:
