@@ -1,0 +1,113 @@
+"""Figures of what classes and units are composed of; as in `neuroprobe.plots`, every function takes `ax` and returns `ax`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from neuroprobe.judgement_plots import shortened
+
+#: For what adds to a score, and what takes from it.
+_COLOURS = ("#0072b2", "#d55e00")
+
+
+def plot_contributions(table: pd.DataFrame, *, column: str = "contribution", title: str = "", ax: Axes | None = None) -> Axes:
+    """A bar per row, to the right for what adds to the score and to the left for what takes from it.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns: concept, n_units, `column`; low and high if it has intervals, drawn as lines; range_low and range_high if it
+        says how far images are from each other, drawn in grey.
+    column : str, default "contribution"
+    title : str
+    ax : matplotlib Axes, optional
+        By default those of a new figure.
+    """
+    ax = _axes(ax, 6.5, 1.4 + 0.3 * max(len(table), 1))
+    values, places = table[column].to_numpy(dtype=float), np.arange(len(table))
+    if {"range_low", "range_high"} <= set(table.columns):
+        width = table["range_high"] - table["range_low"]
+        ax.barh(places, width, left=table["range_low"], height=0.25, color="lightgrey", zorder=0)
+    ax.barh(places, values, height=0.6, color=[_COLOURS[int(value < 0)] for value in values])
+    if {"low", "high"} <= set(table.columns):
+        for place, low, high in zip(places, table["low"], table["high"], strict=True):
+            ax.plot([low, high], [place, place], color="black", linewidth=1)
+    names = [f"{shortened(str(row.concept), 32)} ({row.n_units} unit{'s' * (row.n_units > 1)})" for row in table.itertuples()]
+    ax.set_yticks(places, names)
+    ax.set_ylim(max(len(table), 1) - 0.4, -0.6)  # the first on top
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.set_xlabel(f"{column} to the score")
+    ax.set_title(shortened(title))
+    return ax
+
+
+def plot_explained(table: pd.DataFrame, *, k: int, title: str = "", ax: Axes | None = None) -> Axes:
+    """R2 on held-out images against the number of concepts, with its interval; what is not named comes last, hollow.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of a `neuroprobe.composition.CompositionReport`.
+    k : int
+        Marked by a line.
+    title : str
+    ax : matplotlib Axes, optional
+        By default those of a new figure.
+    """
+    ax = _axes(ax, 5.5, 3.6)
+    ranks, named = table["rank"].to_numpy(), table["named"].to_numpy(dtype=bool)
+    ax.fill_between(ranks, table["r2_low"], table["r2_high"], color=_COLOURS[0], alpha=0.25, linewidth=0)
+    ax.plot(ranks, table["r2"], color=_COLOURS[0], linewidth=1)
+    ax.plot(ranks[named], table["r2"][named], marker="o", markersize=4, linestyle="", color=_COLOURS[0], label="concepts")
+    if not named.all():
+        ax.plot(
+            ranks[~named], table["r2"][~named], marker="o", markersize=4, linestyle="", markerfacecolor="white", color=_COLOURS[0],
+            label="units without a label",
+        )  # fmt: skip
+    ax.axvline(k, color="grey", linewidth=1, linestyle=":", label=f"the first {k}")
+    ax.axhline(0, color="black", linewidth=0.8)
+    ax.set_ylim(max(-1.0, min(-0.02, float(table["r2_low"].min()))), 1.03)
+    ax.set_xlabel("number of concepts added up")
+    ax.set_ylabel("$R^2$ on held-out images")
+    ax.set_title(shortened(title))
+    ax.legend(fontsize=8, loc="lower right")
+    return ax
+
+
+def plot_unit_correlations(table: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
+    """A point per unit: held-out correlation of its best concept alone against that of all its concepts together.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of a `neuroprobe.concept_composition.UnitCompositionReport`.
+    title : str
+    ax : matplotlib Axes, optional
+        By default those of a new figure.
+    """
+    ax = _axes(ax, 5, 4.2)
+    for layer, rows in table.groupby("layer", sort=False):
+        ax.plot(
+            rows["first_correlation"],
+            rows["correlation"],
+            linestyle="",
+            marker="o",
+            markersize=3,
+            alpha=0.6,
+            label=shortened(str(layer), 40),
+        )
+    ax.axline((0, 0), slope=1, color="grey", linewidth=1)
+    ax.set_xlabel("held-out correlation of one concept")
+    ax.set_ylabel("of all chosen concepts")
+    ax.set_title(shortened(title))
+    if len(table):
+        ax.legend(fontsize=8, loc="lower right")
+    return ax
+
+
+def _axes(ax: Axes | None, width: float, height: float) -> Axes:
+    # a Figure of its own, without pyplot: nothing global changes and nothing is shown
+    return Figure(figsize=(width, height)).subplots() if ax is None else ax
