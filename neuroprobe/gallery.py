@@ -211,12 +211,14 @@ def _rows_at(values: npt.NDArray[np.float32], quantile: float, k: int) -> npt.ND
         places += [int(members[i]) for i in _evenly(len(members), missing)]
         if len(places) == k:
             break
-    return descending[np.sort(places)]
+    rows: npt.NDArray[np.int64] = descending[np.sort(places)]
+    return rows
 
 
 def _evenly(n: int, k: int) -> npt.NDArray[np.int64]:
     """k of n places, from the middles of k equal parts."""
-    return ((np.arange(k) + 0.5) * n / k).astype(np.int64)
+    places: npt.NDArray[np.int64] = ((np.arange(k) + 0.5) * n / k).astype(np.int64)
+    return places
 
 
 def _check_k(k: int, n: int) -> None:
