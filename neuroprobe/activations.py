@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
+from neuroprobe.notebook import table_html
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,3 +84,14 @@ class Activations:
     def __repr__(self) -> str:
         shapes = ", ".join(f"{layer}: {array.shape[1]}" for layer, array in self.arrays.items())
         return f"Activations({len(self.ids)} images; units {shapes})"
+
+    def _repr_html_(self) -> str:
+        """Sizes and what it was recorded with; no value is read."""
+        rows = [(layer, array.shape[1], f"{array.nbytes / 1e6:.1f}") for layer, array in self.arrays.items()]
+        n_units = sum(row[1] for row in rows)
+        summary = f"{len(self.ids):,} images, {n_units:,} units in {len(rows)} layers"
+        known = {name: self.metadata.get(name) for name in ("pooling", "model", "images")}
+        notes = [", ".join(f"{name} {value}" for name, value in known.items() if value is not None)]
+        skipped = self.metadata.get("skipped")
+        notes += [f"{len(skipped)} images were skipped"] if skipped else []
+        return table_html("Activations", summary, ("layer", "units", "MB"), rows, n_rows=len(rows), notes=[note for note in notes if note])

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.images import Images
+from neuroprobe.notebook import table_html
 from neuroprobe.splits import split_set as split_set
 
 if TYPE_CHECKING:
@@ -279,6 +280,15 @@ class ConceptSets(Mapping[str, ConceptSet]):
 
     def __repr__(self) -> str:
         return f"ConceptSets({len(self)} concepts: {', '.join(self)})"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (s.concept, s.group, len(s.positives), len(s.negatives), len(s.ids) - len(set(s.duplicates)) if s.duplicates else "unknown")
+            for s in self.values()
+        ]
+        images = {id_ for concept_set in self.values() for id_ in concept_set.ids}
+        columns = ("concept", "group", "positives", "negatives", "near-duplicates")
+        return table_html("ConceptSets", f"{len(rows)} concepts on {len(images):,} images", columns, rows, n_rows=len(rows))
 
 
 def _drawn(rows: npt.NDArray[Any], n: int | None, generator: np.random.Generator, what: str) -> npt.NDArray[Any]:

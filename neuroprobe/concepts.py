@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from neuroprobe.encoders import ImageTextEncoder
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.images import Images
 from neuroprobe.near_duplicates import check_min_cosine, near_duplicate_vectors
+from neuroprobe.notebook import SHOWN_ROWS, table_html
 from neuroprobe.prompts import PromptTooLongError, shortened
 from neuroprobe.ranking import Negatives, Ranking, rank_groups
 from neuroprobe.text_vectors import checked_vectors, embed_texts
@@ -308,6 +310,11 @@ class ConceptScores:
 
     def __repr__(self) -> str:
         return f"ConceptScores({len(self.ids)} images, {len(self.concepts)} concepts)"
+
+    def _repr_html_(self) -> str:
+        rows = [(concept,) for concept in islice(self.concepts, SHOWN_ROWS)]
+        summary = f"{len(self.ids):,} images, {len(self.concepts):,} concepts"
+        return table_html("ConceptScores", summary, ("concept",), rows, n_rows=len(self.concepts))
 
 
 _NO_TEMPERATURE = "Expected an encoder with `logit_scale`, or a temperature: ConceptSource(encoder, vocabulary, temperature=0.01)."

@@ -55,6 +55,7 @@ class ProbeReport(Report):
         "concept", "layer", "scope", "kind", "features", "seed", "n_train", "n_test", "train_accuracy", "test_accuracy", "baseline",
     )  # fmt: skip
     text_columns = ("concept", "checkpoint", "layer", "probe", "scope", "kind", "features")
+    notebook_columns = ("concept", "checkpoint", "layer", "probe", "features", "seed", "test_accuracy", "baseline", "selectivity", "r2")
 
     def __init__(
         self,
@@ -260,6 +261,29 @@ class ProbeReport(Report):
         """What is saved beside the table, by its name in the metadata."""
         found = {} if self._units is None else {"units": self._units.to_csv(index=False, lineterminator="\n").encode()}
         return found | ({"directions": directions_to_npz(self._directions)} if self._directions else {})
+
+    def to_html(self, folder: str | Path) -> list[Path]:
+        """Write a page to look through in a browser: what is read where and when. It opens from disk, without a server.
+
+        With labels of the units, `LabelReport.to_html` shows both.
+
+        Parameters
+        ----------
+        folder : path
+            Gets ``index.html`` and the folders ``data`` and ``images``; what else is there stays.
+
+        Returns
+        -------
+        list of Path
+
+        Raises
+        ------
+        InputError
+            A folder that cannot be written to.
+        """
+        from neuroprobe.page import write_page
+
+        return write_page(folder, probes=self)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Test accuracy of every kind of probe along the layers, the mean over concepts, and the baseline."""

@@ -11,7 +11,7 @@ import io
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -22,11 +22,15 @@ from typing_extensions import Self
 from neuroprobe.exceptions import InputError
 from neuroprobe.files import write_whole
 from neuroprobe.fingerprints import fingerprint_bytes
+from neuroprobe.notebook import table_html
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from PIL import Image
 
-_SHOWN_ROWS = 10
+    from neuroprobe.activations import Activations
+    from neuroprobe.images import Images
+    from neuroprobe.probe_report import ProbeReport
 
 
 class Report:
@@ -51,6 +55,8 @@ class Report:
     required: ClassVar[tuple[str, ...]] = ()
     #: Columns that hold text; whatever stands in them ("none", "NA", "1") stays text when a file is read.
     text_columns: ClassVar[tuple[str, ...]] = ()
+    #: Columns that a notebook shows, of those that are there; all of them by default.
+    notebook_columns: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, table: pd.DataFrame, metadata: Mapping[str, Any]) -> None:
         missing = [column for column in self.required if column not in table.columns]
@@ -86,8 +92,8 @@ class Report:
         lines = ["| " + " | ".join(_markdown_cell(value) for value in row) + " |" for row in rows]
         return _written("\n".join(lines) + "\n", path)
 
-    def to_html(self, path: str | Path | None = None) -> str:
-        """A self-contained page with the figure, the table and the metadata, also written to `path` if one is given."""
+    def to_single_html(self, path: str | Path | None = None) -> str:
+        """The figure, the table and the metadata as one self-contained file, also written to `path` if one is given."""
         from jinja2 import Environment, PackageLoader
 
         template = Environment(loader=PackageLoader("neuroprobe"), autoescape=True).get_template("report.html")
@@ -101,6 +107,20 @@ class Report:
             metadata=json.dumps(self.metadata, indent=2, ensure_ascii=False),
         )
         return _written(text, path)
+
+    def to_html(self, folder: str | Path) -> list[Path]:
+        """Write a page, ``index.html``, into a folder, and return its files.
+
+        Raises
+        ------
+        InputError
+            The folder cannot be made or written to.
+        """
+        check_writable(folder)
+        page = Path(folder) / "index.html"
+        page.parent.mkdir(parents=True, exist_ok=True)
+        self.to_single_html(page)
+        return [page]
 
     def _page_table(self) -> pd.DataFrame:
         """The table that the page shows."""
@@ -133,7 +153,7 @@ class Report:
         table = self.to_csv(paths["csv"])
         self.to_markdown(paths["md"])
         write_whole(paths["png"], self._figure())
-        self.to_html(paths["html"])
+        self.to_single_html(paths["html"])
         facts = {"report": type(self).__name__, "table": fingerprint_bytes(table.encode()), "metadata": self.metadata}
         _written(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", paths["json"])
         return list(paths.values())
@@ -187,9 +207,9 @@ class Report:
         return buffer.getvalue()
 
     def _repr_html_(self) -> str:
-        head = self._table.head(_SHOWN_ROWS).to_html(index=False, escape=True, border=0)
-        more = len(self._table) - _SHOWN_ROWS
-        return f"<p><b>{type(self).__name__}</b>: {self.summary()}</p>{head}" + (f"<p>and {more} more rows</p>" if more > 0 else "")
+        shown = self._table[[c for c in self.notebook_columns or self._table.columns if c in self._table]]
+        rows = shown.itertuples(index=False)
+        return table_html(type(self).__name__, self.summary(), [str(c) for c in shown.columns], rows, n_rows=len(shown))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.summary()})"
@@ -212,6 +232,7 @@ class LabelReport(Report):
     title = "What the units respond to"
     required = ("layer", "unit", "concept", "score", "status")
     text_columns = ("layer", "concept", "status", "candidate")
+    notebook_columns = ("layer", "unit", "concept", "score", "margin", "q_value", "stability", "candidate")
 
     @classmethod
     def _holds_text(cls, column: str) -> bool:
@@ -232,6 +253,65 @@ class LabelReport(Report):
         return (
             f"{len(named)} of {len(self._table)} units named, in {self._table['layer'].nunique()} layers, "
             f"with {named['concept'].nunique()} concepts"
+        )
+
+    def to_html(
+        self,
+        folder: str | Path,
+        *,
+        images: Images | None = None,
+        activations: Activations | None = None,
+        probes: ProbeReport | None = None,
+        visualizations: Mapping[tuple[str, int], Image.Image] | None = None,
+        effects: Sequence[Report] = (),
+        n_examples: int = 9,
+        thumbnail: int = 96,
+        title: str | None = None,
+    ) -> list[Path]:
+        """Write a page to look through in a browser: every unit, with what is known of it. It opens from disk, without a server.
+
+        Parameters
+        ----------
+        folder : path
+            Gets ``index.html`` and the folders ``data`` and ``images``; what else is there stays.
+        images : Images, optional
+            For pictures of every unit's examples.
+        activations : Activations, optional
+            For histograms, and for which images are examples: the ones the labels were made from.
+        probes : ProbeReport, optional
+            For the picture of what is read where and when.
+        visualizations : mapping from (layer, unit) to PIL image, optional
+        effects : sequence of EffectReport, optional
+            Of interventions on units.
+        n_examples : int, default 9
+            Of the strongest activations, per unit; others stand about the quantiles 99 %, 90 % and 50 %.
+        thumbnail : int, default 96
+            Pixels of a picture's longer side.
+        title : str, optional
+
+        Returns
+        -------
+        list of Path
+
+        Raises
+        ------
+        InputError
+            Things that do not fit the report's units or the recorded images, or a folder that cannot be written to. Nothing has
+            been written then.
+        """
+        from neuroprobe.page import write_page
+
+        return write_page(
+            folder,
+            labels=self,
+            images=images,
+            activations=activations,
+            probes=probes,
+            visualizations=visualizations,
+            effects=effects,
+            n_examples=n_examples,
+            thumbnail=thumbnail,
+            title=title,
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:

@@ -23,6 +23,7 @@ import torch
 from neuroprobe.exact_sums import ExactSums, exact_moments
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.extremes import N_ROWS, Extremes
+from neuroprobe.notebook import table_html
 
 _FORMAT = "neuroprobe.ActivationSummary 1"
 
@@ -279,6 +280,12 @@ class ActivationSummary:
         shapes = ", ".join(f"{layer}: {len(found.mean)}" for layer, found in self.statistics.items())
         count = next((found.count for found in self.statistics.values()), 0)
         return f"ActivationSummary({count} images; units {shapes})"
+
+    def _repr_html_(self) -> str:
+        columns = ("layer", "units", "active on average", "highest value")
+        rows = [(layer, len(s.mean), float(s.active.mean()), float(s.maximum.max())) for layer, s in self.statistics.items()]
+        count = next((found.count for found in self.statistics.values()), 0)
+        return table_html("ActivationSummary", f"{count:,} images, {len(rows)} layers", columns, rows, n_rows=len(rows))
 
     def equals(self, other: ActivationSummary) -> bool:
         """Whether both are the same to the last bit, metadata included."""

@@ -155,7 +155,7 @@ def test_a_report_of_labels_alone_is_enough_and_the_result_is_kept(tmp_path: Pat
     pd.testing.assert_frame_equal(back.table, found.table)
     pd.testing.assert_frame_equal(back.overall, found.overall)
     assert "top_1" in found._repr_html_()
-    assert "top_1" in found.to_html()
+    assert "top_1" in found.to_single_html()
 
 
 def test_a_wrong_level_or_truth_is_refused_before_anything_is_made() -> None:

@@ -118,7 +118,7 @@ import sys
 import pandas as pd
 from neuroprobe.report import LabelReport
 table = pd.DataFrame({"layer": ["a"], "unit": [0], "concept": ["red"], "score": [1.0], "status": ["named"]})
-LabelReport(table, {}).to_html()
+LabelReport(table, {}).to_single_html()
 print("matplotlib.pyplot" in sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -253,7 +253,7 @@ class Page(HTMLParser):
 
 @pytest.mark.parametrize("make", [labels, probes])
 def test_the_page_shows_names_as_text(make) -> None:
-    page = Page(make(HOSTILE).to_html())
+    page = Page(make(HOSTILE).to_single_html())
     tags = [tag for tag, _ in page.tags]
     assert "script" not in tags
     assert [attrs["src"][:22] for tag, attrs in page.tags if tag == "img"] == ["data:image/png;base64,"]
@@ -263,12 +263,12 @@ def test_the_page_shows_names_as_text(make) -> None:
 
 def test_hostile_column_names_are_text_on_the_page_and_in_markdown() -> None:
     report = labels(["red"], **{"<script>alert(1)</script>": ["x"]})
-    assert "script" not in [tag for tag, _ in Page(report.to_html()).tags]
+    assert "script" not in [tag for tag, _ in Page(report.to_single_html()).tags]
     assert "<script>" not in report.to_markdown()
 
 
 def test_the_page_needs_nothing_from_elsewhere() -> None:
-    text = labels(["red"]).to_html()
+    text = labels(["red"]).to_single_html()
     assert not re.search(r"(src|href)=\"(?!data:)", text)
     assert html.escape(json.dumps(METADATA["<b>"])[1:-1], quote=False) in text.replace("&#34;", '"')
 
@@ -312,7 +312,7 @@ def test_markdown_shows_numbers_shortly_and_nothing_for_missing_ones() -> None:
     assert cells_of(line) == ["layer0", "0", "red", "0.6667", "named", "red", ""]
 
 
-@pytest.mark.parametrize("method", ["to_csv", "to_markdown", "to_html"])
+@pytest.mark.parametrize("method", ["to_csv", "to_markdown", "to_single_html"])
 def test_what_is_written_is_what_is_returned(tmp_path: Path, method: str) -> None:
     text = getattr(labels(HOSTILE), method)(tmp_path / "out")
     assert (tmp_path / "out").read_bytes().decode() == text
