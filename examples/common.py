@@ -47,9 +47,10 @@ def add_labelling(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_weights(parser: argparse.ArgumentParser, weights: str) -> None:
+def add_weights(parser: argparse.ArgumentParser, weights: str, *, offline: str = "none") -> None:
     """The option of the examples whose model is one of torchvision's."""
-    parser.add_argument("--weights", metavar="NAME", help=f"of torchvision, a file, or none for random (default: {weights}; offline: none)")
+    what = f"of torchvision, a file, or none for random (default: {weights}; offline: {offline})"
+    parser.add_argument("--weights", metavar="NAME", help=what)
 
 
 def chosen_weights(arguments: argparse.Namespace, weights: str) -> str | None:

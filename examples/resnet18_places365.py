@@ -76,8 +76,8 @@ def name_units(arguments: argparse.Namespace) -> None:
     images, encoder = load_images(arguments), load_encoder(arguments)
     judges = text_encoders(arguments, clip=encoder)
     with tempfile.TemporaryDirectory() as folder:
-        files = write_stand_ins(Path(folder)) if arguments.offline else (arguments.checkpoint, arguments.categories)
-        model, classes = load_places(files[0]), read_categories(files[1])
+        checkpoint, categories = write_stand_ins(Path(folder)) if arguments.offline else (CHECKPOINT, CATEGORIES)
+        model, classes = load_places(arguments.checkpoint or checkpoint), read_categories(arguments.categories or categories)
     words = world_vocabulary() if arguments.offline else Vocabulary.from_words(classes, group="Places365")
     report = dissect_model(
         model.to(resolve_device(arguments.device)),
@@ -98,8 +98,8 @@ def name_units(arguments: argparse.Namespace) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """The options."""
     parser = example_parser(__doc__, out="places365-labels", count=300)
-    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT, metavar="FILE", help="of Places365 (default: %(default)s)")
-    parser.add_argument("--categories", type=Path, default=CATEGORIES, metavar="FILE", help="of Places365 (default: %(default)s)")
+    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help=f"of Places365 (default: {CHECKPOINT}; offline: random)")
+    parser.add_argument("--categories", type=Path, metavar="FILE", help=f"of Places365 (default: {CATEGORIES}; offline: made)")
     add_labelling(parser)
     add_sentences(parser)
     parser.epilog = EXAMPLES
