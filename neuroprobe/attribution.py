@@ -28,7 +28,7 @@ from torch import nn
 
 from neuroprobe.collection import BatchRecord, Collected, Transform, collect
 from neuroprobe.exceptions import InputError, MissingDependencyError, UnknownNameError, suggest
-from neuroprobe.gradients import Output, _Moved, _values
+from neuroprobe.gradients import Output, _Moved, output_values
 from neuroprobe.held_out import Floats
 from neuroprobe.images import Images
 from neuroprobe.layers import check_layers
@@ -254,7 +254,7 @@ class _Attributions:
                 returned = self._model(inputs)
         finally:
             handle.remove()
-        score = _values(returned, self._output, "the output", len(inputs))
+        score = output_values(returned, self._output, "the output", len(inputs))
         return score.detach(), seen["output"].detach(), moved.gradients(score)[self._layer], moved.axes[self._layer]
 
     def _module(self) -> nn.Module:
@@ -263,7 +263,7 @@ class _Attributions:
     def _score_of(self, activation: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         """The output of every image where the layer gives this, [n]."""
         with _giving(self._module(), activation):
-            return _values(self._model(inputs), self._output, "the output", len(inputs))
+            return output_values(self._model(inputs), self._output, "the output", len(inputs))
 
     def _integrated(self, inputs: torch.Tensor, activation: torch.Tensor, baseline: torch.Tensor, axes: UnitAxes) -> torch.Tensor:
         # captum takes the first axis for the images'

@@ -39,8 +39,9 @@ class CompositionReport(JudgementReport):
 
     Columns: rank (the order in which concepts are taken), concept, named (False for what is no concept: "(unnamed)", or
     "(unit 7)"), units (numbers), n_units, contribution (mean over the class's images; low and high: its interval), range_low and
-    range_high (between which it is on nine tenths of all images), share (of the score's variance; all rows add up to 1), then, on held-out images, for the sum of all contributions up to this
-    row: r2, correlation, and their intervals (r2_low, r2_high, correlation_low, correlation_high).
+    range_high (between which it is on nine tenths of all images), share (of the score's variance; all rows add up to 1), then, on
+    held-out images, for the sum of all contributions up to this row: r2, correlation, and their intervals (r2_low, r2_high,
+    correlation_low, correlation_high).
     """
 
     name = "composition"
