@@ -1,0 +1,176 @@
+"""The page: units and probes to look through in a browser, from disk, without a server.
+
+A page is a folder: ``index.html``, ``data/`` (scripts that hand their data to the page, since a browser refuses to fetch
+anything for a page that was opened from disk) and ``images/`` (small pictures). Nothing in it has an outside address, and a
+content security policy forbids it. What the reports and the image files are called is text everywhere, never markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from neuroprobe.activations import Activations
+from neuroprobe.fingerprints import fingerprint_texts
+from neuroprobe.images import Images
+from neuroprobe.page.effect_data import effect_data
+from neuroprobe.page.examples import QUANTILES, unit_activities
+from neuroprobe.page.folder import INDEX, check_folder, put_in_place, staging
+from neuroprobe.page.probe_data import best_units, study_data, unit_probes
+from neuroprobe.page.scripts import as_json, as_script
+from neuroprobe.page.thumbnails import Pictures, write_thumbnails, write_visualizations
+from neuroprobe.page.unit_data import CHUNK, UnitFacts, details, overview
+from neuroprobe.page.units import Unit, check_activations, check_effects, check_images, check_visualizations, page_units
+from neuroprobe.probe_report import ProbeReport
+from neuroprobe.report import LabelReport
+from neuroprobe.similarity.arrays import check_count
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["write_page"]
+
+#: The page's own scripts and style, in the order in which they run.
+_SCRIPTS = ("page.js", "page_grid.js", "page_unit.js", "page_probes.js")
+_STYLE = "page.css"
+
+
+def write_page(
+    folder: str | Path,
+    *,
+    labels: LabelReport | None = None,
+    probes: ProbeReport | None = None,
+    images: Images | None = None,
+    activations: Activations | None = None,
+    visualizations: Mapping[Unit, Image.Image] | None = None,
+    effects: Sequence[Any] | None = None,
+    n_examples: int = 9,
+    thumbnail: int = 96,
+    title: str | None = None,
+) -> list[Path]:
+    """Write a page of units and probes that opens from disk.
+
+    The page is made whole in a folder of its own and then put in the old one's place, so that what stops it leaves the old
+    page. Of an old page nothing is left; what else is in the folder is not touched.
+
+    Parameters
+    ----------
+    folder : path
+        Gets ``index.html``, ``data`` and ``images``. Made if it is not there.
+    labels : LabelReport, optional
+        The units: a card and a page for each.
+    probes : ProbeReport, optional
+        The picture of what is read where and when. Where every unit was probed by itself, the units' pages tell of it; without
+        `labels`, these are the page's units.
+    images : Images, optional
+        Pictures of the examples, by their ids; needs `activations`. Streams cannot be read again.
+    activations : Activations, optional
+        Histograms, and which images are a unit's examples.
+    visualizations : mapping from (layer, unit) to PIL image, optional
+    effects : sequence of reports of effects, optional
+        Anything with a `table` with the columns layer, units (numbers with spaces between them), intervention, concept, output,
+        effect, low and high, and where they are known random, random_low, random_high and n_pairs.
+    n_examples : int, default 9
+        Strongest images per unit; three more stand about each of the quantiles 0.99, 0.9 and 0.5.
+    thumbnail : int, default 96
+        Longer side of an image's picture in pixels.
+    title : str, optional
+        By default the title of the report.
+
+    Returns
+    -------
+    list of Path
+        All files of the page, ``index.html`` first.
+
+    Raises
+    ------
+    InputError
+        Neither report; things that do not fit the report's units or the recorded images; a stream; or a folder that cannot be
+        written to or holds something else under the page's names. Nothing has been written then.
+    UnreadableImageError
+        An image that cannot be read, of `images` that do not skip such; the old page is still there then.
+    """
+    folder = Path(folder)
+    check_count("n_examples", n_examples)
+    check_count("thumbnail", thumbnail, low=16)
+    units = page_units(labels, probes)
+    if activations is not None:
+        check_activations(activations, units)
+    if images is not None:
+        check_images(images, activations)
+    visualizations = check_visualizations({} if visualizations is None else visualizations, units)
+    tables = check_effects([] if effects is None else effects, units)
+    report = labels if labels is not None else probes
+    title = str(report.title if title is None else title)  # type: ignore[union-attr]
+    old = check_folder(folder)
+    found_effects, of_unit = effect_data(tables)
+    facts = UnitFacts(units, effects=of_unit, best=best_units(probes))
+    if activations is not None:
+        activities = unit_activities(activations, units, n_examples=n_examples)
+        facts = replace(facts, activities=activities, ids=activations.ids)
+    with staging(folder) as stage:
+        pictures = Pictures(stage / "images")
+        facts = replace(facts, visualizations=write_visualizations(pictures, visualizations))
+        if images is not None:
+            facts = replace(facts, thumbnails=write_thumbnails(pictures, images, _needed(facts), side=thumbnail))
+        probed, checkpoint, n_probed = unit_probes(probes)
+        facts = replace(facts, probed=probed)
+        payloads = {f"details-{start // CHUNK}": as_json(details(facts, start)) for start in range(0, len(units), CHUNK)}
+        if probes is not None:
+            payloads["probes"] = as_json(study_data(probes))
+        if tables:
+            payloads["effects"] = as_json(found_effects)
+        about = {
+            "title": title,
+            "summaries": [part.summary() for part in (labels, probes) if part is not None],
+            "facts": _facts(labels),
+            "study": probes is not None,
+            "labelled": labels is not None,
+            "quantiles": list(QUANTILES),
+            "checkpoint": checkpoint,
+            "n_probed": n_probed,
+            "thumbnail": thumbnail,
+            "images": {"count": pictures.count, "size": pictures.size},
+            "size": sum(map(len, payloads.values())),
+        }
+        payloads["units"] = as_json({**overview(facts), "about": about})
+        _write_scripts(stage, payloads, title=title, digests=pictures.digests)
+        return put_in_place(stage, folder, old)
+
+
+def _needed(facts: UnitFacts) -> list[str]:
+    """The images that are shown, each once, in their order."""
+    rows = {shown.row for activity in facts.activities or () for shown in activity.examples}
+    return [facts.ids[row] for row in sorted(rows)]
+
+
+def _facts(labels: LabelReport | None) -> list[list[str]]:
+    """What the labels were made with, in words."""
+    if labels is None:
+        return []
+    known = labels.metadata
+    names = {
+        "similarity": "similarity function", "n_images": "images", "n_concepts": "concepts", "false_discovery_rate": "false discovery rate",
+    }  # fmt: skip
+    found = [[text, str(known[name])] for name, text in names.items() if isinstance(known.get(name), (str, int, float))]
+    version = known.get("versions", {}).get("neuroprobe") if isinstance(known.get("versions"), dict) else None
+    return found + ([["neuroprobe", str(version)]] if version else [])
+
+
+def _write_scripts(stage: Path, payloads: Mapping[str, str], *, title: str, digests: Sequence[str]) -> None:
+    """The data, the page's own scripts and style, and the page."""
+    from jinja2 import Environment, PackageLoader
+
+    own = {name: files("neuroprobe").joinpath("templates", name).read_text(encoding="utf-8") for name in (*_SCRIPTS, _STYLE)}
+    # whatever is loaded later must be of this very page
+    fingerprint = fingerprint_texts([title, *own.values(), *payloads.values(), *digests])[:16]
+    for name, payload in payloads.items():
+        (stage / "data" / f"{name}.js").write_bytes(as_script(name, fingerprint, payload))
+    for name, text in own.items():
+        (stage / "data" / name).write_text(text, encoding="utf-8", newline="\n")
+    template = Environment(loader=PackageLoader("neuroprobe"), autoescape=True).get_template("page.html")
+    page = template.render(title=title, fingerprint=fingerprint, scripts=_SCRIPTS, style=_STYLE)
+    (stage / INDEX).write_text(page, encoding="utf-8", errors="replace", newline="\n")
