@@ -65,10 +65,10 @@ class AttributionReport(Report):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """A bar for each of the 8 greatest attributions above 0 and the 8 lowest below."""
-        from neuroprobe.composition_plots import plot_contributions
+        from neuroprobe.composition_plots import plot_attributions
 
         above, below = self._table[self._table["attribution"] > 0].head(8), self._table[self._table["attribution"] < 0].tail(8)
-        return plot_contributions(pd.concat([above, below]), column="attribution", title=f"{self.title}: {self.metadata['image']}", ax=ax)
+        return plot_attributions(pd.concat([above, below]), title=f"{self.title}: {self.metadata['image']}", ax=ax)
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,35 +33,43 @@ if TYPE_CHECKING:
 #: The share of the images that stand for a class if none are given: those with its highest scores.
 _TOP_SHARE = 0.1
 
+#: The share of the images over which the lowest and highest contributions are averaged, so that no single image decides.
+_FEW = 0.05
+
 
 class CompositionReport(JudgementReport):
     """What a class's score is made of, as `explain_class` finds it; how much the first concepts explain is in `overall`.
 
     Columns: rank (the order in which concepts are taken), concept, named (False for what is no concept: "(unnamed)", or
-    "(unit 7)"), units (numbers), n_units, contribution (mean over the class's images; low and high: its interval), range_low and
-    range_high (between which it is on nine tenths of all images), share (of the score's variance; all rows add up to 1), then, on
-    held-out images, for the sum of all contributions up to this row: r2, correlation, and their intervals (r2_low, r2_high,
-    correlation_low, correlation_high).
+    "(unit 7)"), units (numbers), n_units, contribution (mean over the class's images; low and high: its interval), lowest and
+    highest (mean over the twentieth of all images where it takes most from the score, and where it adds most), share (of the
+    score's variance; all rows add up to 1), then, on held-out images, for the sum of all contributions up to this row: r2,
+    correlation, and their intervals (r2_low, r2_high, correlation_low, correlation_high).
     """
 
     name = "composition"
     title = "What composes a class"
     required = (
-        "rank", "concept", "named", "units", "n_units", "contribution", "low", "high", "range_low", "range_high",
+        "rank", "concept", "named", "units", "n_units", "contribution", "low", "high", "lowest", "highest",
         "share", "r2", "r2_low", "r2_high", "correlation", "correlation_low", "correlation_high",
     )  # fmt: skip
     text_columns = ("concept", "units")
 
     def leading(self, n: int = 5) -> pd.DataFrame:
-        """The rows of the `n` greatest contributions above 0 and of the `n` lowest below 0, the greatest first."""
-        rows = self._table.sort_values("contribution", ascending=False, kind="stable")
-        return pd.concat([rows[rows["contribution"] > 0].head(n), rows[rows["contribution"] < 0].tail(n)]).reset_index(drop=True)
+        """The `n` rows that add most to the score and the `n` that take most from it, where they do most, the first of them first.
+
+        A row is one that takes from the score if its `lowest` is further from 0 than its `highest`.
+        """
+        most = np.where(self._table["highest"] >= -self._table["lowest"], self._table["highest"], self._table["lowest"])
+        order = np.argsort(-most, kind="stable")
+        adding, taking = order[most[order] > 0][:n], order[most[order] < 0][-n:]
+        return self._table.iloc[np.concatenate([adding, taking])].reset_index(drop=True)
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """A bar for every leading contribution, with its interval."""
+        """What leading concepts add and take, and a point with its interval for the mean over the class's images."""
         from neuroprobe.composition_plots import plot_contributions
 
-        return plot_contributions(self.leading(8), title=f"What composes {self.metadata['class']!r}", ax=ax)
+        return plot_contributions(self.leading(6), title=f"What composes {self.metadata['class']!r}", ax=ax)
 
     def plot_explained(self, ax: Axes | None = None) -> Axes:
         """How much of the score the first 1, 2, 3, ... concepts explain on held-out images."""
@@ -248,12 +256,13 @@ def _table(
 ) -> pd.DataFrame:  # fmt: skip
     contributions = (score.parts - score.parts.mean(axis=0))[:, order]
     distance = score.whole - score.whole.mean()
-    own, spread = contributions[of_class], np.quantile(contributions, [0.05, 0.95], axis=0)
+    own, inorder, n_few = contributions[of_class], np.sort(contributions, axis=0), max(1, round(_FEW * len(contributions)))
     low, high = interval(draws.counts(len(own)) @ own / len(own), level=draws.level)
     columns = {
         "rank": range(1, len(order) + 1), "concept": [group.name for group in ordered], "named": [group.named for group in ordered],
         "units": [" ".join(map(str, group.units)) for group in ordered], "n_units": [len(group.units) for group in ordered],
-        "contribution": own.mean(axis=0), "low": low, "high": high, **dict(zip(("range_low", "range_high"), spread, strict=True)),
+        "contribution": own.mean(axis=0), "low": low, "high": high,
+        "lowest": inorder[:n_few].mean(axis=0), "highest": inorder[-n_few:].mean(axis=0),
         "share": contributions.T @ distance / (distance @ distance),
     }  # fmt: skip
     for name, found in zip(("r2", "correlation"), explained, strict=True):

@@ -13,33 +13,52 @@ from neuroprobe.judgement_plots import shortened
 _COLOURS = ("#0072b2", "#d55e00")
 
 
-def plot_contributions(table: pd.DataFrame, *, column: str = "contribution", title: str = "", ax: Axes | None = None) -> Axes:
-    """A bar per row, to the right for what adds to the score and to the left for what takes from it.
+def plot_contributions(table: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
+    """What concepts add to a class's score (to the right) and take from it (to the left) on a set of images.
 
     Parameters
     ----------
     table : DataFrame
-        Columns: concept, n_units, `column`; low and high if it has intervals, drawn as lines; range_low and range_high if it
-        says how far images are from each other, drawn in grey.
-    column : str, default "contribution"
+        Rows of a `neuroprobe.composition.CompositionReport`: bars for lowest and highest, a point for contribution.
     title : str
     ax : matplotlib Axes, optional
         By default those of a new figure.
     """
+    ax, places = _concept_axes(table, title, ax), np.arange(len(table))
+    ax.barh(places, table["highest"], height=0.6, color=_COLOURS[0], alpha=0.75, label="where it adds most (5 % of the images)")
+    ax.barh(places, table["lowest"], height=0.6, color=_COLOURS[1], alpha=0.75, label="where it takes most (5 %)")
+    for place, low, high in zip(places, table["low"], table["high"], strict=True):
+        ax.plot([low, high], [place, place], color="black", linewidth=1.5)
+    ax.plot(table["contribution"], places, linestyle="", marker="o", markersize=4, color="black", label="mean, images of the class")
+    ax.set_xlabel("contribution to the score")
+    ax.legend(fontsize=7, loc="lower right")
+    return ax
+
+
+def plot_attributions(table: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
+    """What concepts add to one image's score (to the right) or take from it (to the left).
+
+    Parameters
+    ----------
+    table : DataFrame
+        Rows of a `neuroprobe.attribution.AttributionReport`.
+    title : str
+    ax : matplotlib Axes, optional
+        By default those of a new figure.
+    """
+    ax, values = _concept_axes(table, title, ax), table["attribution"].to_numpy(dtype=float)
+    ax.barh(np.arange(len(table)), values, height=0.6, color=[_COLOURS[int(value < 0)] for value in values])
+    ax.set_xlabel("attribution")
+    return ax
+
+
+def _concept_axes(table: pd.DataFrame, title: str, ax: Axes | None) -> Axes:
+    """A line per concept, the first on top."""
     ax = _axes(ax, 6.5, 1.4 + 0.3 * max(len(table), 1))
-    values, places = table[column].to_numpy(dtype=float), np.arange(len(table))
-    if {"range_low", "range_high"} <= set(table.columns):
-        width = table["range_high"] - table["range_low"]
-        ax.barh(places, width, left=table["range_low"], height=0.25, color="lightgrey", zorder=0)
-    ax.barh(places, values, height=0.6, color=[_COLOURS[int(value < 0)] for value in values])
-    if {"low", "high"} <= set(table.columns):
-        for place, low, high in zip(places, table["low"], table["high"], strict=True):
-            ax.plot([low, high], [place, place], color="black", linewidth=1)
     names = [f"{shortened(str(row.concept), 32)} ({row.n_units} unit{'s' * (row.n_units > 1)})" for row in table.itertuples()]
-    ax.set_yticks(places, names)
-    ax.set_ylim(max(len(table), 1) - 0.4, -0.6)  # the first on top
+    ax.set_yticks(np.arange(len(table)), names)
+    ax.set_ylim(max(len(table), 1) - 0.4, -0.6)
     ax.axvline(0, color="black", linewidth=0.8)
-    ax.set_xlabel(f"{column} to the score")
     ax.set_title(shortened(title))
     return ax
 
