@@ -8,7 +8,6 @@ content security policy forbids it. What the reports and the image files are cal
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +15,9 @@ from typing import TYPE_CHECKING, Any
 from neuroprobe.activations import Activations
 from neuroprobe.fingerprints import fingerprint_texts
 from neuroprobe.images import Images
-from neuroprobe.page.effect_data import effect_data
-from neuroprobe.page.examples import QUANTILES, unit_activities
+from neuroprobe.page.contents import Sources, page_data
 from neuroprobe.page.folder import INDEX, check_folder, put_in_place, staging
-from neuroprobe.page.probe_data import best_units, study_data, unit_probes
-from neuroprobe.page.scripts import as_json, as_script
-from neuroprobe.page.thumbnails import Pictures, write_thumbnails, write_visualizations
-from neuroprobe.page.unit_data import CHUNK, UnitFacts, details, overview
+from neuroprobe.page.scripts import as_script
 from neuroprobe.page.units import Unit, check_activations, check_effects, check_images, check_visualizations, page_units
 from neuroprobe.probe_report import ProbeReport
 from neuroprobe.report import LabelReport
@@ -101,73 +96,34 @@ def write_page(
         check_activations(activations, units)
     if images is not None:
         check_images(images, activations)
-    visualizations = check_visualizations({} if visualizations is None else visualizations, units)
-    tables = check_effects([] if effects is None else effects, units)
-    report = labels if labels is not None else probes
-    title = str(report.title if title is None else title)  # type: ignore[union-attr]
+    report: Any = probes if labels is None else labels
+    sources = Sources(
+        units=units,
+        title=str(report.title if title is None else title),
+        labels=labels,
+        probes=probes,
+        images=images,
+        activations=activations,
+        visualizations=check_visualizations({} if visualizations is None else visualizations, units),
+        effects=check_effects([] if effects is None else effects, units),
+        n_examples=n_examples,
+        thumbnail=thumbnail,
+    )
     old = check_folder(folder)
-    found_effects, of_unit = effect_data(tables)
-    facts = UnitFacts(units, effects=of_unit, best=best_units(probes))
-    if activations is not None:
-        activities = unit_activities(activations, units, n_examples=n_examples)
-        facts = replace(facts, activities=activities, ids=activations.ids)
     with staging(folder) as stage:
-        pictures = Pictures(stage / "images")
-        facts = replace(facts, visualizations=write_visualizations(pictures, visualizations))
-        if images is not None:
-            facts = replace(facts, thumbnails=write_thumbnails(pictures, images, _needed(facts), side=thumbnail))
-        probed, checkpoint, n_probed = unit_probes(probes)
-        facts = replace(facts, probed=probed)
-        payloads = {f"details-{start // CHUNK}": as_json(details(facts, start)) for start in range(0, len(units), CHUNK)}
-        if probes is not None:
-            payloads["probes"] = as_json(study_data(probes))
-        if tables:
-            payloads["effects"] = as_json(found_effects)
-        about = {
-            "title": title,
-            "summaries": [part.summary() for part in (labels, probes) if part is not None],
-            "facts": _facts(labels),
-            "study": probes is not None,
-            "labelled": labels is not None,
-            "quantiles": list(QUANTILES),
-            "checkpoint": checkpoint,
-            "n_probed": n_probed,
-            "thumbnail": thumbnail,
-            "images": {"count": pictures.count, "size": pictures.size},
-            "size": sum(map(len, payloads.values())),
-        }
-        payloads["units"] = as_json({**overview(facts), "about": about})
-        _write_scripts(stage, payloads, title=title, digests=pictures.digests)
+        data, pictures = page_data(sources, stage / "images")
+        _write_scripts(stage, data, title=sources.title, digests=pictures.digests)
         return put_in_place(stage, folder, old)
 
 
-def _needed(facts: UnitFacts) -> list[str]:
-    """The images that are shown, each once, in their order."""
-    rows = {shown.row for activity in facts.activities or () for shown in activity.examples}
-    return [facts.ids[row] for row in sorted(rows)]
-
-
-def _facts(labels: LabelReport | None) -> list[list[str]]:
-    """What the labels were made with, in words."""
-    if labels is None:
-        return []
-    known = labels.metadata
-    names = {
-        "similarity": "similarity function", "n_images": "images", "n_concepts": "concepts", "false_discovery_rate": "false discovery rate",
-    }  # fmt: skip
-    found = [[text, str(known[name])] for name, text in names.items() if isinstance(known.get(name), (str, int, float))]
-    version = known.get("versions", {}).get("neuroprobe") if isinstance(known.get("versions"), dict) else None
-    return found + ([["neuroprobe", str(version)]] if version else [])
-
-
-def _write_scripts(stage: Path, payloads: Mapping[str, str], *, title: str, digests: Sequence[str]) -> None:
+def _write_scripts(stage: Path, data: Mapping[str, str], *, title: str, digests: Sequence[str]) -> None:
     """The data, the page's own scripts and style, and the page."""
     from jinja2 import Environment, PackageLoader
 
     own = {name: files("neuroprobe").joinpath("templates", name).read_text(encoding="utf-8") for name in (*_SCRIPTS, _STYLE)}
     # whatever is loaded later must be of this very page
-    fingerprint = fingerprint_texts([title, *own.values(), *payloads.values(), *digests])[:16]
-    for name, payload in payloads.items():
+    fingerprint = fingerprint_texts([title, *own.values(), *data.values(), *digests])[:16]
+    for name, payload in data.items():
         (stage / "data" / f"{name}.js").write_bytes(as_script(name, fingerprint, payload))
     for name, text in own.items():
         (stage / "data" / name).write_text(text, encoding="utf-8", newline="\n")

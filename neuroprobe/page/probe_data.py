@@ -7,8 +7,8 @@ from typing import Any
 import pandas as pd
 
 from neuroprobe.page.scripts import Texts, column
-from neuroprobe.page.unit_data import N_PROBES
-from neuroprobe.page.units import Unit, probed_units
+from neuroprobe.page.unit_data import N_PROBES, Record
+from neuroprobe.page.units import Unit
 from neuroprobe.probe_report import ProbeReport
 
 _PROBE = ("scope", "kind", "features", "measure")
@@ -40,9 +40,14 @@ def study_data(probes: ProbeReport) -> dict[str, Any]:
     }
 
 
-def unit_probes(probes: ProbeReport | None) -> tuple[dict[Unit, pd.DataFrame], str, int]:
-    """Every unit's best probes by itself at the last checkpoint; the name of that; and how many concepts were probed."""
-    units = probed_units(probes)
+def unit_probes(units: pd.DataFrame | None) -> tuple[dict[Unit, list[Record]], str, int]:
+    """Every unit's best probes by itself at the last checkpoint; the name of that; and how many concepts were probed.
+
+    Parameters
+    ----------
+    units : DataFrame or None
+        `neuroprobe.ProbeReport.units`.
+    """
     if units is None or units.empty:
         return {}, "", 0
     last = str(_checkpoints(units).iloc[-1])
@@ -50,17 +55,22 @@ def unit_probes(probes: ProbeReport | None) -> tuple[dict[Unit, pd.DataFrame], s
     gain = rows["test_accuracy"] - rows["baseline"]
     rows = rows.assign(_by=rows["auroc"].fillna(-1) if "auroc" in rows else gain, _gain=gain)
     rows = rows.sort_values(["_by", "_gain"], ascending=False, kind="stable")
-    found = rows.groupby(["layer", "unit"], sort=False).head(N_PROBES).groupby(["layer", "unit"], sort=False)
-    return {(str(layer), int(unit)): part for (layer, unit), part in found}, last, int(rows["concept"].nunique())
+    return _by_unit(rows.groupby(["layer", "unit"], sort=False).head(N_PROBES)), last, int(rows["concept"].nunique())
 
 
-def best_units(probes: ProbeReport | None) -> dict[Unit, pd.DataFrame]:
+def best_units(probes: ProbeReport | None) -> dict[Unit, list[Record]]:
     """The probes of scope neuron by the unit that most seeds chose."""
     if probes is None or "unit" not in probes.table:
         return {}
     table = probes.summary_table()
-    table = table[(table["scope"] == "neuron") & table["unit"].notna() & table["test_accuracy"].notna()]
-    return {(str(layer), int(unit)): part for (layer, unit), part in table.groupby(["layer", "unit"], sort=False)}
+    return _by_unit(table[(table["scope"] == "neuron") & table["unit"].notna() & table["test_accuracy"].notna()])
+
+
+def _by_unit(rows: pd.DataFrame) -> dict[Unit, list[Record]]:
+    found: dict[Unit, list[Record]] = {}
+    for record in rows.to_dict("records"):
+        found.setdefault((str(record["layer"]), int(record["unit"])), []).append(record)
+    return found
 
 
 def _measured(table: pd.DataFrame) -> pd.DataFrame:

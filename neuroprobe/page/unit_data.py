@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +25,15 @@ N_ON_CARD = 4
 #: Concepts of a unit, and probes of a unit, on its page.
 N_CONCEPTS, N_PROBES = 5, 10
 
+#: Numbers of a unit's probe by itself, and of one for which it is the best of its layer.
+_PROBED = ("auroc", "test_accuracy", "baseline", "q_value")
+_BEST = ("test_accuracy", "test_accuracy_low", "test_accuracy_high", "baseline")
+
 #: The heights of a card's histogram, a character each.
 _LEVELS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz-_"
+
+
+Record: TypeAlias = Mapping[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +53,7 @@ class UnitFacts:
         Numbers of the pictures.
     effects : mapping from unit to list of int
         Numbers of the effects, see `neuroprobe.page.effect_data`.
-    probed, best : mapping from unit to rows
+    probed, best : mapping from unit to list of records
         See `neuroprobe.page.probe_data`.
     """
 
@@ -55,13 +63,19 @@ class UnitFacts:
     thumbnails: Mapping[str, int] = field(default_factory=dict)
     visualizations: Mapping[Unit, int] = field(default_factory=dict)
     effects: Mapping[Unit, list[int]] = field(default_factory=dict)
-    probed: Mapping[Unit, pd.DataFrame] = field(default_factory=dict)
-    best: Mapping[Unit, pd.DataFrame] = field(default_factory=dict)
+    probed: Mapping[Unit, list[Record]] = field(default_factory=dict)
+    best: Mapping[Unit, list[Record]] = field(default_factory=dict)
 
-    @property
+    @cached_property
     def keys(self) -> list[Unit]:
         """(layer, unit) of every row."""
         return [(str(layer), int(unit)) for layer, unit in zip(self.units["layer"], self.units["unit"], strict=True)]
+
+    @cached_property
+    def records(self) -> list[Record]:
+        """The rows by their columns' names; far quicker to go through than the table."""
+        found: list[Record] = self.units.to_dict("records")
+        return found
 
 
 def overview(facts: UnitFacts) -> dict[str, Any]:
@@ -111,32 +125,39 @@ def details(facts: UnitFacts, start: int) -> dict[str, Any]:
 
 
 def _detail(facts: UnitFacts, row: int, key: Unit, texts: Texts) -> dict[str, Any]:
-    found: dict[str, Any] = {"concepts": _concepts(facts.units.iloc[row], texts)}
-    for name in ("margin", "p_value"):
-        if name in facts.units:
-            found[name] = number(facts.units[name].iloc[row])
+    record = facts.records[row]
+    found: dict[str, Any] = {"concepts": _concepts(record, texts)}
+    found |= {name: number(record[name]) for name in ("margin", "p_value") if name in record}
     if facts.activities is not None:
         activity = facts.activities[row]
-        found["low"], found["high"] = number(activity.low), number(activity.high)
-        found["counts"] = activity.counts.tolist()
+        found |= {"low": number(activity.low), "high": number(activity.high), "counts": activity.counts.tolist()}
         found["examples"] = _examples(activity, facts, texts)
     if key in facts.visualizations:
         found["visualization"] = facts.visualizations[key]
     if key in facts.effects:
         found["effects"] = facts.effects[key]
     if key in facts.probed:
-        found["probes"] = _probes(facts.probed[key], texts)
+        found["probes"] = [_numbered(probe, texts, "kind", _PROBED) for probe in facts.probed[key]]
     if key in facts.best:
-        found["best"] = _best(facts.best[key], texts)
+        found["best"] = [_numbered(probe, texts, "checkpoint", _BEST) for probe in facts.best[key]]
     return found
 
 
-def _concepts(row: pd.Series[Any], texts: Texts) -> list[list[Any]]:
+def _concepts(record: Record, texts: Texts) -> list[list[Any]]:
     """The best concepts with their scores; none of a unit that has no candidate."""
-    first = next((row[name] for name in ("candidate", "concept") if isinstance(row.get(name), str) and row[name]), "")
-    names = [(first, row.get("score"))] + [(row.get(f"concept_{rank}"), row.get(f"score_{rank}")) for rank in range(2, N_CONCEPTS + 1)]
-    known = [(name, math.nan if score is None else score) for name, score in names if isinstance(name, str) and name]
-    return [[texts.number(name), number(score)] for name, score in known]
+    first = next((record[name] for name in ("candidate", "concept") if is_text(record.get(name))), "")
+    ranks = range(2, N_CONCEPTS + 1)
+    names = [(first, record.get("score", math.nan))] + [(record.get(f"concept_{r}"), record.get(f"score_{r}", math.nan)) for r in ranks]
+    return [[texts.number(name), number(score)] for name, score in names if is_text(name)]
+
+
+def _numbered(record: Record, texts: Texts, second: str, columns: Sequence[str]) -> list[Any]:
+    """A probe: its concept, another text, and its numbers."""
+    return [
+        texts.number(record["concept"]),
+        texts.number(record.get(second, "")),
+        *(number(record.get(name, math.nan)) for name in columns),
+    ]
 
 
 def _examples(activity: UnitActivity, facts: UnitFacts, texts: Texts) -> list[list[Any]]:
@@ -150,22 +171,12 @@ def _on_card(activity: UnitActivity, facts: UnitFacts) -> list[int]:
     return [facts.thumbnails[id_] for id_ in strongest if id_ in facts.thumbnails][:N_ON_CARD]
 
 
-def _probes(rows: pd.DataFrame, texts: Texts) -> list[list[Any]]:
-    """Of each probe: concept, kind, AUROC, accuracy, baseline, q-value."""
-    columns = ("auroc", "test_accuracy", "baseline", "q_value")
-    numbers = [[number(value) for value in rows[name]] if name in rows else [None] * len(rows) for name in columns]
-    return [[texts.number(c), texts.number(k), *values] for c, k, *values in zip(rows["concept"], rows["kind"], *numbers, strict=True)]
-
-
-def _best(rows: pd.DataFrame, texts: Texts) -> list[list[Any]]:
-    """Of each probe for which the unit is the best of its layer: concept, checkpoint, accuracy, interval, baseline."""
-    columns = ("test_accuracy", "test_accuracy_low", "test_accuracy_high", "baseline")
-    numbers = [[number(value) for value in rows[name]] for name in columns]
-    checkpoints = rows["checkpoint"] if "checkpoint" in rows else [""] * len(rows)
-    return [[texts.number(c), texts.number(k), *values] for c, k, *values in zip(rows["concept"], checkpoints, *numbers, strict=True)]
-
-
 def _texts(table: pd.DataFrame, name: str, texts: Texts) -> list[int | None]:
     """Numbers of texts; None for an empty one."""
     values = table[name] if name in table else [""] * len(table)
-    return [texts.number(value) if isinstance(value, str) and value else None for value in values]
+    return [texts.number(value) if is_text(value) else None for value in values]
+
+
+def is_text(value: Any) -> bool:
+    """Whether a cell of a table holds a text that is not empty."""
+    return isinstance(value, str) and bool(value)

@@ -65,7 +65,13 @@ const neuroprobe = (() => {
   // --- numbers
 
   const count = (n) => n.toLocaleString("en");
-  const short = (x) => (x === null || x === undefined ? "–" : Math.abs(x) >= 1e5 || (x !== 0 && Math.abs(x) < 1e-3) ? x.toExponential(1) : String(Number(x.toPrecision(3))));
+  /** Three digits; a whole number as it is. */
+  function short(x) {
+    if (x === null || x === undefined) return "–";
+    const size = Math.abs(x), far = size >= 1e5 || (size && size < 1e-3);
+    const text = far ? size.toExponential(1) : Number.isInteger(x) || size >= 1000 ? String(Math.round(size)) : size.toPrecision(3);
+    return (x < 0 ? "−" : "") + text;
+  }
   const share = (x) => (x === null || x === undefined ? "–" : `${Math.round(100 * x)} %`);
   const small = (x) => (x === null || x === undefined ? "–" : x < 0.001 ? "< 0.001" : short(x));
   const bytes = (n) => (n < 1e5 ? `${Math.max(1, Math.round(n / 1e3))} kB` : `${(n / 1e6).toFixed(1)} MB`);

@@ -25,10 +25,11 @@
     if (!unit.examples) return null;
     if (!unit.examples.length) return el("section", { class: "panel" }, el("h2", null, "Examples"), el("p", { class: "muted" }, `The unit is ${short(unit.low)} on every image.`));
     const groups = [...new Set(unit.examples.map(([group]) => group))];
-    return el("section", { class: "panel", "aria-label": "Examples" }, groups.map((group) => {
+    const box = (group) => {
       const shown = unit.examples.filter(([of]) => of === group);
-      return [el("h2", null, heading(group)), el("div", { class: group ? "examples few" : "examples" }, shown.map((one, rank) => example(one, texts, rank, neuroprobe.about.thumbnail)))];
-    }));
+      return el("div", null, el("h2", null, heading(group)), el("div", { class: "examples" }, shown.map((one, rank) => example(one, texts, rank, neuroprobe.about.thumbnail))));
+    };
+    return el("section", { class: "panel", "aria-label": "Examples" }, box(groups[0]), el("div", { class: "quantiles" }, groups.slice(1).map(box)));
   }
 
   // --- the histogram
