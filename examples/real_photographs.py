@@ -9,6 +9,9 @@ knows the names of the classes best, so the check is generous, to every similari
 
 The photographs are named ``<synset>_<class>.jpg``, such as ``n01484850_great_white_shark.jpg``, after ImageNet's
 classes. Weights, text encoder and word list come with the packages; nothing is downloaded.
+
+Whoever has no photographs, or not the packages, sees the same check with ``--offline``: of the 31 outputs of the offline world's network,
+each trained for an attribute, on rendered images, with the world's CLIP. Its figures are those of a far easier question.
 """
 
 from __future__ import annotations
@@ -17,25 +20,37 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
 from torchvision import transforms
 from torchvision.models import get_model_weights
 
-from neuroprobe import ActivationRecorder, Activations, ConceptScores, ConceptSource, Images, LabelReport, Vocabulary, dissect
+from neuroprobe import (
+    ActivationRecorder,
+    Activations,
+    ClipEncoder,
+    ConceptScores,
+    ConceptSource,
+    Images,
+    ImageTextEncoder,
+    LabelReport,
+    Vocabulary,
+    dissect,
+)
 from neuroprobe.checkpoints import load_checkpoint
 from neuroprobe.collection import Transform, collect
 from neuroprobe.exceptions import InputError, NeuroprobeError
 from neuroprobe.fingerprints import fingerprint_model, fingerprint_texts
+from neuroprobe.world import ATTRIBUTES, CLIP_PATH, WorldDataset, load_target, target_transform
 
-LAYER = "_fc"  # EfficientNet-Lite's last module: one unit per class
 SIMILARITIES = ("peak_correlation", "soft_wpmi", "cos_similarity")
 CLASS_NAMES: list[str] = get_model_weights("resnet50").DEFAULT.meta["categories"]
 
@@ -96,27 +111,65 @@ def pictured_classes(images: Images) -> list[int]:
     return [index[name] for name in names.values()]
 
 
-def record(folder: Path) -> tuple[Activations, ConceptScores, ConceptScores, list[int]]:
-    """What EfficientNet-Lite0's outputs do, what the photographs show by class and by word, and the units that are pictured."""
+@dataclass(frozen=True)
+class Check:
+    """A classifier, images of known classes, and what names its outputs."""
+
+    name: str
+    classifier: nn.Module
+    layer: str  # the last module, one unit per class
+    transform: Transform
+    images: Images
+    truth: np.ndarray  # bool [n_images, n_classes]
+    class_names: Sequence[str]
+    words: Vocabulary
+    encoder: ImageTextEncoder
+
+
+def on_photographs(folder: Path) -> Check:
+    """The check on the user's photographs."""
     images = Images(folder)
-    classes = pictured_classes(images)
+    truth = np.eye(len(CLASS_NAMES), dtype=bool)[pictured_classes(images)]
     words = Vocabulary.from_words(import_module("wordfreq").top_n_list("en", 20_000))
-    recorder = ActivationRecorder(load_efficientnet(0), [LAYER])
-    source = ConceptSource(load_encoder(), Vocabulary.from_words(CLASS_NAMES))
-    activations, by_class = collect(images, [recorder.consumer(photograph_transform(256, 224)), source.consumer()])
-    units, accuracy = sorted(set(classes)), (activations[LAYER].argmax(axis=1) == classes).mean()
-    print(f"{len(images)} photographs of {len(units)} classes; EfficientNet-Lite0 classifies {accuracy:.1%} of them correctly\n")
+    transform = photograph_transform(256, 224)
+    return Check("EfficientNet-Lite0", load_efficientnet(0), "_fc", transform, images, truth, CLASS_NAMES, words, load_encoder())
+
+
+def on_rendered_images(count: int) -> Check:
+    """The check on the offline world; the further words are ImageNet's classes."""
+    world = WorldDataset(count)
+    words = Vocabulary.from_words([*ATTRIBUTES, *CLASS_NAMES], duplicates="drop")
+    encoder, transform = ClipEncoder(CLIP_PATH, device="cpu"), target_transform()
+    return Check("the world's network", load_target(), "classifier", transform, Images(world), world.truth(), ATTRIBUTES, words, encoder)
+
+
+def record(folder: Path) -> tuple[Activations, ConceptScores, ConceptScores, list[int]]:
+    """What `measure` gives for the user's photographs."""
+    return measure(on_photographs(folder))
+
+
+def measure(check: Check) -> tuple[Activations, ConceptScores, ConceptScores, list[int]]:
+    """What the classifier's outputs do, what the images show by class and by word, and the units that are pictured."""
+    recorder = ActivationRecorder(check.classifier, [check.layer])
+    source = ConceptSource(check.encoder, Vocabulary.from_words(check.class_names))
+    activations, by_class = collect(check.images, [recorder.consumer(check.transform), source.consumer()])
+    units = [int(unit) for unit in np.flatnonzero(check.truth.any(axis=0))]
+    highest = np.asarray(activations[check.layer]).argmax(axis=1)
+    accuracy = check.truth[np.arange(len(highest)), highest].mean()  # a rendered image is of several classes
+    print(f"{len(check.images)} images of {len(units)} classes; {check.name} classifies {accuracy:.1%} of them correctly\n")
     # the second vocabulary needs no second pass: the images' vectors stay
-    facts = {**by_class.metadata, "vocabulary": words.fingerprint}
-    by_word = replace(by_class, vocabulary=words, text_vectors=ConceptSource(source.encoder, words).text_vectors(), metadata=facts)
-    return activations, by_class, by_word, units
+    facts = {**by_class.metadata, "vocabulary": check.words.fingerprint}
+    text_vectors = ConceptSource(check.encoder, check.words).text_vectors()
+    return activations, by_class, replace(by_class, vocabulary=check.words, text_vectors=text_vectors, metadata=facts), units
 
 
-def judge(report: LabelReport, scores: ConceptScores, truth: torch.Tensor, units: list[int]) -> dict[str, float]:
+def judge(
+    report: LabelReport, scores: ConceptScores, truth: torch.Tensor, units: list[int], class_names: Sequence[str] = CLASS_NAMES
+) -> dict[str, float]:
     """How right the best concepts of the pictured units are, and how many of them are significant."""
     table = report.table.set_index("unit").loc[units]
     # names are distinct, but "Cardigan" and "cardigan" are one text to MiniLM: only the right one of these ties counts
-    right = table["candidate"] == [CLASS_NAMES[unit] for unit in units]
+    right = table["candidate"] == [class_names[unit] for unit in units]
     column = {name: i for i, name in enumerate(scores.concepts)}
     # a unit that never varies has no candidate, which is as far from the truth as an unrelated one
     cosines = [float(scores.text_vectors[column[name]] @ truth[unit]) if name else 0.0 for unit, name in table["candidate"].items()]
@@ -130,14 +183,14 @@ def judge(report: LabelReport, scores: ConceptScores, truth: torch.Tensor, units
     }
 
 
-def name_units(folder: Path, out: Path | None = None) -> pd.DataFrame:
+def name_units(check: Check, out: Path | None = None) -> pd.DataFrame:
     """The figures for every similarity function and vocabulary; the labels are written to `out`."""
-    activations, by_class, by_word, units = record(folder)
+    activations, by_class, by_word, units = measure(check)
     rows = []
     for similarity, (vocabulary, scores) in product(SIMILARITIES, (("classes", by_class), ("words", by_word))):
         report = dissect(activations, scores, similarity=similarity, n_bootstrap=0)
         facts = {"similarity": similarity, "vocabulary": vocabulary, "n_concepts": len(scores.concepts)}
-        rows.append({**facts, **judge(report, scores, by_class.text_vectors, units)})
+        rows.append({**facts, **judge(report, scores, by_class.text_vectors, units, check.class_names)})
         if out is not None:
             report.save(out / f"{similarity}-{vocabulary}")
     return pd.DataFrame(rows)
@@ -145,12 +198,16 @@ def name_units(folder: Path, out: Path | None = None) -> pd.DataFrame:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the check and print its figures."""
-    parser = argparse.ArgumentParser(description="Name a classifier's output units from photographs, and count how many names are right.")
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of photographs named <synset>_<class>.jpg")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--images", type=Path, metavar="DIR", help="folder of photographs named <synset>_<class>.jpg")
+    source.add_argument("--offline", action="store_true", help="rendered images, and the offline world's models")
+    parser.add_argument("--images-count", type=int, default=500, metavar="N", help="rendered with --offline (default: %(default)s)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="also write the labels and the figures into this folder")
     arguments = parser.parse_args(argv)
     try:
-        figures = name_units(arguments.images, arguments.out)
+        check = on_rendered_images(arguments.images_count) if arguments.offline else on_photographs(arguments.images)
+        figures = name_units(check, arguments.out)
     except (NeuroprobeError, ImportError) as error:
         advice = ". Install what this needs: pip install 'neuroprobe-clip[real]'" if isinstance(error, ImportError) else ""
         print(f"error: {error}{advice}", file=sys.stderr)

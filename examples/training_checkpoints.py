@@ -35,12 +35,12 @@ EXAMPLES = """examples:
 
 
 class SmallNet(nn.Module):
-    """Four blocks of convolution, normalisation, ReLU and pooling, and a linear head."""
+    """Four blocks of convolution (every second position), normalisation and ReLU, and a linear head."""
 
     def __init__(self, n_classes: int, *, widths: Sequence[int] = (16, 32, 64, 64)) -> None:
         super().__init__()
         for i, (n_in, n_out) in enumerate(zip((3, *widths), widths, strict=False), start=1):
-            block = nn.Sequential(nn.Conv2d(n_in, n_out, 3, padding=1), nn.BatchNorm2d(n_out), nn.ReLU(), nn.MaxPool2d(2))
+            block = nn.Sequential(nn.Conv2d(n_in, n_out, 3, stride=2, padding=1), nn.BatchNorm2d(n_out), nn.ReLU())
             self.add_module(f"block{i}", block)
         self.head = nn.Linear(widths[-1], n_classes)
 
@@ -121,7 +121,7 @@ def train_and_probe(arguments: argparse.Namespace) -> None:
 
 def build_parser() -> argparse.ArgumentParser:
     """The options."""
-    parser = example_parser(__doc__, out="training-probes", count=1000)
+    parser = example_parser(__doc__, out="training-probes", count=800)
     parser.add_argument("--train", type=Path, metavar="DIR", help="folder with a subfolder of images per class (offline: not needed)")
     parser.add_argument("--epochs", type=int, default=12, help="of the training (default: %(default)s)")
     parser.add_argument("--every", type=int, default=3, metavar="N", help="epochs between two looks (default: %(default)s)")
