@@ -95,7 +95,7 @@ class _Derivatives:
                 # a batch made in inference mode cannot be saved for a gradient
                 returned = self._model((batch.clone() if batch.is_inference() else batch).to(device_of(self._model)))
             for o, (name, output) in enumerate(self._outputs.items()):
-                value = _values(returned, output, name, len(batch))
+                value = output_values(returned, output, name, len(batch))
                 for layer, gradient in moved.gradients(value).items():
                     self._multiply(layer, gradient, moved.axes[layer], found[:, o])
         self._found.append(found)
@@ -174,8 +174,14 @@ def _stacked(directions: Sequence[Direction]) -> torch.Tensor:
     return torch.from_numpy(np.stack([direction.unit_vector for direction in directions]))
 
 
-def _values(returned: Any, output: Output, name: str, n: int) -> torch.Tensor:
-    """One number per image, [n]."""
+def output_values(returned: Any, output: Output, name: str, n: int) -> torch.Tensor:
+    """An output of a model for each of n images, [n].
+
+    Raises
+    ------
+    InputError
+        The model has no such output, or the function gives anything but a number for each image.
+    """
     if callable(output):
         value = output(returned)
     elif not isinstance(returned, torch.Tensor) or returned.ndim != 2 or not 0 <= output < returned.shape[1]:

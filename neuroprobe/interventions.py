@@ -93,7 +93,7 @@ def ablate(
     """
     numbers = checked_units(units)
     given = _values(model, layer, numbers, value, activations)
-    with _changed(model, layer, _setting(layer, numbers, given), layout=layout, select=select):
+    with changed_output(model, layer, _setting(layer, numbers, given), layout=layout, select=select):
         yield
 
 
@@ -139,7 +139,7 @@ def steer(
         raise InputError(f"Expected the strength as a finite number, but got {shown(strength)}.")
     scale = 1.0 if activations is None else _spread_along(model, layer, vector, features, activations)
     added = torch.from_numpy(float(strength) * scale * vector)
-    with _changed(model, layer, _adding(layer, added, features), layout=layout, select=select):
+    with changed_output(model, layer, _adding(layer, added, features), layout=layout, select=select):
         yield
 
 
@@ -255,10 +255,10 @@ def _adding(layer: str, vector: torch.Tensor, features: str) -> Change:
 
 
 @contextmanager
-def _changed(
+def changed_output(
     model: nn.Module, layer: str, change: Change, *, layout: Layout | None, select: Mapping[str, int | str] | None
 ) -> Iterator[None]:
-    """A layer's output changed, as long as the block lasts."""
+    """A layer's output changed by a function, as long as the block lasts; parameters and errors as of `ablate`."""
     check_model(model)
     check_layers(model, [layer])
     if layout is not None:

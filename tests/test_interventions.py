@@ -398,9 +398,9 @@ def test_directions_that_do_not_fit_are_refused(net: Net, batch: torch.Tensor) -
         entered(steer(net, "conv", [1, 0, 0, 0], float("nan")))
     with pytest.raises(InputError, match="with 4 pooled features, but got one with 3"), steer(net, "conv", [1, 0, 0], 1):
         net(batch)
-    with pytest.raises(InputError, match="with 144 spatial features, but got one with 4"):
-        with steer(net, "conv", direction("conv", [1, 2, 3, 4], "spatial"), 1):
-            net(batch)
+    spatial = direction("conv", [1, 2, 3, 4], "spatial")
+    with pytest.raises(InputError, match="with 144 spatial features, but got one with 4"), steer(net, "conv", spatial, 1):
+        net(batch)
     with pytest.raises(InputError, match="with 4 pooled features, but got one with 3"):
         entered(steer(net, "conv", [1, 0, 0], 1, activations=recorded(net, "conv")))
     with pytest.raises(InputError, match="pooling='none', but got some with 'mean'"):
