@@ -171,7 +171,7 @@ def layer_facets(
     """The facets of a layer's units: clusters of their strongest images, each with the concept by which it stands out.
 
     Clustered are a unit's strongest images, as far as it is at least half as far above its mean as on its five strongest
-    (else images on which it does not fire would make a facet), at most `k` and at most a twentieth of the probing set, or 30 if that is
+    (else images on which it does not fire would make a facet), at most `k` and at most a tenth of the probing set, or 30 if that is
     more. For every number of clusters from 2 to `max_facets` the mean silhouette is compared with that of random images; the
     number that stands highest above them is taken, if random images stand as high, at any number, with a probability of at most
     `significance`. Otherwise there is one facet.
@@ -243,7 +243,7 @@ def active_examples(recorded: Recorded, layer: str, unit: int, *, k: int) -> lis
         n, mean = len(recorded.ids), float(np.asarray(recorded[layer][:, unit], np.float64).mean())
     else:
         n, mean = recorded[layer].count, float(recorded[layer].mean[unit])
-    strongest = top_images(recorded, layer, unit, k=min(k, n, max(n // 20, 30)))
+    strongest = top_images(recorded, layer, unit, k=min(k, n, max(n // 10, 30)))
     if not strongest[0].varies:
         return []
     peak = float(np.mean([example.value for example in strongest[:_PEAK]]))
@@ -299,7 +299,7 @@ class _Space:
         if not self._n_null:
             return _Clustering(labels, silhouettes, dict.fromkeys(labels, float("nan")), float("nan"))
         null = self._null(len(rows))  # [n_null, n_numbers]
-        mean, spread = np.nanmean(null, axis=0), np.nanstd(null, axis=0)
+        mean, spread = _moments(null)
         observed = (np.array(list(silhouettes.values())) - mean) / spread
         by_chance = np.nan_to_num((null - mean) / spread, nan=-np.inf).max(axis=1)
         highest = np.nan_to_num(observed, nan=-np.inf).max()
@@ -350,6 +350,16 @@ def _leading(vectors: npt.NDArray[np.float32]) -> _Floats:
     left, lengths, _ = np.linalg.svd(centred, full_matrices=False)
     found: _Floats = left[:, :_AXES] * lengths[:_AXES]
     return found
+
+
+def _moments(null: _Floats) -> tuple[_Floats, _Floats]:
+    """Mean and standard deviation of every column; NaN where most are none, as then clusters of that number are too small."""
+    mean, spread = np.full(null.shape[1], np.nan), np.full(null.shape[1], np.nan)
+    for i, column in enumerate(null.T):
+        known = column[~np.isnan(column)]
+        if 2 * len(known) > len(column) and known.std() > 0:
+            mean[i], spread[i] = known.mean(), known.std()
+    return mean, spread
 
 
 def _clusters(points: _Floats, m: int, seed: int) -> npt.NDArray[np.int64]:
