@@ -149,6 +149,7 @@ def _dissect_in(arguments: argparse.Namespace, distributed: bool) -> None:
         n_null=arguments.null_units,
         n_bootstrap=arguments.resamples,
         store=arguments.store,
+        page=None if arguments.no_page else arguments.out,
         batch_size=arguments.batch_size,
         workers=arguments.workers,
         distributed=distributed,
@@ -187,6 +188,8 @@ def _probe(arguments: argparse.Namespace) -> None:
         workers=arguments.workers,
         n_jobs=arguments.jobs,
     )
+    if not arguments.no_page:
+        report.to_html(arguments.out)
     _save(report, arguments)
 
 
@@ -252,8 +255,11 @@ def _weights(arguments: argparse.Namespace) -> str | None:
 
 def _save(report: Report, arguments: argparse.Namespace) -> None:
     paths = [*report.save(arguments.out), _write_run(arguments)]
+    page = arguments.out / "index.html"
     print(report.summary())
     print("Written: " + ", ".join(str(path) for path in paths))
+    if not arguments.no_page:
+        print(f"Open {page} in a browser.")
 
 
 def _write_run(arguments: argparse.Namespace) -> Path:

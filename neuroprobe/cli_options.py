@@ -222,6 +222,7 @@ def _add_common(parser: Parser, *, out: str) -> None:
     parser.add_argument("--batch-size", type=int, default=64, help="images per batch (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="processes that read images (default: none beside this one)")
     parser.add_argument("--out", type=Path, default=Path(out), metavar="DIR", help="folder for the report (default: %(default)s)")
+    parser.add_argument("--no-page", action="store_true", help="without the page to look through in a browser (index.html)")
 
 
 def _add_model(parser: Parser, *, weights: str = "DEFAULT") -> None:

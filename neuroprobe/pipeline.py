@@ -13,6 +13,8 @@ from neuroprobe.checkpoints import Checkpoint, fingerprint_checkpoints
 from neuroprobe.collection import Transform, collect
 from neuroprobe.concepts import ConceptSource
 from neuroprobe.dissection import FALSE_DISCOVERY_RATE, N_BOOTSTRAP, check_numbers, dissect
+from neuroprobe.distributed import rank_and_size
+from neuroprobe.exceptions import InputError
 from neuroprobe.forward_pass import ForwardPass
 from neuroprobe.images import Images, first_readable
 from neuroprobe.pooling import Layout, Pooling
@@ -20,7 +22,7 @@ from neuroprobe.probe_report import ProbeReport
 from neuroprobe.ranking import Negatives
 from neuroprobe.recorder import ActivationRecorder, check_layers
 from neuroprobe.recording import record_beside
-from neuroprobe.report import LabelReport
+from neuroprobe.report import LabelReport, check_writable
 from neuroprobe.scorer_registry import DEFAULT_SIMILARITY, SimilarityOrScorer, check_similarity
 from neuroprobe.study import BLOG_PROBES, POOLINGS, Features, ProbingStudy, Scopes, check_jobs, check_seeds, check_split, make_tasks
 
@@ -43,6 +45,7 @@ def dissect_model(
     n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
     store: str | Path | None = None,
+    page: str | Path | None = None,
     batch_size: int = 64,
     workers: int = 0,
     distributed: bool = False,
@@ -65,6 +68,8 @@ def dissect_model(
         As in `neuroprobe.dissect`.
     store : path, optional
         A folder for the activations, as in `neuroprobe.ActivationRecorder.record`; by default they stay in memory.
+    page : path, optional
+        A folder for a page with every unit's examples (`LabelReport.to_html`), for which these images are read once more.
     batch_size, workers, distributed, progress
         As in `neuroprobe.collection.collect`.
 
@@ -74,6 +79,7 @@ def dissect_model(
     """
     check_similarity(similarity, parameters or {})  # before the long run
     check_numbers(top=1, false_discovery_rate=false_discovery_rate, n_null=n_null, n_bootstrap=n_bootstrap, seed=seed)
+    _check_page(page, images)
     recorder = ActivationRecorder(model, layers, pooling=pooling, layout=layout)
     _log.info("recording %d layers, and scoring %d concepts", len(recorder.layers), len(source.vocabulary.names))
     activations, scores = record_beside(
@@ -88,7 +94,7 @@ def dissect_model(
         progress=progress,
     )
     _log.info("labelling the units of %d images", len(activations.ids))
-    return dissect(
+    report = dissect(
         activations,
         scores,
         similarity=similarity,
@@ -98,6 +104,10 @@ def dissect_model(
         n_bootstrap=n_bootstrap,
         seed=seed,
     )
+    if page is not None and rank_and_size(distributed)[0] == 0:
+        _log.info("writing the page of %d units", len(report))
+        report.to_html(page, images=images, activations=activations)
+    return report
 
 
 def probe_model(
@@ -186,6 +196,15 @@ def probe_model(
         layout=layout,
     )
     return study.run(images, transform=transform, store=store, batch_size=batch_size, workers=workers, n_jobs=n_jobs, progress=progress)
+
+
+def _check_page(page: str | Path | None, images: Images) -> None:
+    """Raise what writing the page would, as far as it can be known before the long run."""
+    if page is None:
+        return
+    check_writable(page)
+    if images.is_stream:
+        raise InputError("Expected images that can be read again for a page, but a stream cannot. Leave `page` out.")
 
 
 def _try_out(recorders: Mapping[str, ActivationRecorder], images: Images, transform: Transform) -> None:
