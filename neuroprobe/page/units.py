@@ -57,7 +57,7 @@ def probed_units(probes: ProbeReport | None) -> pd.DataFrame | None:
 def _probed_units(probes: ProbeReport | None) -> pd.DataFrame:
     units = probed_units(probes)
     if units is None:
-        return pd.DataFrame({"layer": pd.Series(dtype=str), "unit": pd.Series(dtype=int)})
+        return pd.DataFrame({"layer": pd.Series(dtype=str), "unit": pd.Series(dtype=int), "status": pd.Series(dtype=str)})
     return units[["layer", "unit"]].drop_duplicates(ignore_index=True).assign(status="not labelled")
 
 

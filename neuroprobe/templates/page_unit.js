@@ -118,7 +118,7 @@
   }
 
   function effects(groups, texts) {
-    return el("section", { class: "panel wide" }, el("h2", null, "Effects"), el("p", { class: "note" }, "How the outputs change when this unit is set to another value: dot and line, with its interval; grey, random units of the same layer. Largest first."), groups.map((group) => effectGroup(group, texts)));
+    return el("section", { class: "panel wide" }, el("h2", null, "Effects"), el("p", { class: "note" }, "What setting the unit to another value does: how much more each output changes on images with the concept than on matched ones without. Dot and line: the mean and its interval; grey: the effects of random units of the layer. Largest first."), groups.map((group) => effectGroup(group, texts)));
   }
 
   // --- the view
