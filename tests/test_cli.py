@@ -253,3 +253,32 @@ def test_none_in_a_word_list_is_the_groups_own(folder: Path, tmp_path: Path) -> 
     sizes = ("--positives", "10", "--negatives", "20")
     assert main(probe_arguments(folder, tmp_path / "out", "--words", str(tmp_path / "colours.txt"), *sizes)) == 0
     assert set(ProbeReport.load(tmp_path / "out").table["concept"]) == {"red", "blue"}
+
+
+def test_both_commands_write_the_page_and_their_options(
+    folder: Path, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(dissect_arguments(folder, words, tmp_path / "labels")) == 0
+    assert main(probe_arguments(folder, tmp_path / "probes", "--positives", "10", "--negatives", "20", "--seeds", "0")) == 0
+    said = capsys.readouterr().out
+    for out in (tmp_path / "labels", tmp_path / "probes"):
+        assert (out / "index.html").is_file()
+        assert (out / "run.toml").is_file()
+        assert f"Open {out / 'index.html'} in a browser." in said
+    assert list((tmp_path / "labels" / "images").iterdir())
+
+
+def test_a_run_is_repeated_from_its_file(folder: Path, words: Path, tmp_path: Path) -> None:
+    assert main([*dissect_arguments(folder, words, tmp_path / "first"), "--null-units", "100", "--resamples", "0", "--no-page"]) == 0
+    assert not (tmp_path / "first" / "index.html").exists()
+    assert main(["dissect", "--config", str(tmp_path / "first" / "run.toml"), "--out", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again" / "labels.csv").read_bytes() == (tmp_path / "first" / "labels.csv").read_bytes()
+
+
+def test_log_levels_say_what_is_done(folder: Path, words: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "neuroprobe", *dissect_arguments(folder, words, tmp_path, "--no-page")]
+    told = [
+        subprocess.run([*command, "--log-level", level], capture_output=True, text=True, check=True).stderr for level in ("info", "error")
+    ]
+    assert "labelling the units of 150 images" in told[0]
+    assert "labelling" not in told[1]
