@@ -3,7 +3,7 @@
 A unit's strongest images are clustered (k-means) after the image embeddings of the whole probing set have been decorrelated, so that
 what makes images differ everywhere, such as their shapes, does not make facets of a unit that fires for one colour. Whether there
 are facets at all is decided by the silhouette against a null: as many images drawn at random from the probing set, clustered in the
-same way. Images of one concept fall apart no better than any images do.
+same way: images of one concept fall apart no better than any images do. And several facets have to say more than one concept would.
 
 References
 ----------
@@ -23,9 +23,9 @@ import numpy.typing as npt
 
 from neuroprobe.activations import Activations
 from neuroprobe.concepts import ConceptScores
-from neuroprobe.embedding_scorers import decorrelated
 from neuroprobe.exceptions import InputError
 from neuroprobe.gallery import Example, check_unit, top_images
+from neuroprobe.image_clusters import Clustering, ClusterSpace
 from neuroprobe.recorded import Recorded, check_same_images
 from neuroprobe.similarity.arrays import check_count, check_number
 
@@ -34,11 +34,7 @@ _Floats = npt.NDArray[np.float64]
 #: Most images of a unit that are clustered, and fewest.
 K, FEWEST = 100, 12
 
-_AXES = 8  # principal ones of the unit's images: clusters lie in few directions, and noise fills the others
-_SMALLEST = 4  # images of a facet; fewer are outliers
 _PEAK = 5  # images whose mean is the unit's peak
-_STARTS = 5  # of k-means
-_COLUMNS = 1024
 _TOP = 5
 
 
@@ -101,7 +97,11 @@ class UnitFacets:
     facets : tuple of Facet
         None for a unit that never varies.
     status : str
-        "clustered"; "too few images", if fewer than 12 are active, which are then one facet; or "never varies".
+        "several facets"; "one facet": random images fall apart as clearly; "one concept": they do not, but one concept says more
+        than the clusters' own, and so there is one facet; "as asked"; "too few images", if fewer than 12 are active, which are one facet;
+        "never varies".
+    common : tuple of FacetConcept
+        The five concepts by which all these images together stand out from the rest of the probing set, best first.
     p_value : float
         How often random images of the probing set fall apart as clearly, into whatever number of clusters; NaN if
         `n_facets` was given or nothing was clustered.
@@ -117,6 +117,7 @@ class UnitFacets:
     unit: int
     facets: tuple[Facet, ...]
     status: str
+    common: tuple[FacetConcept, ...]
     p_value: float
     silhouettes: Mapping[int, float]
     standings: Mapping[int, float]
@@ -174,7 +175,8 @@ def layer_facets(
     (else images on which it does not fire would make a facet), at most `k` and at most a tenth of the probing set, or 30 if that is
     more. For every number of clusters from 2 to `max_facets` the mean silhouette is compared with that of random images; the
     number that stands highest above them is taken, if random images stand as high, at any number, with a probability of at most
-    `significance`. Otherwise there is one facet.
+    `significance`, and if the facets' labels stand out more, weighted by the facets' shares, than the best concept of all these images
+    together does. Otherwise there is one facet.
 
     Parameters
     ----------
@@ -214,27 +216,30 @@ def layer_facets(
     chosen = range(n_units) if units is None else list(units)
     for unit in chosen:
         check_unit(layer, unit, n_units)
-    space = _Space(scores, [n_facets] if n_facets else list(range(2, max_facets + 1)), n_null=0 if n_facets else n_null, seed=seed)
+    space = ClusterSpace(scores, [n_facets] if n_facets else list(range(2, max_facets + 1)), n_null=0 if n_facets else n_null, seed=seed)
     parameters = {"k": k, "n_facets": n_facets, "max_facets": max_facets, "significance": significance, "n_null": n_null, "seed": seed}
     metadata = {**parameters, "recorded": dict(recorded.metadata), "concept_scores": dict(scores.metadata)}
     return [_unit_facets(recorded, space, layer, int(unit), k, significance, metadata) for unit in chosen]
 
 
 def _unit_facets(
-    recorded: Recorded, space: _Space, layer: str, unit: int, k: int, significance: float, metadata: Mapping[str, Any]
+    recorded: Recorded, space: ClusterSpace, layer: str, unit: int, k: int, significance: float, metadata: Mapping[str, Any]
 ) -> UnitFacets:
     examples = active_examples(recorded, layer, unit, k=k)
     if not examples:
-        return UnitFacets(layer, unit, (), "never varies", float("nan"), {}, {}, metadata)
+        return UnitFacets(layer, unit, (), "never varies", (), float("nan"), {}, {}, metadata)
     if len(examples) < FEWEST:
-        clusters, status, found = np.zeros(len(examples), np.int64), "too few images", _Clustering({}, {}, {}, float("nan"))
+        found = Clustering({}, {}, {}, float("nan"))
+        clusters, status = np.zeros(len(examples), np.int64), "too few images"
     else:
-        examples, status = examples[: _size(len(examples))], "clustered"
-        found = space.cluster(space.rows(examples))
-        clusters = found.best(significance, len(examples))
-    made = [_facet(space, examples, clusters == c, len(set(clusters)) > 1) for c in range(clusters.max() + 1)]
-    made.sort(key=lambda facet: (-facet.share, examples.index(facet.examples[0])))
-    return UnitFacets(layer, unit, tuple(made), status, found.p_value, found.silhouettes, found.standings, metadata)
+        examples = examples[: _size(len(examples))]
+        found = space.cluster(space.rows([example.image_id for example in examples]))
+        clusters, status = found.chosen(significance, len(examples))
+    (whole,) = _facets(space, examples, np.zeros(len(examples), np.int64))
+    made = _facets(space, examples, clusters)
+    if status == "several facets" and whole.concepts[0].score > sum(facet.share * facet.concepts[0].score for facet in made):
+        made, status = [whole], "one concept"
+    return UnitFacets(layer, unit, tuple(made), status, whole.concepts, found.p_value, found.silhouettes, found.standings, metadata)
 
 
 def active_examples(recorded: Recorded, layer: str, unit: int, *, k: int) -> list[Example]:
@@ -258,132 +263,26 @@ def _size(n: int) -> int:
     return size
 
 
-@dataclass(frozen=True)
-class _Clustering:
-    """A set of images in several numbers of clusters."""
-
-    labels: Mapping[int, npt.NDArray[np.int64]]
-    silhouettes: Mapping[int, float]
-    standings: Mapping[int, float]
-    p_value: float
-
-    def best(self, significance: float, n: int) -> npt.NDArray[np.int64]:
-        """The cluster of every image."""
-        if len(self.labels) == 1 and np.isnan(self.p_value):
-            return next(iter(self.labels.values()))  # as many as were asked for
-        if not self.p_value <= significance:
-            return np.zeros(n, np.int64)
-        return self.labels[max(self.standings, key=lambda m: -np.inf if np.isnan(self.standings[m]) else self.standings[m])]
-
-
-class _Space:
-    """The images of a probing set in the space in which they are clustered, and what random ones of them look like there."""
-
-    def __init__(self, scores: ConceptScores, numbers: Sequence[int], *, n_null: int, seed: int) -> None:
-        self.vectors: npt.NDArray[np.float32] = decorrelated(scores.image_vectors).numpy()
-        self.concepts = scores.concepts
-        self._texts: npt.NDArray[np.float32] = scores.text_vectors.numpy()
-        self._row_of = {id_: row for row, id_ in enumerate(scores.ids)}
-        self._numbers, self._n_null, self._seed = numbers, n_null, seed
-        self._nulls: dict[int, _Floats] = {}
-
-    def rows(self, examples: Sequence[Example]) -> npt.NDArray[np.int64]:
-        """Of the scores, where the examples' are those of what was recorded."""
-        return np.array([self._row_of[example.image_id] for example in examples], np.int64)
-
-    def cluster(self, rows: npt.NDArray[np.int64]) -> _Clustering:
-        """The images in every number of clusters that is considered."""
-        points = _leading(self.vectors[rows])
-        labels = {m: _clusters(points, m, self._seed) for m in self._numbers}
-        silhouettes = {m: _silhouette(points, found) for m, found in labels.items()}
-        if not self._n_null:
-            return _Clustering(labels, silhouettes, dict.fromkeys(labels, float("nan")), float("nan"))
-        null = self._null(len(rows))  # [n_null, n_numbers]
-        mean, spread = _moments(null)
-        observed = (np.array(list(silhouettes.values())) - mean) / spread
-        by_chance = np.nan_to_num((null - mean) / spread, nan=-np.inf).max(axis=1)
-        highest = np.nan_to_num(observed, nan=-np.inf).max()
-        p_value = (1 + int((by_chance >= highest).sum())) / (1 + len(null))
-        return _Clustering(labels, silhouettes, dict(zip(labels, observed.tolist(), strict=True)), p_value)
-
-    def _null(self, n: int) -> _Floats:
-        """Mean silhouettes of random images, [n_null, n_numbers]; those of one size are drawn once."""
-        if n not in self._nulls:
-            generator = np.random.default_rng((self._seed, n))
-            found = np.empty((self._n_null, len(self._numbers)))
-            for i in range(self._n_null):
-                points = _leading(self.vectors[generator.choice(len(self.vectors), n, replace=False)])
-                found[i] = [_silhouette(points, _clusters(points, m, self._seed)) for m in self._numbers]
-            self._nulls[n] = found
-        return self._nulls[n]
-
-    def standing_out(self, inside: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> tuple[_Floats, _Floats]:
-        """How far every concept is higher on some of a unit's images than on the rest of the set, and than on the unit's others."""
-        rest = np.ones(len(self.vectors), bool)
-        rest[inside] = rest[others] = False
-        against_set, against_others = np.full(len(self.concepts), np.nan), np.full(len(self.concepts), np.nan)
-        for start in range(0, len(self.concepts), _COLUMNS):
-            columns = slice(start, start + _COLUMNS)
-            values = (self.vectors @ self._texts[columns].T).astype(np.float64)
-            spread = values.std(axis=0)
-            spread[spread == 0] = np.inf  # a concept that is the same everywhere stands out nowhere
-            mean = values[inside].mean(axis=0)
-            if rest.any():
-                against_set[columns] = (mean - values[rest].mean(axis=0)) / spread
-            if len(others):
-                against_others[columns] = (mean - values[others].mean(axis=0)) / spread
-        return against_set, against_others
-
-
-def _facet(space: _Space, examples: Sequence[Example], members: npt.NDArray[np.bool_], several: bool) -> Facet:
-    rows = space.rows(examples)
-    against_set, against_others = space.standing_out(rows[members], rows[~members])
-    order = np.argsort(-(np.minimum(against_set, against_others) if several else against_set), kind="stable")[:_TOP]
-    concepts = tuple(FacetConcept(space.concepts[c], float(against_set[c]), float(against_others[c])) for c in order)
-    own = tuple(example for example, member in zip(examples, members, strict=True) if member)
-    return Facet(own, concepts, float(members.mean()))
-
-
-def _leading(vectors: npt.NDArray[np.float32]) -> _Floats:
-    """Some images' coordinates along their own principal axes, [n, 8]."""
-    centred = vectors.astype(np.float64) - vectors.mean(axis=0, dtype=np.float64)
-    left, lengths, _ = np.linalg.svd(centred, full_matrices=False)
-    found: _Floats = left[:, :_AXES] * lengths[:_AXES]
-    return found
-
-
-def _moments(null: _Floats) -> tuple[_Floats, _Floats]:
-    """Mean and standard deviation of every column; NaN where most are none, as then clusters of that number are too small."""
-    mean, spread = np.full(null.shape[1], np.nan), np.full(null.shape[1], np.nan)
-    for i, column in enumerate(null.T):
-        known = column[~np.isnan(column)]
-        if 2 * len(known) > len(column) and known.std() > 0:
-            mean[i], spread[i] = known.mean(), known.std()
-    return mean, spread
-
-
-def _clusters(points: _Floats, m: int, seed: int) -> npt.NDArray[np.int64]:
-    from sklearn.cluster import KMeans
-
-    if len(np.unique(points, axis=0)) < m:  # the same image over and over
-        return np.zeros(len(points), np.int64)
-    found: npt.NDArray[np.int64] = KMeans(n_clusters=m, n_init=_STARTS, random_state=seed).fit(points).labels_.astype(np.int64)
-    return found
-
-
-def _silhouette(points: _Floats, labels: npt.NDArray[np.int64]) -> float:
-    """Mean silhouette; NaN if a cluster is too small to be a facet."""
-    from sklearn.metrics import silhouette_score
-
-    sizes = np.bincount(labels)
-    return float(silhouette_score(points, labels)) if len(sizes) > 1 and sizes.min() >= _SMALLEST else float("nan")
+def _facets(space: ClusterSpace, examples: Sequence[Example], clusters: npt.NDArray[np.int64]) -> list[Facet]:
+    """A facet for every cluster, the largest first."""
+    rows, found = space.rows([example.image_id for example in examples]), []
+    for cluster in np.unique(clusters):
+        members = clusters == cluster
+        against_set, against_others = space.standing_out(rows[members], rows[~members])
+        scores = against_set if members.all() else np.minimum(against_set, against_others)
+        order = np.argsort(-scores, kind="stable")[:_TOP]
+        concepts = tuple(FacetConcept(space.concepts[c], float(against_set[c]), float(against_others[c])) for c in order)
+        own = tuple(example for example, member in zip(examples, members, strict=True) if member)
+        found.append(Facet(own, concepts, float(members.mean())))
+    return sorted(found, key=lambda facet: (-facet.share, examples.index(facet.examples[0])))
 
 
 def _check_numbers(n: int, k: int, n_facets: int | None, max_facets: int, significance: float, n_null: int, seed: int) -> None:
     check_count("k", k, low=FEWEST)
-    if n_facets is not None:
-        check_count("n_facets", n_facets)
-    check_count("max_facets", max_facets, low=2)
+    for name, number in (("n_facets", 1 if n_facets is None else n_facets), ("max_facets", max_facets)):
+        check_count(name, number, low=1 if name == "n_facets" else 2)
+        if number > FEWEST:
+            raise InputError(f"Expected `{name}` to be at most {FEWEST}, the fewest images that are clustered, but got {number}.")
     check_number("significance", significance, low=0, high=1, above=True)
     check_count("n_null", n_null, low=19)
     check_count("seed", seed, low=0)
