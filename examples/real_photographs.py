@@ -20,11 +20,11 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -111,8 +111,7 @@ def pictured_classes(images: Images) -> list[int]:
     return [index[name] for name in names.values()]
 
 
-@dataclass(frozen=True)
-class Check:
+class Check(NamedTuple):
     """A classifier, images of known classes, and what names its outputs."""
 
     name: str
