@@ -72,8 +72,10 @@ class EffectReport(Report):
         UnknownNameError
             No such output or concept.
         InputError
-            Several concepts and none named, or no other output.
+            Several concepts and none named, no other output, or a table put together from several interventions.
         """
+        if len(self._table[["layer", "units", "intervention"]].drop_duplicates()) > 1:
+            raise InputError("Expected a report on one intervention, but its table is of several. Ask the report of each.")
         concepts = list(dict.fromkeys(self._table["concept"]))
         if concept is None and len(concepts) > 1:
             raise InputError(f"Expected the concept to be named, because the report is about several: {', '.join(concepts[:6])}.")
