@@ -1,0 +1,167 @@
+"""What a model's transform does to the colours and the size of an image, measured on images of one colour.
+
+Whoever makes images for a model (instead of reading them) has to know how it scales colours. That is not read from a transform's
+fields, which every library names in another way: three images of one colour show it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from PIL import Image
+
+from neuroprobe.collection import Transform
+from neuroprobe.exceptions import InputError
+
+#: From images in [0, 1], RGB, [n, 3, h, w], to what a model takes.
+Normalise: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+
+#: ImageNet's, which most models of photographs use.
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+_SIDES = (640, 768)  # larger than what models take, so that nothing is padded
+_COLOURS = ((0, 0, 0), (255, 255, 255), (51, 102, 204))
+_TOLERANCE = 2e-3  # of a half-precision or 8-bit transform, in units of the scale
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image in [0, 1] becomes a model's input.
+
+    Attributes
+    ----------
+    size : (int, int)
+        Height and width in pixels.
+    normalise : callable
+    facts : dict
+        What results remember: the size, and mean and std where they are known.
+    """
+
+    size: tuple[int, int]
+    normalise: Normalise
+    facts: dict[str, Any]
+
+
+def scaling(mean: Sequence[float], std: Sequence[float]) -> Normalise:
+    """The function that takes `mean` away from the three channels of images and divides by `std`.
+
+    Raises
+    ------
+    InputError
+        Not three finite numbers each, or a `std` that is not positive.
+    """
+    rows = torch.tensor([list(mean), list(std)], dtype=torch.float64) if len(mean) == len(std) == 3 else torch.zeros(0)
+    if rows.shape != (2, 3) or not rows.isfinite().all() or not (rows[1] > 0).all():
+        raise InputError(f"Expected `mean` and `std` as three numbers each, `std` above 0, but got {mean!r:.80} and {std!r:.80}.")
+    shift, scale = rows[:, None, :, None, None]
+
+    def normalise(images: torch.Tensor) -> torch.Tensor:
+        scaled: torch.Tensor = (images - shift.to(images)) / scale.to(images)
+        return scaled
+
+    return normalise
+
+
+def read_transform(transform: Transform) -> tuple[tuple[int, int] | None, tuple[float, ...], tuple[float, ...]]:
+    """The size, mean and std of a transform from a PIL image to a model's input.
+
+    Parameters
+    ----------
+    transform : callable
+
+    Returns
+    -------
+    size : (int, int) or None
+        Height and width; None if it depends on the image's.
+    mean, std : tuple of float
+        Of the three channels, of images in [0, 1]: the input is ``(image - mean) / std``.
+
+    Raises
+    ------
+    InputError
+        It does not return [3, h, w], is random, or does anything else to colours.
+
+    Examples
+    --------
+    >>> from neuroprobe.world import target_transform
+    >>> size, mean, std = read_transform(target_transform())
+    >>> size, [round(value, 3) for value in mean], [round(value, 3) for value in std]
+    ((64, 64), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    """
+    black, white, colour = (_of_one_colour(transform, rgb, _SIDES[0]) for rgb in _COLOURS)
+    scale = white[1] - black[1]
+    expected = black[1] + scale * torch.tensor(_COLOURS[2], dtype=torch.float64) / 255
+    if not (scale > 0).all() or ((colour[1] - expected).abs() > _TOLERANCE * scale).any():
+        raise InputError(
+            "Expected a transform that scales red, green and blue each by itself, but this one does something else with colours. "
+            "Give `normalise` (a function of images [n, 3, h, w] in [0, 1]) and `size` instead."
+        )
+    size = black[0] if _of_one_colour(transform, _COLOURS[0], _SIDES[1])[0] == black[0] else None
+    return size, tuple((-black[1] / scale).tolist()), tuple((1 / scale).tolist())
+
+
+def _of_one_colour(transform: Transform, rgb: tuple[int, int, int], side: int) -> tuple[tuple[int, int], torch.Tensor]:
+    """Size and value [3] of what becomes of an image of one colour."""
+    found = transform(Image.new("RGB", (side, side), rgb))
+    if not isinstance(found, torch.Tensor) or found.ndim != 3 or len(found) != 3 or not found.is_floating_point():
+        what = f"{tuple(found.shape)} of {found.dtype}" if isinstance(found, torch.Tensor) else type(found).__name__
+        raise InputError(f"Expected a transform from an RGB image to floating-point [3, h, w], but it gives {what}.")
+    values = found.double().flatten(1)
+    spread = values.amax(1) - values.amin(1)
+    if (spread > _TOLERANCE * values.abs().amax().clamp(min=1)).any():
+        raise InputError(
+            "Expected a transform that leaves an image of one colour of one colour, but this one does not. Leave out noise and padding."
+        )
+    return (found.shape[1], found.shape[2]), values.mean(1)
+
+
+def preprocessing(
+    transform: Transform | None = None,
+    *,
+    size: int | tuple[int, int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    normalise: Normalise | None = None,
+) -> Preprocessing:
+    """How images in [0, 1] become a model's input, from whichever of these the user has.
+
+    Parameters
+    ----------
+    transform : callable, optional
+        From a PIL image to the model's input, as everywhere in this library: its size, mean and std are measured.
+    size : int or (int, int), optional
+        In pixels, (height, width); by default the transform's, or 224.
+    mean, std : three numbers each, optional
+        Of images in [0, 1]; by default ImageNet's.
+    normalise : callable, optional
+        Instead of `mean` and `std`, a differentiable function of images [n, 3, h, w].
+
+    Raises
+    ------
+    InputError
+        Several of `transform`, `mean` with `std`, and `normalise`, or values that do not fit.
+    """
+    if sum((transform is not None, mean is not None or std is not None, normalise is not None)) > 1:
+        raise InputError("Expected one of `transform`, `mean` with `std`, and `normalise`, but got several. They say the same thing.")
+    if (mean is None) != (std is None):
+        raise InputError("Expected `mean` and `std` together, but got one of them.")
+    found: tuple[int, int] | None = (224, 224)
+    if transform is not None:
+        found, mean, std = read_transform(transform)
+    found = found if size is None else _checked_size(size)
+    if found is None:
+        raise InputError("Expected a transform that gives images of one size, but this one's depends on the image. Give `size`.")
+    if normalise is not None:
+        return Preprocessing(found, normalise, {"size": list(found)})
+    mean, std = mean or IMAGENET_MEAN, std or IMAGENET_STD
+    return Preprocessing(found, scaling(mean, std), {"size": list(found), "mean": list(mean), "std": list(std)})
+
+
+def _checked_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) and side >= 4 for side in sides):
+        raise InputError(f"Expected `size` as a whole number of pixels from 4 up, or (height, width), but got {size!r}.")
+    return sides[0], sides[1]
