@@ -160,7 +160,7 @@ const neuroprobe = (() => {
   // --- the whole
 
   const views = {}; // name -> (parts, values) => { title, keys, nodes, tab, shown }
-  let leave = null;
+  let leave = null, standing = null; // what is to be done when the view goes; its address
 
   function say(text) {
     document.getElementById("said").textContent = text;
@@ -178,6 +178,7 @@ const neuroprobe = (() => {
     }
     if (location.hash !== asked) return; // another was asked for meanwhile
     if (leave) leave();
+    standing = asked;
     leave = view.leave || null;
     keys = view.keys || {};
     document.getElementById("content").replaceChildren(...view.nodes);
@@ -191,9 +192,11 @@ const neuroprobe = (() => {
     if (view.said) say(view.said);
   }
 
-  /** Put the state of a view into the address, without a step in the history. */
+  /** Put the state of the view that is shown into the address, without a step in the history. */
   function keep(hash) {
-    if (location.hash !== hash) history.replaceState(null, "", hash);
+    if (location.hash !== standing || hash === standing) return; // it is on its way to another
+    standing = hash;
+    history.replaceState(null, "", hash);
   }
 
   function foot(about) {

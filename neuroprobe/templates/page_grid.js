@@ -54,18 +54,23 @@
 
   // --- searching
 
-  /** What a search asks for: { place, text } each, all of which must be there. */
+  /** What a search asks for: { place, text, whole } each, all of which must be there; `whole` for concept:"..." in quotation marks. */
   function terms(text) {
-    const found = [...text.matchAll(/(?:(concept|layer|unit):)?(?:"([^"]*)"?|(\S+))/gi)];
-    return found.map(([, place, quoted, word]) => ({ place: (place || "").toLowerCase(), text: known().plain(quoted ?? word) })).filter((term) => term.text);
+    const found = [...text.matchAll(/(?:(concept|layer|unit):)?(?:"((?:[^"\\]|\\.)*)("?)|(\S+))/gis)];
+    const term = ([, place, quoted, end, word]) => ({ place: (place || "").toLowerCase(), text: known().plain(quoted?.replace(/\\(.)/gs, "$1") ?? word), whole: Boolean(place && end) });
+    return found.map(term).filter(({ text }) => text);
   }
 
-  function matches(i, term) {
+  /** The search for one concept. */
+  const exactly = (concept) => `concept:"${concept.replace(/["\\]/g, "\\$&")}"`;
+
+  function matches(i, { place, text, whole }) {
     const { layer, unit, layerTexts, conceptTexts } = known();
-    const inConcept = () => conceptTexts[i].includes(term.text);
-    const inLayer = () => layerTexts[layer[i]].includes(term.text);
-    const isUnit = () => String(unit[i]) === term.text;
-    if (term.place) return { concept: inConcept, layer: inLayer, unit: isUnit }[term.place]();
+    const holds = (there) => (whole ? there === text : there.includes(text));
+    const inConcept = () => holds(conceptTexts[i]);
+    const inLayer = () => holds(layerTexts[layer[i]]);
+    const isUnit = () => String(unit[i]) === text;
+    if (place) return { concept: inConcept, layer: inLayer, unit: isUnit }[place]();
     return inConcept() || inLayer() || isUnit();
   }
 
@@ -259,7 +264,7 @@
     known().all.forEach((i) => known().layer[i] === layer && known().state[i] === "named" && counts.set(concept(i), (counts.get(concept(i)) || 0) + 1));
     const first = [...counts].sort((a, b) => b[1] - a[1] || a[0] - b[0]).slice(0, 8);
     const { layers, concepts } = neuroprobe.data;
-    const chip = ([c, n]) => el("a", { class: "chip", href: address("layer", layers[layer], { q: `concept:"${concepts[c].replaceAll('"', " ")}"` }) }, named(concepts[c]), el("span", { class: "n" }, count(n)));
+    const chip = ([c, n]) => el("a", { class: "chip", href: address("layer", layers[layer], { q: exactly(concepts[c]), show: "named" }) }, named(concepts[c]), el("span", { class: "n" }, count(n)));
     return first.length ? el("p", { class: "leading" }, el("span", { class: "muted" }, "Most frequent "), first.map(chip)) : null;
   }
 
@@ -267,7 +272,7 @@
 
   const kept = { hash: "#/", scroll: 0, position: -1, order: null };
   /** Where the grid was left, and the units in its order: the unit's page goes on from there. */
-  neuroprobe.grid = { kept, known, label, headline, described, unitAddress, confidence };
+  neuroprobe.grid = { kept, known, exactly, label, headline, described, unitAddress, confidence };
 
   function view(layer, values) {
     const { layers } = neuroprobe.data;

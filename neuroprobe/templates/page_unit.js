@@ -58,7 +58,7 @@
     if (!unit.concepts.length) return null;
     const most = Math.max(...unit.concepts.map(([, score]) => score ?? 0), 1e-12);
     const row = ([text, score]) => el("li", null,
-      el("a", { href: address({ q: `concept:"${texts[text].replaceAll('"', " ")}"` }), title: "Units with this concept" }, named(texts[text])),
+      el("a", { href: address({ q: neuroprobe.grid.exactly(texts[text]) }), title: "Units with this concept" }, named(texts[text])),
       el("span", { class: "value" }, short(score)),
       svg("svg", { viewBox: "0 0 100 4", preserveAspectRatio: "none", "aria-hidden": "true" }, svg("rect", { class: "track", width: 100, height: 4 }), svg("rect", { width: Math.max(0, (100 * (score ?? 0)) / most), height: 4 })));
     const margin = unit.margin === null || unit.margin === undefined ? null : el("p", { class: "note" }, `The first is ${short(unit.margin)} ahead of the second.`);
