@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ PAGES = sorted(path.stem for path in FOLDER.glob("*.md") if path.stem != "index"
 
 #: Packages that are not there on a page.
 ABSENT = {"missing_extra": "wordfreq"}
+#: Pages on which there is no network.
+OFFLINE = ("no_network",)
 #: Pages whose symptom is what is printed, and no error.
 PRINTED = ("missing_interval",)
 #: Pages whose code takes more than a second or two.
@@ -41,6 +44,10 @@ def blocks(page: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
+def no_address(*args: object, **options: object) -> None:
+    raise socket.gaierror(-2, "Name or service not known")
+
+
 def words(text: str) -> str:
     return " ".join(text.split())
 
@@ -49,6 +56,8 @@ def words(text: str) -> str:
 def test_a_page_tells_the_truth(page: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     if page in ABSENT:
         monkeypatch.setitem(sys.modules, ABSENT[page], None)
+    if page in OFFLINE:
+        monkeypatch.setattr(socket, "getaddrinfo", no_address)
     (message,) = blocks(page, "text")
     wrong, right = blocks(page, "python")
     names: dict[str, Any] = {}
