@@ -36,7 +36,7 @@ def of_neuroprobe(words: list[str]) -> list[str] | None:
     """What follows `neuroprobe`, where a command runs it: by its name, or as a module."""
     for i, word in enumerate(words):
         is_module = word == "neuroprobe" and i and words[i - 1] == "-m"
-        if is_module or (Path(word).name == "neuroprobe" and all("=" in before for before in words[:i])):
+        if is_module or (Path(word).name == "neuroprobe" and all("=" in before or before == "time" for before in words[:i])):
             return words[i + 1 :]
     return None
 
