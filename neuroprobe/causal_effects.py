@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -22,10 +23,10 @@ from neuroprobe.collection import Transform, collect
 from neuroprobe.concept_sets import ConceptSet
 from neuroprobe.concepts import ConceptScores
 from neuroprobe.effect_passes import FloatArray, Found, Measured, OutputsUnder, TryOut, named_outputs, random_units
-from neuroprobe.exceptions import InputError, UnknownNameError, suggest
+from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
 from neuroprobe.fingerprints import fingerprint_model
 from neuroprobe.images import Images, first_readable
-from neuroprobe.interventions import UnitNumbers, Value, ablate, checked_units, mean_values
+from neuroprobe.interventions import UnitNumbers, Value, ablate, changed_output, checked_units, mean_values
 from neuroprobe.judgements import check_labels, check_level
 from neuroprobe.matched_images import Match, MatchedImages, Sides, concept_sides, match_images
 from neuroprobe.report import LabelReport, Report, versions
@@ -90,7 +91,7 @@ class EffectReport(Report):
             return "0 rows"
         most = self._table.loc[self._table["effect"].abs().idxmax()]
         return (
-            f"{len(str(most['units']).split())} units of {most['layer']}, {most['intervention']}, {len(self)} rows; most changed: output "
+            f"{in_words(most)}; {len(self)} rows; most changed: output "
             f"{most['output']} on images with {most['concept']}, {most['effect']:+.3g} [{most['low']:+.3g}, {most['high']:+.3g}]"
         )
 
@@ -175,6 +176,8 @@ def causal_effect(
     """
     check_level(level, seed)
     _check_control(control, n_random)
+    if not isinstance(images, Images):
+        raise InputError(f"Expected the images as neuroprobe.Images, but got {shown(images)}.")
     numbers, names, change = (
         checked_units(units),
         named_outputs(outputs),
@@ -192,9 +195,10 @@ def causal_effect(
     means = mean_values(model, layer, activations) if isinstance(value, str) and value == "mean" else None
     sets = [numbers, *map(list, others)]
     interventions = [functools.partial(change, set_, value if means is None else means[set_]) for set_ in sets]
-    reader = OutputsUnder(model, interventions, names, transform, layout=layout)
+    plain = functools.partial(changed_output, model, layer, _nothing, layout=layout, select=select)
+    reader = OutputsUnder(model, interventions, names, transform, plain=plain, layout=layout)
     (found,) = collect(chosen, [reader], batch_size=batch_size, workers=workers, progress=progress, description="effects")
-    facts = {"layer": layer, "units": " ".join(map(str, numbers)), "intervention": _in_words(value)}
+    facts = {"layer": layer, "units": " ".join(map(str, numbers)), "intervention": _intervention(value)}
     rows, kept = _rows(found, pairs, list(names), facts, level)
     metadata = {
         "model": fingerprint_model(model), "images": found.collected.fingerprint, "skipped": dict(found.collected.skipped),
@@ -202,6 +206,18 @@ def causal_effect(
         "level": level, "seed": seed, "versions": versions(),
     }  # fmt: skip
     return EffectReport(pd.DataFrame(rows), metadata)
+
+
+def in_words(row: Mapping[str, Any] | pd.Series[Any]) -> str:
+    """What was done, as a row of an `EffectReport` tells it.
+
+    Examples
+    --------
+    >>> in_words({"units": "3 17", "layer": "fc", "intervention": "set to zero"})
+    '2 units of fc set to zero'
+    """
+    n = len(str(row["units"]).split())
+    return f"{n} unit{'' if n == 1 else 's'} of {row['layer']} {row['intervention']}"
 
 
 def units_named(report: LabelReport, layer: str, concept: str) -> list[int]:
@@ -249,6 +265,10 @@ def paired_interval(differences: npt.ArrayLike, *, level: float = 0.95) -> tuple
         return np.full_like(mean, np.nan), np.full_like(mean, np.nan)
     half = stats.t.ppf(0.5 + level / 2, n - 1) * values.std(axis=0, ddof=1) / math.sqrt(n)
     return mean - half, mean + half
+
+
+def _nothing(values: torch.Tensor) -> None:
+    """Leaves them as they are."""
 
 
 def _images_of(pairs: Sequence[MatchedImages], images: Images) -> Images:
@@ -305,11 +325,11 @@ def _magnitudes(layer: str, activations: Activations | ActivationSummary | None)
 def _check_control(control: str, n_random: int) -> None:
     if control not in get_args(Control):
         raise UnknownNameError(f"Expected `control` to be 'random' or 'magnitude', but got {control!r}.")
-    if n_random < 0:
-        raise InputError(f"Expected `n_random` to be 0 or more, but got {n_random}.")
+    if not isinstance(n_random, Integral) or n_random < 0:
+        raise InputError(f"Expected `n_random` as a whole number from 0, but got {shown(n_random)}.")
 
 
-def _in_words(value: Value) -> str:
+def _intervention(value: Value) -> str:
     if isinstance(value, str):
         return {"mean": "set to the mean", "zero": "set to zero"}[value]
     array = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value)

@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -61,6 +61,9 @@ class OutputsUnder:
     interventions : sequence of callables that give context managers
     outputs : mapping from name to int, callable, Direction or (layer, probe)
     transform : callable
+    plain : callable that gives a context manager, optional
+        What the model runs in as it is; one that puts hooks on it as the interventions do and changes nothing keeps torch from taking
+        another way through it, whose last bits differ.
     layout : optional
         Of the layers of probes.
 
@@ -79,11 +82,12 @@ class OutputsUnder:
         outputs: Mapping[str, Measured],
         transform: Transform,
         *,
+        plain: Intervention = nullcontext,
         layout: Layout | None = None,
     ) -> None:
         self.transform = transform
-        self._model, self._interventions = model, list(interventions)
-        self._plain, self._readings = _sorted_out(outputs)
+        self._model, self._all = model, [plain, *interventions]
+        self._own, self._readings = _sorted_out(outputs)
         self._names = list(outputs)
         self.probe_layers = tuple(dict.fromkeys(reading.layer for reading in self._readings.values()))
         self._recorders: dict[str, ActivationRecorder] = {}
@@ -96,8 +100,8 @@ class OutputsUnder:
     def consume(self, batch: torch.Tensor, record: BatchRecord) -> None:
         with torch.no_grad(), evaluating(self._model):
             placed = _placed(batch, device_of(self._model))
-            values = [self._values(placed)]
-            for intervention in self._interventions:
+            values = []
+            for intervention in self._all:
                 with intervention():
                     values.append(self._values(placed))
         self._found.append(np.stack(values))
@@ -108,8 +112,8 @@ class OutputsUnder:
             tapes = {features: stack.enter_context(recorder.recording()) for features, recorder in self._recorders.items()}
             returned = self._model(batch)
         columns = [
-            output_values(returned, self._plain[name], name, len(batch)).double().cpu().numpy()
-            if name in self._plain
+            output_values(returned, self._own[name], name, len(batch)).double().cpu().numpy()
+            if name in self._own
             else _read(self._readings[name], tapes[self._readings[name].features], name, len(batch))
             for name in self._names
         ]

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from neuroprobe.causal_effects import in_words
 from neuroprobe.judgement_plots import _axes, shortened
 
 
@@ -43,5 +44,5 @@ def _title(table: pd.DataFrame) -> str:
         return ""
     first, several = table.iloc[0], table["concept"].nunique() > 1
     one = len(table[["layer", "units", "intervention"]].drop_duplicates()) == 1
-    done = f"{len(str(first['units']).split())} units of {first['layer']} {first['intervention']}" if one else "Several interventions"
+    done = in_words(first) if one else "Several interventions"
     return shortened(done + ("" if several else f"; images with {first['concept']}"), 90)

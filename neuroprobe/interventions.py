@@ -176,7 +176,7 @@ def mean_values(model: nn.Module, layer: str, activations: Activations | Activat
 
     if not isinstance(activations, (Activations, ActivationSummary)):
         raise InputError(
-            f"Expected `activations` of {layer!r} to take the means from, but got {shown(activations)}. "
+            f"Expected `activations` of {layer!r} to take the means from, but got {'none' if activations is None else shown(activations)}. "
             f"Record them: ActivationRecorder(model, [{layer!r}]).record(images, transform=transform). Or take value='zero', or numbers."
         )
     _check_recorded(model, layer, activations, pooling="mean")

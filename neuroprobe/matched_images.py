@@ -146,7 +146,8 @@ def _distances(concept_set: ConceptSet, scores: ConceptScores | None) -> npt.NDA
     concept = concept_set.concept
     if not isinstance(scores, ConceptScores):
         raise InputError(
-            f"Expected `scores` to match images of {concept!r} by, as ConceptSource.score(images) makes them, but got {shown(scores)}. "
+            f"Expected `scores` to match images of {concept!r} by, as ConceptSource.score(images) makes them, but got "
+            f"{'none' if scores is None else shown(scores)}. "
             "Or take match='random'."
         )
     if concept not in scores.concepts:

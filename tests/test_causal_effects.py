@@ -376,6 +376,7 @@ def test_what_cannot_be_is_refused_before_any_image_is_read(net: nn.Module) -> N
         ({"level": 1.5}, InputError, "`level`"),
         ({"seed": -1}, InputError, "seed"),
         ({"n_random": -1}, InputError, "`n_random`"),
+        ({"n_random": 2.5}, InputError, "`n_random`"),
         ({"control": "all"}, UnknownNameError, "'random' or 'magnitude'"),
         ({"concepts": ["0"]}, InputError, "Expected a concept set, or a mapping"),
         ({"concepts": {"red": "01"}}, InputError, "Expected a concept set or"),
@@ -385,6 +386,8 @@ def test_what_cannot_be_is_refused_before_any_image_is_read(net: nn.Module) -> N
     ):
         with pytest.raises(error, match=message):
             effects(net, images=Images(Unread()), **changed)
+    with pytest.raises(InputError, match=r"as neuroprobe\.Images, but got list"):
+        effects(net, images=[])
 
 
 def test_what_shows_with_one_image_is_refused_before_the_pass(net: nn.Module) -> None:
@@ -449,7 +452,7 @@ def test_a_report_is_saved_and_drawn(net: nn.Module, tmp_path: Path) -> None:
     assert "<b>" not in (tmp_path / "effects.html").read_text()
     ax = report.plot()
     assert len(ax.get_yticks()) == 4
-    assert report.summary().startswith("1 units of 2, set to zero, 4 rows; most changed: output ")
+    assert report.summary().startswith("1 unit of 2 set to zero; 4 rows; most changed: output ")
     effects(net, outputs={"a": 0}).plot()
     assert EffectReport(report.table.head(0), {}).summary() == "0 rows"
     EffectReport(report.table.head(0), {}).plot()
