@@ -1,6 +1,6 @@
 """Draws the pictures of the idea pages, on the offline world: ``python docs/pictures.py NAME ...`` writes docs/images/NAME.png.
 
-Names: recording, concept_sources, naming, probing, judging. Without a name, all of them are drawn; each takes up to a minute, and
+Names: recording, concept_sources, naming, probing, judging, seeing. Without a name, all of them are drawn; each takes up to a minute, and
 nothing is downloaded.
 """
 
@@ -18,6 +18,8 @@ from PIL import Image
 
 import neuroprobe
 from neuroprobe.collection import collect
+from neuroprobe.feature_visualization import visualize
+from neuroprobe.gallery import quantile_examples, top_images
 from neuroprobe.judging import evaluate_labels
 from neuroprobe.splits import split_set
 from neuroprobe.world import ATTRIBUTES, CLIP_PATH, load_target, target_checkpoints, target_transform, world_images, world_vocabulary
@@ -129,6 +131,28 @@ def probing() -> Figure:
     return figure
 
 
+def seeing() -> Figure:
+    """Three outputs: their five strongest images, two that are as usual, and the image they say most of."""
+    images, names, k = world_images(1000, seed=3), ("red", "striped", "star"), 5
+    model, transform = load_target(), target_transform()
+    activations = neuroprobe.ActivationRecorder(model, [HEAD]).record(images, transform=transform)
+    units = [ATTRIBUTES.index(name) for name in names]
+    made = visualize(model, HEAD, units, transform=transform)
+    figure = Figure(figsize=(9, 3.9), layout="constrained")
+    for row, name, unit, image, value in zip(figure.subplots(3, k + 3), names, units, made.to_pil(), made.values, strict=True):
+        shown = [*top_images(activations, HEAD, unit, k), *quantile_examples(activations, HEAD, unit, quantiles=(0.5,), k=2)[0.5]]
+        for ax, example in zip(row, shown, strict=False):
+            ax.imshow(images[example.row])
+            ax.set_title(f"{example.value:.1f}", fontsize=8)
+        row[-1].imshow(image)
+        row[-1].set_title(f"made: {value:.1f}", fontsize=8)
+        row[0].set_ylabel(name, fontsize=10)
+        for ax in row:
+            ax.set_xticks([], [])
+            ax.set_yticks([], [])
+    return figure
+
+
 def _two_histograms(ax: Axes, values: npt.NDArray[np.float64], positive: npt.NDArray[np.int64]) -> None:
     edges = np.linspace(values.min(), values.max(), 25).tolist()
     for kind, name, color in ((False, "negatives", "0.6"), (True, "positives", "C0")):
@@ -161,10 +185,10 @@ def save(figure: Figure, path: Path) -> None:
     memory = io.BytesIO()
     figure.savefig(memory, dpi=100)
     with Image.open(memory) as picture:
-        picture.convert("RGB").quantize(128).save(path, optimize=True)
+        picture.convert("RGB").quantize(64).save(path, optimize=True)
 
 
-PICTURES = {draw.__name__: draw for draw in (recording, concept_sources, naming, probing, judging)}
+PICTURES = {draw.__name__: draw for draw in (recording, concept_sources, naming, probing, judging, seeing)}
 
 
 def main() -> None:
