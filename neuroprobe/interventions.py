@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 UnitNumbers: TypeAlias = "int | Sequence[int] | npt.NDArray[np.integer[Any]]"
 #: "mean", "zero", or numbers: one, one for each of the units, or a map for each of them.
 Value: TypeAlias = "Literal['mean', 'zero'] | float | npt.ArrayLike | torch.Tensor"
-#: Changes the values of a layer in place: [n_images, n_units, *positions].
+#: Changes the values of a layer in place: ``[n_images, n_units, *positions]``.
 Change: TypeAlias = Callable[[torch.Tensor], None]
 
 _VALUES = ("mean", "zero")
@@ -66,7 +66,7 @@ def ablate(
         Numbers of its units, each once, from 0.
     value : {"mean", "zero"} or array-like, default "mean"
         "mean" is every unit's own mean over images and positions, from `activations`; "zero" is 0. Else numbers: one for all units;
-        one for each, [k], in the order of `units`; or a map for each, [k, *positions], with the positions in the order of the
+        one for each, [k], in the order of `units`; or a map for each, ``[k, *positions]``, with the positions in the order of the
         layer's axes ([k, height, width], [k, tokens]).
     activations : Activations or ActivationSummary, optional
         Of this layer of this model, pooled by "mean". Needed for value="mean".
