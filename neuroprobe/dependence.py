@@ -148,8 +148,8 @@ def _adaptive(n_axes: int) -> Callable[..., Any]:
 def _softmax(input: torch.Tensor, dim: int | None = None, *args: Any, **options: Any) -> torch.Tensor:
     """As it is, but zero where float32 has no share left: a mask of -100 separates windows as one of -inf does."""
     dim = options.pop("dim", dim)
-    shares = F.softmax(input, dim=dim)
-    return torch.where(shares < torch.finfo(torch.float32).tiny, 0, shares)
+    nothing = F.softmax(input.detach(), dim=dim) < torch.finfo(torch.float32).tiny
+    return F.softmax(input.masked_fill(nothing, -torch.inf), dim=dim)
 
 
 def _amax(input: torch.Tensor, dim: Any = (), keepdim: bool = False, **options: Any) -> torch.Tensor:

@@ -173,10 +173,10 @@ def layer_facets(
 
     Clustered are a unit's strongest images, as far as it is at least half as far above its mean as on its five strongest
     (else images on which it does not fire would make a facet), at most `k` and at most a tenth of the probing set, or 30 if that is
-    more. For every number of clusters from 2 to `max_facets` the mean silhouette is compared with that of random images; the
-    number that stands highest above them is taken, if random images stand as high, at any number, with a probability of at most
-    `significance`, and if the facets' labels stand out more, weighted by the facets' shares, than the best concept of all these images
-    together does. Otherwise there is one facet.
+    more. For every number of clusters from 2 to `max_facets` the mean silhouette is compared with that of random images. The number
+    that stands highest above them (the fewest that stand nine tenths as high) is taken, if random images stand as high, at any
+    number, with a probability of at most `significance`, and if the facets' labels stand out more, weighted by the facets' shares,
+    than the best concept of all these images together does. Otherwise there is one facet.
 
     Parameters
     ----------
