@@ -213,7 +213,7 @@ const neuroprobe = (() => {
     document.getElementById("foot").append(...foot(data.about));
     await show();
     window.addEventListener("hashchange", show);
-    performance.mark("neuroprobe-shown");
+    requestAnimationFrame(() => requestAnimationFrame(() => performance.mark("neuroprobe-shown"))); // the frame after
   }
 
   document.addEventListener("DOMContentLoaded", () => {

@@ -185,7 +185,7 @@
     draw(rows = 0) {
       const top = -this.box.getBoundingClientRect().top;
       const first = rows ? 0 : Math.max(0, Math.floor(top / this.height) - BEYOND);
-      const last = rows || Math.ceil((top + innerHeight) / this.height) + BEYOND;
+      const last = rows || Math.max(1, Math.ceil((top + innerHeight) / this.height) + BEYOND);
       const wanted = new Set();
       for (let p = first * this.columns; p < Math.min(last * this.columns, this.order.length); p++) wanted.add(p);
       if (this.box.contains(document.activeElement)) wanted.add(this.active);
