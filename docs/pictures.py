@@ -185,7 +185,7 @@ def save(figure: Figure, path: Path) -> None:
     memory = io.BytesIO()
     figure.savefig(memory, dpi=100)
     with Image.open(memory) as picture:
-        picture.convert("RGB").quantize(64).save(path, optimize=True)
+        picture.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
 
 
 PICTURES = {draw.__name__: draw for draw in (recording, concept_sources, naming, probing, judging, seeing)}
