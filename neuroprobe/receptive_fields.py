@@ -137,15 +137,16 @@ def receptive_fields(
 ) -> list[ReceptiveField]:
     """The receptive field of every position, from the same forward passes; otherwise as `receptive_field`."""
     shape = _checked(model, layer, input_shape, unit, layout)
-    tensors = {name: _copied(tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
-    generator = torch.Generator().manual_seed(0)
     masks = np.zeros((len(positions), *shape[1:]), bool)
-    for number in range(_INPUTS):
-        image = torch.rand(1, *shape, generator=generator, dtype=torch.float64) + 0.5
-        with torch.inference_mode(False), torch.enable_grad():
-            image.requires_grad_(True)
-            output, axes = _run(model, tensors, layer, image, layout, whole=number == 0)
-            values = _map(output, axes, layer, unit)
+    with torch.inference_mode(False):  # wherever it is called from, tensors are such as have gradients
+        tensors = {name: _copied(tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+        generator = torch.Generator().manual_seed(0)
+        for number in range(_INPUTS):
+            image = (torch.rand(1, *shape, generator=generator, dtype=torch.float64) + 0.5).requires_grad_(True)
+            with torch.enable_grad():
+                output, axes = _run(model, tensors, layer, image, layout, whole=number == 0)
+            with torch.enable_grad():
+                values = _map(output, axes, layer, unit)
             for i, position in enumerate(positions):
                 masks[i] |= _reached(values, position, image, layer)
     for position, mask in zip(positions, masks, strict=True):

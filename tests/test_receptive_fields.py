@@ -166,20 +166,24 @@ def test_published_sizes(name: str, layer: str, side: int, position: tuple[int, 
     assert receptive_field(model, layer, position, input_shape=(3, side, side)).size == (published, published)
 
 
-@pytest.mark.parametrize(
-    ("name", "layer", "position"),
-    [("vit_b_32", "encoder.layers.encoder_layer_0", (0, 3)), ("mobilenet_v3_small", "features.5", (1, 1)), ("resnet18", "avgpool", (0, 0))],
-)
-def test_what_sees_the_whole_image_says_so(name: str, layer: str, position: tuple[int, int]) -> None:
-    model = torchvision.models.get_model(name, weights=None, **({"image_size": 64} if name.startswith("vit") else {}))
-    field = receptive_field(model, layer, position, input_shape=(3, 64, 64))
-    assert field.is_whole_image
-    assert field.box == (0, 0, 64, 64)
+def test_what_sees_the_whole_image_says_so() -> None:
+    vit = torchvision.models.VisionTransformer(image_size=32, patch_size=8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=16)
+    squeezing = torchvision.models.mobilenet_v3_small(weights=None)
+    for model, layer, position in (
+        (vit, "encoder.layers.encoder_layer_0", (0, 3)),
+        (squeezing, "features.1", (2, 2)),  # squeeze and excitation
+        (torchvision.models.mobilenet_v2(weights=None), "classifier", (0, 0)),
+    ):
+        field = receptive_field(model, layer, position, input_shape=(3, 32, 32))
+        assert field.is_whole_image
+        assert (field.box, field.size) == ((0, 0, 32, 32), (32, 32))
 
 
 def test_windows_of_attention_are_separate() -> None:
     """Swin's windows of 7 x 7 patches of 4 x 4 pixels; shifted by 3 patches in the next block, where masks of -100 separate them."""
-    model = torchvision.models.swin_t(weights=None)
+    model = torchvision.models.SwinTransformer(
+        patch_size=[4, 4], embed_dim=8, depths=[2], num_heads=[2], window_size=[7, 7], stochastic_depth_prob=0.0, num_classes=2
+    )
     assert receptive_field(model, "features.1.0", (8, 8), input_shape=(3, 112, 112)).box == (28, 28, 56, 56)
     # the last shifted window holds patches 24 to 27 and, behind the mask, 0 to 2 of the other side
     assert receptive_field(model, "features.1.1.attn", (27, 27), input_shape=(3, 112, 112)).box == (84, 84, 112, 112)
@@ -285,8 +289,13 @@ def test_what_cannot_be_measured_is_refused() -> None:
         receptive_field(model, "0", (0, 0), input_shape=(1, 2, 8, 8))
     with pytest.raises(InputError, match=r"'layer1\.0\.relu' to run once in a forward pass"):
         receptive_field(torchvision.models.resnet18(), "layer1.0.relu", (0, 0), input_shape=(3, 64, 64))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+def test_torchscript_is_refused() -> None:
+    traced = torch.jit.trace(stack(conv()), torch.zeros(1, 2, 8, 8))
     with pytest.raises(InputError, match="TorchScript"):
-        receptive_field(torch.jit.trace(model, torch.zeros(1, 2, 8, 8)), "0", (0, 0), input_shape=(2, 8, 8))
+        receptive_field(traced, "0", (0, 0), input_shape=(2, 8, 8))
 
 
 def test_values_stay_of_moderate_size_in_deep_networks() -> None:
