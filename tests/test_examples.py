@@ -52,6 +52,15 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
+def few_photos(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten of them, for large networks."""
+    path = tmp_path_factory.mktemp("few")
+    for file in sorted(photos.iterdir())[:10]:
+        (path / file.name).write_bytes(file.read_bytes())
+    return path
+
+
+@pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("words") / "colours.txt"
     path.write_text("red\nblue\ngreen\nyellow\nblack\nwhite\n", encoding="utf-8")
@@ -377,6 +386,7 @@ def test_resnet50_offline_with_a_second_judge(load: Load, tmp_path: Path, capsys
     sizes = {"conv1": 64, "layer1": 256, "layer2": 512, "layer3": 1024, "layer4": 2048, "fc": 1000}
     assert labels.table.groupby("layer").size().to_dict() == sizes
     assert set(labels.table["candidate"]) - {""} <= set(ATTRIBUTES)
+    assert set(labels.table["status"]) <= {"named", "never varies"}
     assert (len(evaluation), evaluation.table["truth"][0]) == (1000, "tench")
     # the cosine of label and class name in both, as the encoder gives it
     encoder = ClipEncoder(CLIP_PATH, device="cpu")
@@ -398,10 +408,10 @@ def common_options(photos: Path, words: Path, out: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_vit_gives_the_command_lines_table(load: Load, photos: Path, words: Path, tmp_path: Path) -> None:
+def test_vit_gives_the_command_lines_table(load: Load, few_photos: Path, words: Path, tmp_path: Path) -> None:
     layers = ["--layers", "encoder.layers.encoder_layer_0", "encoder.layers.encoder_layer_11", "--weights", "none"]
-    assert load("vit_b_16_dissect").main([*layers, *common_options(photos, words, tmp_path / "example")]) == 0
-    options = ["--pooling", "class_token", "--layout", "nlc", *common_options(photos, words, tmp_path / "cli")]
+    assert load("vit_b_16_dissect").main([*layers, *common_options(few_photos, words, tmp_path / "example")]) == 0
+    options = ["--pooling", "class_token", "--layout", "nlc", *common_options(few_photos, words, tmp_path / "cli")]
     assert neuroprobe_main(["dissect", "vit_b_16", *layers, *options]) == 0
     assert same_bytes(tmp_path / "example", tmp_path / "cli", "labels.csv")
     report = LabelReport.load(tmp_path / "example")
@@ -424,11 +434,11 @@ def test_places_gives_the_command_lines_table(
 
 
 @pytest.mark.slow
-def test_resnet50_gives_the_command_lines_table(load: Load, photos: Path, words: Path, tmp_path: Path) -> None:
+def test_resnet50_gives_the_command_lines_table(load: Load, few_photos: Path, words: Path, tmp_path: Path) -> None:
     example = load("resnet50_dissect")
     weights = ["--weights", "none", "--similarity", "soft_wpmi"]
-    assert example.main([*weights, *common_options(photos, words, tmp_path / "example")]) == 0
-    options = ["--layers", *example.LAYERS, *weights, *common_options(photos, words, tmp_path / "cli")]
+    assert example.main([*weights, *common_options(few_photos, words, tmp_path / "example")]) == 0
+    options = ["--layers", *example.LAYERS, *weights, *common_options(few_photos, words, tmp_path / "cli")]
     assert neuroprobe_main(["dissect", "resnet50", *options]) == 0
     assert same_bytes(tmp_path / "example", tmp_path / "cli", "labels.csv")
 
