@@ -15,7 +15,7 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("how_to", "recipes", "reproducing")
-PAGES = sorted(page for folder in FOLDERS for page in (ROOT / "docs" / folder).glob("*.md"))
+PAGES = sorted(page for folder in FOLDERS for page in (ROOT / "docs" / folder).glob("*.md") if page.stem != "index")
 
 #: Packages that a page needs beside our own.
 NEEDED = {"timm": "timm", "transformers": "transformers", "open_clip": "open_clip"}
