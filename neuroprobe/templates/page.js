@@ -153,9 +153,10 @@ const neuroprobe = (() => {
     document.dispatchEvent(new Event("theme"));
   }
 
-  const isDark = () => (theme === "auto" ? matchMedia("(prefers-color-scheme: dark)").matches : theme === "dark");
+  const print = matchMedia("print"); // on paper it is light
+  const isDark = () => !print.matches && (theme === "auto" ? matchMedia("(prefers-color-scheme: dark)").matches : theme === "dark");
   document.documentElement.dataset.theme = theme;
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => document.dispatchEvent(new Event("theme")));
+  for (const query of [print, matchMedia("(prefers-color-scheme: dark)")]) query.addEventListener("change", () => document.dispatchEvent(new Event("theme")));
 
   // --- the whole
 

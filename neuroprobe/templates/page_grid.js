@@ -270,7 +270,7 @@
 
   // --- the view
 
-  const kept = { hash: "#/", scroll: 0, position: -1, order: null };
+  const kept = { hash: "#/", scroll: 0, position: -1, order: null, searching: false };
   /** Where the grid was left, and the units in its order: the unit's page goes on from there. */
   neuroprobe.grid = { kept, known, exactly, label, headline, described, unitAddress, confidence };
 
@@ -328,6 +328,8 @@
         scrollTo(0, returning.scroll);
         if (returning.position >= 0) grid.focus(returning.position);
       }
+      if (kept.searching) search.focus();
+      kept.searching = false;
     }
 
     function leave() {

@@ -68,8 +68,10 @@
 
   /** The picture of one concept; `tell` is called with the cell that is pointed at. */
   function heatmap(data, part, concept, measure, tell) {
-    const width = Math.min(Math.max(Math.floor(720 / part.layers.length), 20), 64), height = Math.min(Math.max(Math.floor(320 / part.checkpoints.length), 16), 44);
-    const left = Math.min(150, 12 + 7 * Math.max(...part.checkpoints.map((c) => cut(data.checkpoints[c], 20).length))), bottom = Math.min(130, 26 + 5 * Math.max(...part.layers.map((l) => cut(data.layers[l], 20).length)));
+    const longest = (texts, numbers) => Math.max(...numbers.map((i) => cut(texts[i], 20).length));
+    const left = Math.min(150, 12 + 7 * longest(data.checkpoints, part.checkpoints)), bottom = Math.min(130, 26 + 5 * longest(data.layers, part.layers));
+    const room = (innerWidth > 960 ? Math.min(innerWidth, 1480) - 390 : innerWidth - 64) - left - 40;
+    const width = Math.min(Math.max(Math.floor(room / part.layers.length), 20), 64), height = Math.min(Math.max(Math.floor(320 / part.checkpoints.length), 16), 44);
     const w = left + width * part.layers.length + 40, h = height * part.checkpoints.length + bottom;
     const picture = svg("svg", { class: "heat", width: w, height: h, viewBox: `0 0 ${w} ${h}`, role: "group", "aria-label": `${data.concepts[concept]}: layers across, checkpoints up, colour is ${measure} above the baseline` });
     const rects = [];
@@ -211,13 +213,15 @@
     const scrolled = () => (tip.hidden = true);
     addEventListener("scroll", scrolled, { passive: true });
     document.addEventListener("theme", draw);
+    addEventListener("resize", paint, { passive: true });
     return {
       title: "Probes",
       tab: "probes",
       nodes: [el("section", { class: "probes" }, el("div", { class: "head" }, el("h1", null, "What is read where, and when"), el("p", { class: "muted" }, "Layers across, checkpoints up; colour is how far a probe is above the more frequent class on held-out images.")),
         el("div", { class: "bar" }, data.concepts.length > 12 ? filter : null, choose), el("div", { class: "split" }, list, stage), tip)],
       keys: { "/": () => (data.concepts.length > 12 ? filter.focus() : choose.focus()), Escape: () => void (location.hash = "#/") },
-      leave: () => (removeEventListener("scroll", scrolled), document.removeEventListener("theme", draw)),
+      shown: () => (list.scrollLeft = list.children[part.concepts.indexOf(state.concept)].offsetLeft - list.offsetLeft - 8),
+      leave: () => (removeEventListener("scroll", scrolled), removeEventListener("resize", paint), document.removeEventListener("theme", draw)),
     };
   };
 })();

@@ -80,7 +80,7 @@
     const kinds = new Set((unit.probes || []).map(([, kind]) => kind));
     const concept = ([text, kind]) => [named(texts[text]), kinds.size > 1 ? `, ${texts[kind]}` : ""];
     const rows = (unit.probes || []).map((row) => [concept(row), short(row[2]), short(row[3]), short(row[4]), small(row[5])]);
-    const at = checkpoint && checkpoint !== "model" ? [" at ", named(checkpoint)] : "";
+    const at = checkpoint && checkpoint !== "model" ? [" at the checkpoint ", named(checkpoint)] : "";
     const best = (unit.best || []).map(([text, when, accuracy, low, high, baseline]) =>
       el("li", null, named(texts[text]), texts[when] && texts[when] !== "model" ? [" at ", named(texts[when])] : "", `: accuracy ${short(accuracy)} [${short(low)}, ${short(high)}], baseline ${short(baseline)}`));
     return el("section", { class: "panel" }, el("h2", null, "Probes"),
@@ -175,7 +175,7 @@
         el("h1", { tabindex: "-1" }, grid.label(i)), sentence(i),
         el("div", { class: shown ? "body" : "body narrow" }, shown, el("div", { class: "aside" }, aside)),
         el("div", { class: "body below" }, probes(unit, texts), effect ? effects(unit.effects.map((group) => effect.groups[group]), effect.texts) : null))],
-      keys: { ...stepped.keys, Escape: () => void (location.hash = back), "/": () => ((location.hash = back), requestAnimationFrame(() => setTimeout(() => document.getElementById("search")?.focus(), 50))) },
+      keys: { ...stepped.keys, Escape: () => void (location.hash = back), "/": () => ((grid.kept.searching = true), void (location.hash = back)) },
       said: `${grid.described(i)}`,
       shown: () => document.querySelector("h1").focus({ preventScroll: true }),
     };
