@@ -126,7 +126,7 @@ def explain_class(
     near_duplicates : mapping from id to group, optional
         Kept on one side; as from `neuroprobe.near_duplicates.near_duplicates`.
     n_shuffles : int, default 100
-        Of the labels among the layer's units: what as many and as large groups of any units explain.
+        Of the labels among the layer's units: what as many and as large groups of any units explain. Most of the time goes into them.
     n_resamples : int, default 1000
         Of the bootstrap over images.
     level : float, default 0.95

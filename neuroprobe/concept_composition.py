@@ -166,6 +166,10 @@ def explain_units(
         Other images, too few of them, or parameters that make no sense.
     UnknownNameError
         No such layer, or kind of values.
+
+    Notes
+    -----
+    The values of all concepts on all images are held in memory, 8 bytes each, and their training part a few times over.
     """
     _check(activations, scores, k=k, min_gain=min_gain, most_shared=most_shared, n_resamples=n_resamples)
     check_level(level, seed)

@@ -55,7 +55,7 @@ class ConceptValues:
         UnknownNameError
             No such kind.
         InputError
-            A kind that the scores do not have.
+            A kind that the scores do not have, or scores that are not finite.
         """
         given = "labels" in scores.metadata
         if kind is not None and kind not in get_args(Values):
@@ -64,6 +64,8 @@ class ConceptValues:
             what = "given labels" if given else "scores of an encoder"
             raise InputError(f"Expected a kind of values that {what} have, but got {kind!r}. Leave `values` out.")
         similarities = scores.similarities().numpy()[rows]
+        if not np.isfinite(similarities).all():
+            raise InputError("Expected finite concept scores, but got others. Check the encoder's vectors.")
         chosen: Values = kind or ("labels" if given else "presence")
         encoder = scores.metadata.get("encoder")
         return cls(chosen, scores.concepts, similarities.mean(axis=0, dtype=float), similarities.std(axis=0, dtype=float), encoder)

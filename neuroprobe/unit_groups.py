@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import csr_array
 
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.held_out import Floats
@@ -89,11 +90,11 @@ def group_sums(values: npt.ArrayLike, weights: npt.ArrayLike, groups: Sequence[U
     groups : sequence of UnitGroup
     """
     rows, each = np.asarray(values), np.asarray(weights, dtype=np.float64)
-    matrix = np.zeros((rows.shape[1], len(groups)))
-    for column, group in enumerate(groups):
-        matrix[list(group.units), column] = each[list(group.units)]
+    units = np.array([unit for group in groups for unit in group.units], dtype=np.int64)
+    owner = np.repeat(np.arange(len(groups)), [len(group.units) for group in groups])
+    matrix = csr_array((each[units], (owner, units)), shape=(len(groups), rows.shape[1]))  # every unit is in one group
     # in blocks, so that a recording on disk is never whole in memory
-    return np.concatenate([rows[i : i + _BLOCK].astype(np.float64) @ matrix for i in range(0, len(rows), _BLOCK)])
+    return np.concatenate([(matrix @ rows[i : i + _BLOCK].T.astype(np.float64)).T for i in range(0, len(rows), _BLOCK)])
 
 
 def forward_order(parts: Floats, among: Sequence[int], *, first: int | None = None) -> list[int]:
@@ -112,13 +113,14 @@ def forward_order(parts: Floats, among: Sequence[int], *, first: int | None = No
     list of int
     """
     centred = parts - parts.mean(axis=0)
-    products = centred.T @ centred  # [n_columns, n_columns]
-    left = products.sum(axis=1)  # with what is not yet explained
+    left = centred.T @ centred.sum(axis=1)  # of every column with what is not yet explained
+    sizes = (centred**2).sum(axis=0)
+    products = centred.T @ centred if first is None else None  # [n_columns, n_columns]; for a few, their own rows are quicker
     order: list[int] = []
     candidates = list(among)
     for _ in range(len(candidates) if first is None else min(first, len(candidates))):
-        gains = 2 * left[candidates] - products[candidates, candidates]
+        gains = 2 * left[candidates] - sizes[candidates]
         best = candidates.pop(int(np.argmax(gains)))
-        left = left - products[:, best]
+        left = left - (centred.T @ centred[:, best] if products is None else products[best])
         order.append(best)
     return order

@@ -76,6 +76,13 @@ def test_kinds_that_the_scores_do_not_have_are_refused() -> None:
         ConceptValues.learned(labels, ROWS, "presence")
 
 
+def test_scores_that_are_not_finite_are_refused() -> None:
+    scores = scores_of(20, WORDS)
+    scores.image_vectors[3, 0] = torch.nan
+    with pytest.raises(InputError, match="Expected finite concept scores"):
+        ConceptValues.learned(scores, ROWS)
+
+
 def test_scores_of_something_else_are_refused() -> None:
     scores = scores_of(20, WORDS)
     values = ConceptValues.learned(scores, ROWS)
