@@ -262,10 +262,13 @@ def test_back_leads_to_where_the_units_were_left(opened: Callable[..., Page]) ->
 
 
 def test_an_address_of_nothing_says_so(opened: Callable[..., Page]) -> None:
-    for address in ("#/unit/conv1/999", "#/unit/nowhere/0", "#/layer/nowhere", "#/unit/%/%E0%A4%A", "#/unit"):
-        page = opened(address)
+    page = opened("#/unit/conv1/999")
+    for address in ("#/unit/nowhere/0", "#/layer/nowhere", "#/unit/%/%E0%A4%A", "#/unit"):
         assert page.get_by_role("alert").inner_text().startswith("There is no such")
-    assert opened("#/constructor").locator(".card").count() > 0
+        page.evaluate("address => (document.querySelector('[role=alert]').remove(), location.hash = address)", address)
+        page.get_by_role("alert").wait_for()
+    page.evaluate("location.hash = '#/constructor'")
+    page.wait_for_selector(".card")
 
 
 # --- keys
@@ -496,7 +499,10 @@ def test_dark_and_light_follow_the_system_until_they_are_chosen(opened: Callable
 
 @pytest.mark.parametrize("address", ["#/", "#/layer/conv1", "#/unit/conv1/3", "#/probes"])
 def test_on_a_phone_nothing_is_wider_than_the_screen(address: str, opened: Callable[..., Page]) -> None:
-    page = opened(address, viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
+    page = opened(address)
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.reload()
+    page.wait_for_selector(".card, article.unit, svg.heat")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     assert page.evaluate(SMALL) == []
 
@@ -504,7 +510,8 @@ def test_on_a_phone_nothing_is_wider_than_the_screen(address: str, opened: Calla
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("address", ["#/", "#/unit/conv1/3", "#/probes"])
 def test_every_text_stands_out_and_every_control_has_a_name(address: str, scheme: str, opened: Callable[..., Page]) -> None:
-    page = opened(address, color_scheme=scheme)
+    page = opened(address)
+    page.emulate_media(color_scheme=scheme)
     page.wait_for_selector(".card, article.unit, svg.heat")
     assert page.evaluate(FAINT) == []
     assert page.evaluate(NAMELESS) == []
