@@ -312,7 +312,7 @@ def _captum() -> Any:
         return importlib.import_module("captum.attr").IntegratedGradients
     except ImportError as error:
         raise MissingDependencyError(
-            "Integrated gradients are captum's: pip install captum. Or use method='gradient_times_activation'."
+            "Integrated gradients need captum: pip install 'neuroprobe-clip[attribution]'. Or use method='gradient_times_activation'."
         ) from error
 
 
