@@ -138,6 +138,7 @@ class Visualization:
         return [folder / name for name in (*table["file"], "visualizations.csv", "visualizations.json")]
 
 
+@torch.inference_mode(False)  # what is made in inference mode cannot take part in gradients
 def visualize(
     model: nn.Module,
     layer: str,
@@ -300,7 +301,7 @@ def _climb(
 
     parts = list(batches(targets, settings))
     with (
-        torch.inference_mode(False), torch.enable_grad(), evaluating(model), repeatable(device), listener.listening(),
+        torch.enable_grad(), evaluating(model), repeatable(device), listener.listening(),
         tqdm(total=len(parts) * settings.steps, unit="step", desc="images", disable=None if progress is None else not progress) as bar,
     ):  # fmt: skip
         found = []

@@ -74,13 +74,16 @@ class FourierImages:
         decay: float = 1.0,
         contrast: float = 1.5,
     ) -> None:
+        if not (math.isfinite(contrast) and contrast > 0):
+            raise InputError(f"Expected `contrast` as a number above 0, but got {contrast!r}.")
         self._size, self._contrast = size, contrast
         self._colours = _Colours(mean, colours)
         self._scale = natural_scale(size, decay)  # [h, w // 2 + 1]
 
     def start(self, generator: torch.Generator, *, attempt: int = 0) -> torch.Tensor:
         contrast = min(_START * 2**attempt, self._contrast)
-        return contrast * torch.randn(3, *self._scale.shape, 2, generator=generator)
+        noise: torch.Tensor = contrast * torch.randn(3, *self._scale.shape, 2, generator=generator)
+        return noise
 
     def images(self, parameters: torch.Tensor) -> torch.Tensor:
         return self._colours.pixels(self._planes(parameters))
@@ -88,7 +91,8 @@ class FourierImages:
     def allowed(self, parameters: torch.Tensor) -> torch.Tensor:
         contrast = self._planes(parameters).square().mean((1, 2, 3)).sqrt()
         factors = (self._contrast / contrast.clamp(min=1e-12)).clamp(max=1)
-        return parameters * factors[:, None, None, None, None]
+        within: torch.Tensor = parameters * factors[:, None, None, None, None]
+        return within
 
     def _planes(self, parameters: torch.Tensor) -> torch.Tensor:
         coefficients = torch.view_as_complex((parameters * self._scale.to(parameters)[:, :, None]).contiguous())

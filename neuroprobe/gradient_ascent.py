@@ -187,10 +187,11 @@ class Ascent:
 
     def _gradient(self, values: torch.Tensor, of: torch.Tensor, *, again: bool = False) -> torch.Tensor:
         """The gradient of the values' sum; never into the model's own gradients."""
-        if not values.requires_grad:
+        found = None
+        if values.requires_grad:
+            (found,) = torch.autograd.grad(values.sum(), of, retain_graph=again, allow_unused=True)
+        if found is None:
             raise InputError("Expected a layer that depends on the image differentiably, but its output has no gradient.")
-        (found,) = torch.autograd.grad(values.sum(), of, retain_graph=again, allow_unused=True)
-        found = torch.zeros_like(of) if found is None else found
         if not found.isfinite().all():
             raise InputError("Expected finite gradients, but the model gives others. In half precision, try the model in float32.")
         return found
