@@ -23,7 +23,7 @@ OFFLINE = ("no_network",)
 #: Pages whose symptom is what is printed, and no error.
 PRINTED = ("missing_interval",)
 #: Pages whose code takes more than a second or two.
-SLOW = ("equal_checkpoints", "missing_interval", "no_types", "other_images")
+SLOW = ("equal_checkpoints", "missing_interval", "no_types", "other_images", "page_pictures")
 
 pytestmark = pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore::DeprecationWarning:torch")
 
