@@ -25,6 +25,7 @@ def example_parser(description: str | None, *, out: str, count: int) -> argparse
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--images", type=Path, metavar="DIR", help="folder of images, searched recursively")
     source.add_argument("--offline", action="store_true", help="download nothing: rendered images, the world's CLIP, see above")
+    parser.add_argument("--on-error", default="raise", choices=("raise", "skip"), help="a file that is no image (default: %(default)s)")
     parser.add_argument("--images-count", type=int, default=count, metavar="N", help="rendered with --offline (default: %(default)s)")
     parser.add_argument("--clip", metavar="MODEL", help="a CLIP model, or a checkpoint file of one (default: ViT-B/16)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")
@@ -61,7 +62,7 @@ def chosen_weights(arguments: argparse.Namespace, weights: str) -> str | None:
 
 def load_images(arguments: argparse.Namespace) -> Images:
     """The user's folder, or rendered images."""
-    return world_images(arguments.images_count) if arguments.offline else Images(arguments.images)
+    return world_images(arguments.images_count) if arguments.offline else Images(arguments.images, on_error=arguments.on_error)
 
 
 def load_encoder(arguments: argparse.Namespace) -> ClipEncoder:

@@ -141,6 +141,22 @@ def test_wrong_input_is_one_line_and_code_2(
     assert message in the_error(capsys)
 
 
+def test_a_file_that_is_no_image_is_named_or_skipped(load: Load, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "good.png").write_bytes((photos / "000.png").read_bytes())
+    (folder / "broken.jpg").write_text("no image")
+    example = load("resnet18_places365")
+    example.write_stand_ins(tmp_path)
+    files = ["--checkpoint", str(tmp_path / example.CHECKPOINT), "--categories", str(tmp_path / example.CATEGORIES)]
+    arguments = ["--images", str(folder), "--clip", str(CLIP_PATH), "--device", "cpu", "--out", str(tmp_path / "out"), *files]
+    assert example.main(arguments) == 2
+    assert "broken.jpg" in the_error(capsys)
+    common = load("common")
+    arguments = common.example_parser(None, out="", count=1).parse_args(["--images", str(folder), "--on-error", "skip"])
+    assert common.load_images(arguments).on_error == "skip"
+
+
 def test_what_would_be_downloaded_exists(load: Load) -> None:
     import clip
 
