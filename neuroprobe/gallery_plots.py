@@ -154,7 +154,7 @@ def _canvas(n_rows: int, n_columns: int, title: str) -> tuple[Figure, list[list[
 
     size = (_WIDTH * max(n_columns, 3) + _MARGIN, _HEIGHT * n_rows + 0.4)
     figure = Figure(figsize=size, layout="constrained", dpi=110)
-    figure.suptitle(_printable(title, 14 * max(n_columns, 3)), parse_math=False, fontsize=10)
+    figure.suptitle(_printable(title, 18 * max(n_columns, 3)), parse_math=False, fontsize=10)
     axes = figure.subplots(n_rows, n_columns, squeeze=False)
     for ax in axes.ravel():
         ax.axis("off")
