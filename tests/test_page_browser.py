@@ -59,10 +59,15 @@ def plain(browser: Browser) -> Iterator[BrowserContext]:
     found.close()
 
 
+#: A name that could be taken for several parts of a search.
+TRICKY = 'say "q<1 \\ unit:3" twice'
+
+
 @pytest.fixture(scope="module")
 def labels() -> LabelReport:
     table = label_table(LAYERS, names=COLOURS)
     table.loc[5, ["concept", "candidate"]] = ATTACK
+    table.loc[6, ["concept", "candidate"]] = TRICKY
     return LabelReport(table, {"similarity": "peak_correlation"})
 
 
@@ -163,6 +168,10 @@ def test_a_search_finds_concepts_layers_and_units(opened: Callable[..., Page], l
     assert found("layer:18") == 40
     assert found("unit:7") == 2
     assert found("concept:conv1") == 0
+    assert found("score>4") == (table["score"] > 4).sum()
+    assert found("Q <= 0.01 layer:conv1") == ((table["q_value"] <= 0.01) & (table["layer"] == "conv1")).sum()
+    assert found("stable>=50 blue") == ((table["stability"] >= 0.5) & (table["candidate"] == "blue")).sum()
+    assert found("concept:conv1") == 0
     assert "Try another word" in page.locator(".result").inner_text()
     assert found("") == 100
     search.fill("blue")
@@ -212,6 +221,18 @@ def test_a_layer_has_its_own_address_with_its_leading_concepts(opened: Callable[
     page.locator(".leading a").first.click()
     until(page, "location.hash.includes('q=concept')")
     assert len(set(names(page))) == 1
+
+
+def test_cards_fit_another_window_and_keep_the_focus(opened: Callable[..., Page]) -> None:
+    page = opened()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowRight")
+    page.set_viewport_size({"width": 500, "height": 800})
+    until(page, "new Set([...document.querySelectorAll('.card')].map((card) => card.getBoundingClientRect().left)).size", 2)
+    assert page.evaluate("document.activeElement.getAttribute('href')") == "#/unit/conv1/1"
+    rows = page.locator(".card").evaluate_all("cards => cards.map((card) => card.getBoundingClientRect())")
+    assert rows[2]["top"] >= rows[0]["top"] + rows[0]["height"]  # none over another
+    assert max(row["left"] + row["width"] for row in rows) <= 500
 
 
 # --- a unit
@@ -312,6 +333,13 @@ def test_the_keyboard_does_it_all(opened: Callable[..., Page]) -> None:
     page.wait_for_selector(".card")
 
 
+def test_a_concepts_link_finds_that_concept_whatever_its_name(opened: Callable[..., Page]) -> None:
+    page = opened("#/unit/conv1/6")
+    page.locator(".concepts a").first.click()
+    page.wait_for_selector(".card")
+    assert names(page) == [TRICKY]
+
+
 def test_next_goes_on_in_the_order_of_the_search(opened: Callable[..., Page], labels: LabelReport) -> None:
     page = opened("#/?q=blue&sort=score")
     wanted = labels.table[labels.table["candidate"] == "blue"].sort_values("score", ascending=False)
@@ -346,6 +374,7 @@ def test_the_study_is_a_picture_to_point_at(opened: Callable[..., Page]) -> None
     assert (page.evaluate("document.activeElement.getAttribute('aria-label')")).startswith("deep at last")
     assert page.locator(".tip").is_visible()
     page.get_by_text("As a table").click()
+    page.wait_for_selector(".astable tbody tr")
     assert page.locator(".astable tbody tr").count() == 4
     doubtful = page.locator(".astable tbody tr", has_text="not surely").count()
     assert page.locator(".heat .doubt").count() == doubtful
@@ -364,6 +393,7 @@ def test_the_study_is_a_picture_to_point_at(opened: Callable[..., Page]) -> None
 def test_colour_is_the_distance_from_the_baseline(opened: Callable[..., Page]) -> None:
     page = opened("#/probes")
     page.get_by_text("As a table").click()
+    page.wait_for_selector(".astable tbody tr")
     rows = [row.split("\t") for row in page.locator(".astable tbody tr").all_inner_texts()]
     gain = {(row[0], row[1]): float(row[2]) - float(row[4]) for row in rows}
     for cell in page.locator(".heat .cell").all():

@@ -54,17 +54,29 @@
 
   // --- searching
 
-  /** What a search asks for: { place, text, whole } each, all of which must be there; `whole` for concept:"..." in quotation marks. */
+  /** What a search asks for: { place, text, whole } or { number, sign, value } each, all of which must hold; `whole` for concept:"...". */
   function terms(text) {
-    const found = [...text.matchAll(/(?:(concept|layer|unit):)?(?:"((?:[^"\\]|\\.)*)("?)|(\S+))/gis)];
-    const term = ([, place, quoted, end, word]) => ({ place: (place || "").toLowerCase(), text: known().plain(quoted?.replace(/\\(.)/gs, "$1") ?? word), whole: Boolean(place && end) });
-    return found.map(term).filter(({ text }) => text);
+    const number = /(score|q|stable)\s?(<=?|>=?)\s?(-?\d*\.?\d+(?:e-?\d+)?)(?=\s|$)/, words = /(?:(concept|layer|unit):)?(?:"((?:[^"\\]|\\.)*)("?)|(\S+))/;
+    const found = [...text.matchAll(new RegExp(`${number.source}|${words.source}`, "gis"))];
+    const term = ([, name, sign, value, place, quoted, end, word]) =>
+      name ? { number: name.toLowerCase(), sign, value: Number(value) } : { place: (place || "").toLowerCase(), text: known().plain(quoted?.replace(/\\(.)/gs, "$1") ?? word), whole: Boolean(place && end) };
+    return found.map(term).filter((term) => term.number || term.text);
   }
 
   /** The search for one concept. */
   const exactly = (concept) => `concept:"${concept.replace(/["\\]/g, "\\$&")}"`;
 
-  function matches(i, { place, text, whole }) {
+  const COMPARED = { "<": (a, b) => a < b, "<=": (a, b) => a <= b, ">": (a, b) => a > b, ">=": (a, b) => a >= b };
+
+  /** Whether a unit's score, q-value or stability (in percent) is as a search asks; what is not known is not. */
+  function compared(i, { number, sign, value }) {
+    const known_ = known()[{ score: "score", q: "q", stable: "stability" }[number]]?.[i];
+    return known_ !== null && known_ !== undefined && COMPARED[sign](number === "stable" ? 100 * known_ : known_, value);
+  }
+
+  function matches(i, wanted) {
+    if (wanted.number) return compared(i, wanted);
+    const { place, text, whole } = wanted;
     const { layer, unit, layerTexts, conceptTexts } = known();
     const holds = (there) => (whole ? there === text : there.includes(text));
     const inConcept = () => holds(conceptTexts[i]);
@@ -149,21 +161,31 @@
     set(order) {
       this.order = order;
       this.active = 0;
-      this.measure();
+      this.clear();
+      if (this.box.clientWidth !== this.room) this.measure();
+      this.box.style.height = order.length ? `${Math.ceil(order.length / this.columns) * this.height}px` : "0";
+      if (order.length) this.draw();
     }
 
+    /** The same cards in another room. */
+    again() {
+      const { active } = this, focused = this.box.contains(document.activeElement);
+      this.room = -1;
+      this.set(this.order);
+      if (focused) this.focus(active);
+      else this.activate(active);
+    }
+
+    /** How many columns there is room for, and how high a row is: that of any card. */
     measure() {
-      const width = this.box.clientWidth;
-      this.columns = Math.max(1, Math.floor((width + GAP) / (NARROWEST + GAP)));
-      if (this.columns === 1 && width >= 300) this.columns = 2;
-      this.width = (width - GAP * (this.columns - 1)) / this.columns;
+      if (!this.order.length) return;
+      this.room = this.box.clientWidth;
+      this.columns = Math.max(1, Math.floor((this.room + GAP) / (NARROWEST + GAP)));
+      if (this.columns === 1 && this.room >= 300) this.columns = 2;
+      this.width = (this.room - GAP * (this.columns - 1)) / this.columns;
       this.clear();
-      if (!this.order.length) return void (this.box.style.height = "0");
-      const sample = this.put(0);
-      this.height = sample.offsetHeight + GAP;
+      this.height = this.put(0).offsetHeight + GAP;
       this.clear();
-      this.box.style.height = `${Math.ceil(this.order.length / this.columns) * this.height}px`;
-      this.draw();
     }
 
     clear() {
@@ -316,7 +338,7 @@
     const pick = el("select", { class: "pick", "aria-label": "Layer", on: { change: () => (location.hash = pick.value) } }, el("option", { value: "#/" }, "All layers"), layers.map((name, i) => el("option", { value: address("layer", name), selected: i === layer }, name)));
     const head = layer < 0 ? null : el("div", { class: "head" }, el("h1", null, named(layers[layer])), leading(layer));
 
-    const resized = () => requestAnimationFrame(() => grid.measure());
+    const resized = () => requestAnimationFrame(() => grid.again());
     const scrolled = () => grid.order.length && grid.draw();
     const printed = () => grid.order.length && grid.draw(Math.ceil(Math.min(grid.order.length, 400) / grid.columns));
     const listeners = [["resize", resized], ["scroll", scrolled], ["beforeprint", printed], ["afterprint", scrolled]];
