@@ -7,6 +7,8 @@ author = "The neuroprobe developers"
 version = release = installed_version("neuroprobe-clip")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["wide.css"]
 exclude_patterns = ["_build"]
 autodoc_typehints = "none"  # the docstrings give types with shapes
 autodoc_member_order = "bysource"

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from neuroprobe.activations import Activations
+    from neuroprobe.attribution import attribute_units
+    from neuroprobe.causal_effects import EffectReport, causal_effect, units_named
+    from neuroprobe.composition import explain_class
     from neuroprobe.compositional import dissect_formulas
+    from neuroprobe.concept_composition import explain_units
     from neuroprobe.concept_sets import ConceptSet, ConceptSets
     from neuroprobe.concepts import ConceptScores, ConceptSource
     from neuroprobe.curation import contact_sheet, load_curation, save_curation
@@ -15,9 +19,13 @@ if TYPE_CHECKING:
     from neuroprobe.directions import Direction
     from neuroprobe.dissection import dissect
     from neuroprobe.encoders import ClipEncoder, ImageTextEncoder, OpenClipEncoder, TransformersEncoder
+    from neuroprobe.feature_visualization import visualize
+    from neuroprobe.gallery import quantile_examples, top_images
+    from neuroprobe.gallery_plots import plot_examples
     from neuroprobe.given_labels import GivenLabels
     from neuroprobe.image_checks import check_on_images
     from neuroprobe.images import Images
+    from neuroprobe.interventions import ablate, steer
     from neuroprobe.judging import evaluate_labels
     from neuroprobe.label_changes import compare_reports, labels_along
     from neuroprobe.layers import all_layers, block_layers, list_layers
@@ -48,6 +56,7 @@ __all__ = [
     "ConceptSets",
     "ConceptSource",
     "Direction",
+    "EffectReport",
     "GivenLabels",
     "ImageTextEncoder",
     "Images",
@@ -63,8 +72,11 @@ __all__ = [
     "SparseProbe",
     "TransformersEncoder",
     "Vocabulary",
+    "ablate",
     "all_layers",
+    "attribute_units",
     "block_layers",
+    "causal_effect",
     "check_metrics",
     "check_on_images",
     "classes_from_labels",
@@ -76,19 +88,31 @@ __all__ = [
     "dissect_pairs",
     "dissect_without",
     "evaluate_labels",
+    "explain_class",
+    "explain_units",
     "labels_along",
     "list_layers",
     "load_curation",
+    "plot_examples",
+    "quantile_examples",
     "record_checkpoints",
     "save_curation",
     "score_units",
     "search_units",
+    "steer",
+    "top_images",
+    "units_named",
+    "visualize",
 ]
 
 # Names are imported when they are first used, so that `import neuroprobe` costs nothing that is not needed.
 _MODULES = {
     "activations": ("Activations",),
+    "attribution": ("attribute_units",),
+    "causal_effects": ("EffectReport", "causal_effect", "units_named"),
+    "composition": ("explain_class",),
     "compositional": ("dissect_formulas",),
+    "concept_composition": ("explain_units",),
     "concept_sets": ("ConceptSet", "ConceptSets"),
     "concepts": ("ConceptScores", "ConceptSource"),
     "curation": ("contact_sheet", "load_curation", "save_curation"),
@@ -96,9 +120,13 @@ _MODULES = {
     "directions": ("Direction",),
     "dissection": ("dissect",),
     "encoders": ("ClipEncoder", "ImageTextEncoder", "OpenClipEncoder", "TransformersEncoder"),
+    "feature_visualization": ("visualize",),
+    "gallery": ("quantile_examples", "top_images"),
+    "gallery_plots": ("plot_examples",),
     "given_labels": ("GivenLabels",),
     "image_checks": ("check_on_images",),
     "images": ("Images",),
+    "interventions": ("ablate", "steer"),
     "judging": ("evaluate_labels",),
     "label_changes": ("compare_reports", "labels_along"),
     "layers": ("all_layers", "block_layers", "list_layers"),
@@ -117,7 +145,23 @@ _MODULES = {
     "word_pairs": ("dissect_pairs",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
-_MORE = ("collection", "exceptions", "near_duplicates", "pooling", "scoring", "set_quality", "similarity", "statistics", "tcav", "world")
+_MORE = (
+    "collection",
+    "exceptions",
+    "facets",
+    "image_spectrum",
+    "matched_images",
+    "near_duplicates",
+    "pooling",
+    "receptive_fields",
+    "regions",
+    "scoring",
+    "set_quality",
+    "similarity",
+    "statistics",
+    "tcav",
+    "world",
+)
 _SUBMODULES = frozenset((*_MODULES, *_MORE))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import copy
 import pickle
 import zipfile
@@ -27,6 +28,8 @@ _Model = TypeVar("_Model", bound=nn.Module)
 def load_state_dict(path: str | Path) -> Mapping[str, torch.Tensor]:
     """Read a state dict: a .safetensors file, or one of torch.save with it alone or under the key "state_dict" or "model".
 
+    An `argparse.Namespace` of options may stand beside it, as in the files of torchvision's training script.
+
     Raises
     ------
     CheckpointError
@@ -39,7 +42,9 @@ def load_state_dict(path: str | Path) -> Mapping[str, torch.Tensor]:
     if is_torchscript(path):
         raise CheckpointError(f"Expected a plain state dict, but {str(path)!r} is a TorchScript archive. Save the model's state_dict().")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        # training scripts, torchvision's too, keep their options beside the weights; of such a namespace only attributes are set
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise CheckpointError(f"Expected a file of weights, but there is nothing at {str(path)!r}.") from error
     except Exception as error:  # the unpickler raises many kinds

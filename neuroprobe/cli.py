@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from neuroprobe.cli_options import COMMANDS, build_parser, command_parser
 from neuroprobe.exceptions import InputError, NeuroprobeError
@@ -134,7 +134,7 @@ def _dissect_in(arguments: argparse.Namespace, distributed: bool) -> None:
     from neuroprobe.distributed import rank_and_size
     from neuroprobe.pipeline import dissect_model
 
-    vocabulary = _vocabulary(arguments.words, arguments.template)
+    vocabulary = _vocabulary(arguments.words, arguments.template, arguments.duplicates)
     images, source, model, transform = _inputs(arguments, vocabulary)
     report = dissect_model(
         model,
@@ -159,12 +159,15 @@ def _dissect_in(arguments: argparse.Namespace, distributed: bool) -> None:
 
 
 def _probe(arguments: argparse.Namespace) -> None:
+    from neuroprobe.distributed import started_by_torchrun
     from neuroprobe.pipeline import probe_model
     from neuroprobe.vocabulary import ConceptGroup, Vocabulary
 
+    if started_by_torchrun():
+        raise InputError("Expected one process for `neuroprobe probe`, but torchrun started several. Start it alone: --workers, --jobs.")
     vocabulary = Vocabulary.probing_blog()
     if arguments.words:
-        listed = [(path.stem, Vocabulary.from_file(path).names) for path in arguments.words]
+        listed = [(path.stem, Vocabulary.from_file(path, duplicates=arguments.duplicates).names) for path in arguments.words]
         vocabulary = Vocabulary([ConceptGroup(group, tuple(n for n in names if n != "none"), none="none") for group, names in listed])
     images, source, model, transform = _inputs(arguments, vocabulary)
     report = probe_model(
@@ -225,7 +228,7 @@ def _encoder(name: str, device: torch.device, *, trust: bool) -> ImageTextEncode
     return ClipEncoder(name, device=device, trust=trust)
 
 
-def _vocabulary(words: str, template: str) -> Vocabulary:
+def _vocabulary(words: str, template: str, duplicates: Literal["raise", "drop"]) -> Vocabulary:
     from neuroprobe.vocabulary import Vocabulary
 
     templates = (template,) if "{" in template else template
@@ -236,7 +239,7 @@ def _vocabulary(words: str, template: str) -> Vocabulary:
         if not rest.isdecimal():
             raise InputError(f"Expected frequent:N with a number of words, but got {words!r}.")
         return Vocabulary.from_frequency(int(rest), templates=templates)
-    return Vocabulary.from_file(words, templates=templates)
+    return Vocabulary.from_file(words, templates=templates, duplicates=duplicates)
 
 
 def _named(checkpoints: Sequence[Path] | None) -> dict[str, Path] | None:

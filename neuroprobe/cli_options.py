@@ -216,6 +216,12 @@ def _add_common(parser: Parser, *, out: str) -> None:
         help="a CLIP model such as ViT-B/16, or a checkpoint file of one; open_clip:MODEL/PRETRAINED (needs the extra `openclip`); "
         "transformers:NAME_OR_FOLDER of a CLIP or SigLIP (needs the extra `transformers`)",
     )
+    parser.add_argument(
+        "--duplicates",
+        default="raise",
+        choices=("raise", "drop"),
+        help="what to do with a word that is there twice (default: %(default)s)",
+    )
     parser.add_argument("--text-cache", type=Path, metavar="DIR", help="keep the texts' vectors there (default: computed each time)")
     parser.add_argument("--trust", action="store_true", help="also load a TorchScript archive, which can run code, for --clip")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")

@@ -177,7 +177,8 @@ def _folder(folder: Path, on_error: OnError) -> Files:
         raise InputError(f"Expected a readable folder, but {where!r} cannot be listed: {error.strerror}. Change its rights.") from error
     if not paths:
         raise InputError(
-            f"Expected images in {str(folder)!r}, but found none. Looked for files ending in {', '.join(sorted(IMAGE_SUFFIXES))}."
+            f"Expected images in {str(folder)!r}, but found none. Looked for files ending in {', '.join(sorted(IMAGE_SUFFIXES))}, "
+            "and not behind links to other folders."
         )
     return Files(paths, [p.relative_to(folder).as_posix() for p in paths], on_error)
 

@@ -101,7 +101,7 @@ class Report:
         text = template.render(
             title=self.title,
             summary=self.summary(),
-            figure=base64.b64encode(self._figure()).decode(),
+            figure=base64.b64encode(self._figure()).decode() if self._has_figure else "",
             columns=shown.columns.tolist(),
             rows=[[_cell(value) for value in row] for row in shown.itertuples(index=False)],
             metadata=json.dumps(self.metadata, indent=2, ensure_ascii=False),
@@ -135,7 +135,7 @@ class Report:
         raise InputError(f"Expected a report with a figure of its own, but {type(self).__name__} has none.")
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write the CSV, the Markdown table, the figure, the page and the metadata into a folder, and return their paths.
+        """Write the CSV, the Markdown table, the figure (if it has one), the page and the metadata into a folder; return their paths.
 
         Every file is written whole or not at all; the metadata come last and hold the table's fingerprint, so
         that `load` reads nothing half-written.
@@ -152,7 +152,10 @@ class Report:
         paths["json"].unlink(missing_ok=True)
         table = self.to_csv(paths["csv"])
         self.to_markdown(paths["md"])
-        write_whole(paths["png"], self._figure())
+        if self._has_figure:
+            write_whole(paths["png"], self._figure())
+        else:
+            paths.pop("png").unlink(missing_ok=True)
         self.to_single_html(paths["html"])
         facts = {"report": type(self).__name__, "table": fingerprint_bytes(table.encode()), "metadata": self.metadata}
         _written(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", paths["json"])
@@ -199,6 +202,10 @@ class Report:
         if rows.empty:
             raise InputError(f"Expected a unit of this report, but got unit {unit} of {layer!r}.")
         return str(rows[column].iloc[0])
+
+    @property
+    def _has_figure(self) -> bool:
+        return type(self).plot is not Report.plot
 
     def _figure(self) -> bytes:
         buffer = io.BytesIO()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import pickle
 from collections.abc import Mapping
@@ -43,6 +44,20 @@ class TestReading:
         torch.save(state if key is None else {key: state, "epoch": 30}, tmp_path / "w.pt")
         torch.testing.assert_close(dict(load_state_dict(tmp_path / "w.pt")), dict(state))
         assert_same_weights(load_checkpoint(net(0), str(tmp_path / "w.pt")), state)
+
+    def test_options_beside_the_weights_as_torchvisions_script_writes_them(self, tmp_path: Path) -> None:
+        state = net(1).state_dict()
+        torch.save({"model": state, "epoch": 29, "args": argparse.Namespace(lr=0.045, model="net")}, tmp_path / "w.pth")
+        assert_same_weights(load_checkpoint(net(0), tmp_path / "w.pth"), state)
+        with pytest.raises(Exception, match="Weights only load failed"):  # what is allowed here is not allowed elsewhere
+            torch.load(tmp_path / "w.pth", weights_only=True)
+
+    def test_options_that_hide_code_are_refused(self, tmp_path: Path) -> None:
+        trap = Malicious(tmp_path / "executed")
+        torch.save({"model": net(1).state_dict(), "args": argparse.Namespace(x=trap)}, tmp_path / "w.pth")
+        with pytest.raises(CheckpointError, match="is not: Weights only load failed"):
+            load_state_dict(tmp_path / "w.pth")
+        assert not trap.path.exists()
 
     def test_missing(self, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=r"Expected a file of weights, but there is nothing at '.*gone.pt'"):

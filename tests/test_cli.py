@@ -268,6 +268,24 @@ def test_both_commands_write_the_page_and_their_options(
     assert list((tmp_path / "labels" / "images").iterdir())
 
 
+def test_a_word_twice_is_refused_or_dropped(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("red\nblue\nred\n", encoding="utf-8")
+    assert main(dissect_arguments(folder, words, tmp_path / "out")) == 2
+    assert "'red'" in the_line(capsys)
+    assert main(dissect_arguments(folder, words, tmp_path / "out", "--duplicates", "drop", "--no-page", "--resamples", "0")) == 0
+    assert LabelReport.load(tmp_path / "out").metadata["n_concepts"] == 2
+
+
+def test_probe_under_torchrun_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    assert main(probe_arguments(folder, tmp_path)) == 2
+    assert "torchrun started several" in the_line(capsys)
+
+
 def test_a_run_is_repeated_from_its_file(folder: Path, words: Path, tmp_path: Path) -> None:
     assert main([*dissect_arguments(folder, words, tmp_path / "first"), "--null-units", "100", "--resamples", "0", "--no-page"]) == 0
     assert not (tmp_path / "first" / "index.html").exists()

@@ -25,6 +25,7 @@ PUBLIC = [
     "ConceptSets",
     "ConceptSource",
     "Direction",
+    "EffectReport",
     "GivenLabels",
     "ImageTextEncoder",
     "Images",
@@ -40,8 +41,11 @@ PUBLIC = [
     "SparseProbe",
     "TransformersEncoder",
     "Vocabulary",
+    "ablate",
     "all_layers",
+    "attribute_units",
     "block_layers",
+    "causal_effect",
     "check_metrics",
     "check_on_images",
     "classes_from_labels",
@@ -53,13 +57,21 @@ PUBLIC = [
     "dissect_pairs",
     "dissect_without",
     "evaluate_labels",
+    "explain_class",
+    "explain_units",
     "labels_along",
     "list_layers",
     "load_curation",
+    "plot_examples",
+    "quantile_examples",
     "record_checkpoints",
     "save_curation",
     "score_units",
     "search_units",
+    "steer",
+    "top_images",
+    "units_named",
+    "visualize",
 ]
 
 
@@ -140,7 +152,6 @@ def test_a_pages_code_runs_as_it_stands(page: str, tmp_path: Path, monkeypatch: 
 
 def test_the_pages_with_code_are_found() -> None:
     assert {"start.md", "naming.md", "judging.md", "concept_sets.md"} <= set(PAGES)
-
 
 
 def test_the_readmes_own_lines_run_with_a_model_and_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -427,6 +427,16 @@ def test_a_plain_report_has_no_figure() -> None:
         report.plot()
 
 
+def test_a_report_without_a_figure_is_saved_without_one(tmp_path: Path) -> None:
+    report = Report(pd.DataFrame({"x": [1]}), {"a": 1})
+    paths = report.save(tmp_path)
+    assert sorted(path.suffix for path in paths) == [".csv", ".html", ".json", ".md"]
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in paths}
+    assert "<img" not in paths[2].read_text(encoding="utf-8")
+    assert Report.load(tmp_path).metadata == {"a": 1}
+    assert (report.to_html(tmp_path / "page")[0]).read_text(encoding="utf-8") == report.to_single_html()
+
+
 def test_reports_are_no_dataclasses_to_be_replaced() -> None:
     assert not dataclasses.is_dataclass(Report)
 
