@@ -369,6 +369,15 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     assert not (tmp_path / "page").exists()
 
 
+def test_activations_of_another_model_are_refused_and_those_on_other_images_are_not(tmp_path: Path) -> None:
+    table = label_table({"a": 2})
+    labels = LabelReport(table, {"activations": {"model": "one", "images": "these"}})
+    activations = activations_for(labels, IDS)
+    with pytest.raises(InputError, match="recorded with other weights"):
+        write_page(tmp_path, labels=labels, activations=dataclasses.replace(activations, metadata={"model": "two"}))
+    write_page(tmp_path, labels=labels, activations=dataclasses.replace(activations, metadata={"model": "one", "images": "others"}))
+
+
 # --- the folder
 
 

@@ -18,7 +18,7 @@ from neuroprobe.images import Images
 from neuroprobe.page.contents import Sources, page_data
 from neuroprobe.page.folder import INDEX, check_folder, put_in_place, staging
 from neuroprobe.page.scripts import as_script
-from neuroprobe.page.units import Unit, check_activations, check_effects, check_images, check_visualizations, page_units
+from neuroprobe.page.units import Unit, check_activations, check_effects, check_images, check_same_model, check_visualizations, page_units
 from neuroprobe.probe_report import ProbeReport
 from neuroprobe.report import LabelReport
 from neuroprobe.similarity.arrays import check_count
@@ -83,7 +83,7 @@ def write_page(
     Raises
     ------
     InputError
-        Neither report; things that do not fit the report's units or the recorded images; a stream; or a folder that cannot be
+        Neither report; things that do not fit the report's units, model or recorded images; a stream; or a folder that cannot be
         written to or holds something else under the page's names. Nothing has been written then.
     UnreadableImageError
         An image that cannot be read, of `images` that do not skip such; the old page is still there then.
@@ -94,6 +94,7 @@ def write_page(
     units = page_units(labels, probes)
     if activations is not None:
         check_activations(activations, units)
+        check_same_model(activations, labels)
     if images is not None:
         check_images(images, activations)
     report: Any = probes if labels is None else labels

@@ -82,6 +82,17 @@ def check_activations(activations: Any, units: pd.DataFrame) -> None:
             )
 
 
+def check_same_model(activations: Activations, labels: LabelReport | None) -> None:
+    """Raise `InputError` if labels and activations are known to be of different models; their images may differ."""
+    made_from = {} if labels is None else labels.metadata.get("activations")
+    ours = made_from.get("model") if isinstance(made_from, dict) else None
+    theirs = activations.metadata.get("model")
+    if ours is not None and theirs is not None and ours != theirs:
+        raise InputError(
+            "Expected activations of the model that the labels are of, but they were recorded with other weights. Record that model's."
+        )
+
+
 def check_images(images: Any, activations: Activations | None) -> None:
     """Raise `InputError` unless the images can be read by the ids of the activations."""
     if not isinstance(images, Images):
