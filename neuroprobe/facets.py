@@ -132,6 +132,10 @@ class UnitFacets:
     def __iter__(self) -> Iterator[Facet]:
         return iter(self.facets)
 
+    def __repr__(self) -> str:
+        named = ", ".join(f"{facet.label or 'no label'} ({facet.share:.0%})" for facet in self.facets)
+        return f"UnitFacets({self.layer}, unit {self.unit}: {self.status}{': ' if named else ''}{named})"
+
     @property
     def labels(self) -> tuple[str, ...]:
         """The label of every facet."""

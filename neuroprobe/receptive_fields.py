@@ -50,6 +50,12 @@ class ReceptiveField:
     position: tuple[int, int]
     mask: npt.NDArray[np.bool_]
 
+    def __repr__(self) -> str:
+        of = "any unit" if self.unit is None else f"unit {self.unit}"
+        return (
+            f"ReceptiveField({self.layer}, {of}, position {self.position}: box {self.box} of {self.mask.shape[1]} x {self.mask.shape[0]})"
+        )
+
     @property
     def box(self) -> tuple[int, int, int, int]:
         """Left, top, right and bottom of the smallest box around these pixels; right and bottom are beyond it, as for PIL's crop."""

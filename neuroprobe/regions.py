@@ -49,6 +49,9 @@ class Region:
     picture: Image.Image
     field: ReceptiveField | None
 
+    def __repr__(self) -> str:
+        return f"Region({self.example.image_id!r}, position {self.position} of {self.map.shape}, fired on {self.fired.mean():.1%})"
+
     @property
     def position(self) -> tuple[int, int]:
         """Row and column of the strongest position of the map; of equal ones the first."""

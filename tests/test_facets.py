@@ -136,7 +136,10 @@ def test_nothing_depends_on_what_else_was_asked(
 ) -> None:
     with same_random_states():
         alone = facets(made, scores, "made", 1, n_null=39)
-    assert repr(alone) == repr(found[1])
+    assert [facet.examples for facet in alone] == [facet.examples for facet in found[1]]
+    assert [facet.concepts for facet in alone] == [facet.concepts for facet in found[1]]
+    assert (alone.standings, alone.silhouettes, alone.p_value) == (found[1].standings, found[1].silhouettes, found[1].p_value)
+    assert repr(alone).startswith(f"UnitFacets(made, unit 1: several facets: {alone[0].label} (")
     other = facets(made, scores, "made", 1, seed=5, n_null=39)
     assert sorted(other.labels) == sorted(alone.labels)
     assert other.standings != alone.standings

@@ -58,6 +58,8 @@ def test_where_a_unit_fired_by_hand() -> None:
     assert above.field.box == (12, 0, 16, 4)
     assert np.asarray(above.crop).min() == np.asarray(below.crop).min() == 255  # the white field and nothing else
     assert above.crop.size == (4, 4)
+    assert repr(above.field) == "ReceptiveField(1, unit 0, position (0, 3): box (12, 0, 16, 4) of 16 x 16)"
+    assert repr(black) == "Region('black', position (0, 0) of (4, 4), fired on 0.0%)"
     assert not black.fired.any()
     for region, (row, column) in ((above, (0, 3)), (below, (2, 1))):
         fired = np.argwhere(region.fired)
