@@ -25,7 +25,7 @@ from torch import nn
 from torchvision.models import get_model, get_model_weights
 
 from neuroprobe import ConceptSource, Vocabulary, evaluate_labels
-from neuroprobe.checkpoints import load_checkpoint, load_state_dict
+from neuroprobe.checkpoints import load_checkpoint
 from neuroprobe.exceptions import InputError
 from neuroprobe.modes import resolve_device
 from neuroprobe.pipeline import dissect_model
@@ -42,10 +42,7 @@ EXAMPLES = """examples:
 def load_places(checkpoint: str | Path = CHECKPOINT) -> nn.Module:
     """A ResNet-18 with the weights of a file in the format of Places365, in evaluation mode."""
     model: nn.Module = get_model("resnet18", weights=None, num_classes=365)
-    state = {key.removeprefix("module."): tensor for key, tensor in load_state_dict(checkpoint).items()}
-    # how many batches BatchNorm has seen, which a file older than PyTorch 0.4.1 does not hold and evaluation does not need
-    counters = {key: tensor for key, tensor in model.state_dict().items() if key.endswith("num_batches_tracked")}
-    return load_checkpoint(model, {**counters, **state}, name=str(checkpoint)).eval()
+    return load_checkpoint(model, checkpoint).eval()
 
 
 def read_categories(path: str | Path = CATEGORIES) -> list[str]:

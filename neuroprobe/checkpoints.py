@@ -22,6 +22,8 @@ Checkpoint: TypeAlias = "Mapping[str, torch.Tensor] | str | Path"
 # torch's own words advise to turn the safety off
 _UNPICKLABLE = "Weights only load failed, so it is damaged or holds more than tensors. Save model.state_dict() with torch.save."
 
+_PARALLEL = "module."
+
 _Model = TypeVar("_Model", bound=nn.Module)
 
 
@@ -86,6 +88,9 @@ def is_torchscript(path: str | Path) -> bool:
 def load_checkpoint(model: _Model, checkpoint: Checkpoint, *, name: str | None = None) -> _Model:
     """Load weights into `model`, every key of it, and return it.
 
+    Keys that all begin with "module.", as `torch.nn.DataParallel` writes them, are taken without it. Counts of batches, which files of
+    old versions of torch lack and nothing in evaluation mode reads, stay as they are.
+
     Raises
     ------
     CheckpointError
@@ -93,6 +98,9 @@ def load_checkpoint(model: _Model, checkpoint: Checkpoint, *, name: str | None =
     """
     state = load_state_dict(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
     own = model.state_dict()
+    if all(str(key).startswith(_PARALLEL) for key in state) and not any(key.startswith(_PARALLEL) for key in own):
+        state = {key.removeprefix(_PARALLEL): value for key, value in state.items()}
+    state = {**{key: value for key, value in own.items() if key.endswith("num_batches_tracked")}, **state}
     missing = [key for key in own if key not in state]
     left_over = [key for key in state if key not in own]
     misfits = [key for key in own if key in state and getattr(own[key], "shape", None) != getattr(state[key], "shape", None)]

@@ -131,8 +131,8 @@ class TestLoading:
             (lambda s: {**s, "0.bias": torch.zeros(4, 1)}, r"keys are 1 of another shape \(such as '0.bias'\)"),
             (lambda s: {**s, "0.bias": [0, 0, 0, 0]}, r"keys are 1 of another shape \(such as '0.bias'\)"),
             (
-                lambda s: {f"module.{k}": v for k, v in s.items()},
-                r"7 missing \(such as '0.weight'\), 7 left over \(such as 'module.0.weight'\)",
+                lambda s: {f"net.{k}": v for k, v in s.items()},
+                r"6 missing \(such as '0.weight'\), 7 left over \(such as 'net.0.weight'\)",
             ),
         ],
         ids=["missing", "left over", "size", "axes", "no tensor", "prefix"],
@@ -146,7 +146,7 @@ class TestLoading:
 
     def test_the_file_is_named(self, tmp_path: Path) -> None:
         torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "other.pt")
-        with pytest.raises(CheckpointError, match=r"Expected the weights of Sequential, but in '.*other.pt' keys are 7 missing"):
+        with pytest.raises(CheckpointError, match=r"Expected the weights of Sequential, but in '.*other.pt' keys are 6 missing"):
             load_checkpoint(net(), tmp_path / "other.pt")
 
     def test_a_state_that_is_no_tensor(self) -> None:
@@ -203,7 +203,7 @@ class TestFingerprints:
             fingerprint_checkpoints(net(), {})
 
     def test_one_that_does_not_fit_is_named(self) -> None:
-        with pytest.raises(CheckpointError, match="in 'early' keys are 7 missing"):
+        with pytest.raises(CheckpointError, match="in 'early' keys are 6 missing"):
             fingerprint_checkpoints(net(), {"late": net(1).state_dict(), "early": nn.Linear(2, 2).state_dict()})
 
 
@@ -217,3 +217,22 @@ def test_safetensors_files_are_read_and_damaged_ones_refused(tmp_path: Path) -> 
     for name in ("damaged.safetensors", "missing.safetensors"):
         with pytest.raises(CheckpointError, match="Expected a safetensors file"):
             load_checkpoint(other, tmp_path / name)
+
+
+class TestOtherWriters:
+    def test_keys_of_a_parallel_model_and_no_counts_of_batches(self) -> None:
+        state = {f"module.{key}": value for key, value in net(1).state_dict().items() if not key.endswith("num_batches_tracked")}
+        assert_same_weights(load_checkpoint(net(0), state), net(1).state_dict())
+
+    def test_a_parallel_models_own_keys_are_its_own(self) -> None:
+        model = nn.Sequential()
+        model.add_module("module", net(0))
+        state = {f"module.{key}": value for key, value in net(1).state_dict().items()}
+        assert_same_weights(load_checkpoint(model, state).module, net(1).state_dict())
+        with pytest.raises(CheckpointError, match="missing"):
+            load_checkpoint(model, net(1).state_dict())
+
+    def test_some_keys_with_the_prefix_are_left_over(self) -> None:
+        state = dict(net(1).state_dict())
+        with pytest.raises(CheckpointError, match="left over"):
+            load_checkpoint(net(0), {**state, "module.extra": torch.zeros(1)})
