@@ -4,7 +4,7 @@ Needs playwright (``pip install playwright``) and Debian's chromium. The page ha
 a thousand concepts, with random activations on 500 images; it is opened from disk, in a fresh profile each time.
 
 - the first paint (the browser's first-contentful-paint), and until the frame after the cards were made;
-- a search: from the key press to the second frame after it, when the new cards have been painted;
+- a search: from the key press to the second frame after it, when the new cards have been painted (their pictures follow);
 - sorting by score, the same way; a unit's page, from the click until it stands there.
 """
 

@@ -142,6 +142,7 @@ def test_it_opens_from_disk_with_cards_in_sight_alone(opened: Callable[..., Page
     assert page.locator(".result").inner_text() == "100 units"
     assert 10 < page.locator(".card").count() < 60
     card = page.locator(".card").first
+    page.wait_for_selector(".card img")
     assert card.locator("img").count() == 4
     sizes = "Promise.all([...document.querySelectorAll('.card:first-child img')].map(i => i.decode().then(() => i.naturalWidth)))"
     assert page.evaluate(sizes) == [96] * 4

@@ -135,7 +135,7 @@
 
   function card(i, position, total) {
     const { thumbs, bars: histograms } = known(), facts = confidence(i);
-    const pictures = thumbs && thumbs[i].map((number, rank) => picture(number, `Strongest image ${rank + 1} of unit ${place(i)}`, 56));
+    const pictures = thumbs && thumbs[i].map((number, rank) => el("span", { class: "thumb", "data-picture": number, "data-alt": `Strongest image ${rank + 1} of unit ${place(i)}` }));
     return el("div", { role: "listitem", "aria-posinset": position + 1, "aria-setsize": total, class: `card ${known().state[i]}` },
       el("a", { href: unitAddress(i), "aria-label": described(i), tabindex: "-1" },
         thumbs && el("span", { class: "thumbs" }, pictures),
@@ -144,6 +144,11 @@
         histograms && (histograms[i] ? bars(histograms[i]) : el("span", { class: "bars" })),
         el("span", { class: "facts" }, facts.filter(([name]) => name !== "score").map(([name, value]) => el("span", null, `${name} `, el("b", null, value)))),
       ));
+  }
+
+  /** Pictures come a frame after their cards: asking for a hundred files takes longer than all the rest of a search. */
+  function unveil(box) {
+    for (const place of box.querySelectorAll(".thumb")) place.replaceWith(picture(place.dataset.picture, place.dataset.alt, 56));
   }
 
   // --- the grid: cards by position in the order; rows of one height
@@ -221,6 +226,8 @@
         if (this.cards.has(position)) node = this.cards.get(position).nextSibling;
         else this.put(position, node);
       }
+      if (rows) unveil(this.box);
+      else requestAnimationFrame(() => setTimeout(() => unveil(this.box)));
     }
 
     activate(position) {
