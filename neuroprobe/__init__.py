@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from neuroprobe.directions import Direction
     from neuroprobe.dissection import dissect
     from neuroprobe.encoders import ClipEncoder, ImageTextEncoder, OpenClipEncoder, TransformersEncoder
+    from neuroprobe.facets import layer_facets
     from neuroprobe.feature_visualization import visualize
     from neuroprobe.gallery import quantile_examples, top_images
-    from neuroprobe.gallery_plots import plot_examples
+    from neuroprobe.gallery_plots import plot_examples, plot_facets, plot_regions
     from neuroprobe.given_labels import GivenLabels
     from neuroprobe.image_checks import check_on_images
     from neuroprobe.images import Images
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from neuroprobe.missing_concepts import dissect_without
     from neuroprobe.probe_report import ProbeReport
     from neuroprobe.probes import LinearProbe, MeanDifferenceProbe, NonlinearProbe, RegressionProbe, SparseProbe
+    from neuroprobe.receptive_fields import receptive_field
     from neuroprobe.recorder import ActivationRecorder
     from neuroprobe.recording import record_checkpoints
     from neuroprobe.report import LabelReport, Report
@@ -91,10 +93,14 @@ __all__ = [
     "explain_class",
     "explain_units",
     "labels_along",
+    "layer_facets",
     "list_layers",
     "load_curation",
     "plot_examples",
+    "plot_facets",
+    "plot_regions",
     "quantile_examples",
+    "receptive_field",
     "record_checkpoints",
     "save_curation",
     "score_units",
@@ -120,9 +126,10 @@ _MODULES = {
     "directions": ("Direction",),
     "dissection": ("dissect",),
     "encoders": ("ClipEncoder", "ImageTextEncoder", "OpenClipEncoder", "TransformersEncoder"),
+    "facets": ("layer_facets",),
     "feature_visualization": ("visualize",),
     "gallery": ("quantile_examples", "top_images"),
-    "gallery_plots": ("plot_examples",),
+    "gallery_plots": ("plot_examples", "plot_facets", "plot_regions"),
     "given_labels": ("GivenLabels",),
     "image_checks": ("check_on_images",),
     "images": ("Images",),
@@ -134,6 +141,7 @@ _MODULES = {
     "missing_concepts": ("dissect_without",),
     "probe_report": ("ProbeReport",),
     "probes": ("LinearProbe", "MeanDifferenceProbe", "NonlinearProbe", "RegressionProbe", "SparseProbe"),
+    "receptive_fields": ("receptive_field",),
     "recorder": ("ActivationRecorder",),
     "recording": ("record_checkpoints",),
     "report": ("LabelReport", "Report"),
@@ -148,18 +156,18 @@ _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 _MORE = (
     "collection",
     "exceptions",
-    "facets",
     "image_spectrum",
     "matched_images",
     "near_duplicates",
     "pooling",
-    "receptive_fields",
+    "pictures",
     "regions",
     "scoring",
     "set_quality",
     "similarity",
     "statistics",
     "tcav",
+    "unit_maps",
     "world",
 )
 _SUBMODULES = frozenset((*_MODULES, *_MORE))
