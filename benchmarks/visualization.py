@@ -64,7 +64,7 @@ def speed(repeats: int) -> None:
 
 
 def judge(found: Visualization, high: np.ndarray) -> tuple[int, int, float]:
-    """Units above `high`, colour units whose image shows their colour most, and the mean difference of neighbouring pixels over the spread."""
+    """Units above `high`, colour units whose image shows their colour most, and neighbouring pixels' mean difference over the spread."""
     colours = colour_votes(found.images[FIRST_COLOUR : FIRST_COLOUR + len(COLOURS)]).argmax(axis=1)
     rough = np.abs(np.diff(found.images, axis=3)).mean() / found.images.std()
     return int((found.values > high).sum()), int((colours == np.arange(len(COLOURS))).sum()), float(rough)
