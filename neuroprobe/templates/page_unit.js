@@ -84,7 +84,7 @@
     const best = (unit.best || []).map(([text, when, accuracy, low, high, baseline]) =>
       el("li", null, named(texts[text]), texts[when] && texts[when] !== "model" ? [" at ", named(texts[when])] : "", `: accuracy ${short(accuracy)} [${short(low)}, ${short(high)}], baseline ${short(baseline)}`));
     return el("section", { class: "panel" }, el("h2", null, "Probes"),
-      rows.length ? [el("p", { class: "note" }, "What this unit tells by itself", at, all > rows.length ? `: the ${rows.length} clearest of ${count(all)} concepts` : "", ", on held-out images."), table("Probes of this unit", ["concept", "AUROC", "accuracy", "baseline", "q"], rows)] : null,
+      rows.length ? [el("p", { class: "note" }, "What this unit tells by itself", at, all * kinds.size > rows.length ? `: the ${rows.length} clearest of ${count(all * kinds.size)} probes` : "", ", on held-out images."), table("Probes of this unit", ["concept", "AUROC", "accuracy", "baseline", "q"], rows)] : null,
       best.length ? [el("p", { class: "note" }, "Chosen on the training part as the best unit of its layer for"), el("ul", { class: "plain" }, best)] : null);
   }
 
