@@ -439,7 +439,8 @@ def test_every_hostile_name_is_text_in_every_place(opened: Callable[..., Page], 
     for _ in range(len(labels) - 1):
         before = page.evaluate("location.hash")
         page.keyboard.press("j")
-        until(page, f"location.hash !== {json.dumps(before)} && document.querySelector('article.unit') !== null")
+        stands = "document.querySelector('.permanent').getAttribute('href') === location.hash"  # not only on its way
+        until(page, f"location.hash !== {json.dumps(before)} && {stands}")
     assert page.locator("[role=alert]").count() == 0
     page.evaluate("location.hash = '#/probes'")
     page.wait_for_selector("svg.heat")
