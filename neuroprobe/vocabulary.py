@@ -371,5 +371,7 @@ def _check_names(names: Sequence[str], where: str) -> None:
         if not isinstance(name, str) or not name.strip():
             raise InputError(f"Expected names that are not empty in {where}, but got {name!r}.")
         if name in seen:
-            raise InputError(f"Expected every name once in {where}, but {name!r} occurs twice. Remove one of them.")
+            raise InputError(
+                f"Expected every name once in {where}, but {name!r} occurs twice. Remove one, or keep the first with duplicates='drop'."
+            )
         seen.add(name)

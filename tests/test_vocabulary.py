@@ -236,7 +236,7 @@ def test_a_file_without_words_is_refused(tmp_path: Path, data: bytes) -> None:
 
 
 def test_a_word_twice_in_a_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"'red' occurs twice\. Remove one of them"):
+    with pytest.raises(InputError, match=r"'red' occurs twice\. Remove one, or keep the first with duplicates='drop'"):
         Vocabulary.from_file(word_list(tmp_path, b"red\nblue\n red\n"))
 
 
