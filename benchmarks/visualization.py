@@ -41,7 +41,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "decay 0.5": {"decay": 0.5},
     "decay 1.5": {"decay": 1.5},
     "phase": {"basis": "phase"},
-    "phase, 512 steps": {"basis": "phase", "steps": 512},
+    "phase, 128 steps of 0.1": {"basis": "phase", "steps": 128, "step_size": 0.1},
 }
 
 
