@@ -1,6 +1,6 @@
 """How fast images are made, and how good they are where the truth is known: ``python benchmarks/visualization.py``.
 
-Speed: the 31 units of the world's head in batches of 8, and one at a time, in turn in one run. Quality (``--quality``, some minutes):
+Speed: units of the world's head in batches of 8, and one at a time, in turn in one run. Quality (``--quality``, some minutes):
 how many of the head's units reach more than on 99 % of 2,000 rendered images, and how many of its eight colour units' images show that
 colour more than any other (`neuroprobe.world.palette.colour_votes`), by setting, over several seeds.
 """
@@ -45,9 +45,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def speed(repeats: int) -> None:
+def speed(repeats: int, n_units: int) -> None:
     """Print units per minute, batched and one at a time, and the median ratio."""
-    model, units = load_target(), list(range(N_UNITS))
+    model, units = load_target(), list(range(n_units))
     batched, single = [], []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -60,7 +60,7 @@ def speed(repeats: int) -> None:
     ratios = np.divide(single, batched)
     print(f"one at a time / in batches of 8: {np.median(ratios):.2f} ({', '.join(f'{ratio:.2f}' for ratio in ratios)})")
     for name, seconds in (("in batches of 8", np.median(batched)), ("one at a time", np.median(single))):
-        print(f"{name}: {60 * N_UNITS / seconds:.0f} units per minute, {seconds / N_UNITS:.2f} s each")
+        print(f"{name}: {60 * n_units / seconds:.0f} units per minute, {seconds / n_units:.2f} s each")
 
 
 def judge(found: Visualization, high: np.ndarray) -> tuple[int, int, float]:
@@ -90,6 +90,7 @@ def main() -> None:
     """Read the arguments and print the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quality", action="store_true", help="the table of settings instead of the speed")
+    parser.add_argument("--units", type=int, default=N_UNITS, help="of the head, to time")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--settings", nargs="*", choices=list(SETTINGS), default=list(SETTINGS))
     arguments = parser.parse_args()
@@ -97,7 +98,7 @@ def main() -> None:
     if arguments.quality:
         quality(range(arguments.seeds), arguments.settings)
     else:
-        speed(3)
+        speed(3, arguments.units)
 
 
 if __name__ == "__main__":
