@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -36,6 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         arguments = parse(sys.argv[1:] if argv is None else argv)
         logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S", level=arguments.log_level.upper())
         _RUN[arguments.command](arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # who reads the output has enough of it, as in `neuroprobe layers resnet50 | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be written at the exit goes nowhere
     except (NeuroprobeError, OSError) as error:
         print(f"neuroprobe: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -57,7 +61,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         A file of options that is none, or does not fit the command.
     """
     parser = build_parser()
-    if not any(word.startswith("--conf") for word in argv):
+    if not any(word.split("=")[0] == "--config" for word in argv):
         return parser.parse_args(argv)
     sparse = build_parser()
     for command in COMMANDS:

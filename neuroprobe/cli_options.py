@@ -52,6 +52,7 @@ def build_parser() -> Parser:
         description="Probe and name the neurons of a vision model with concepts from CLIP.",
         epilog="examples:\n" + "".join(f"  {line}\n" for line in _EXAMPLES.values()) + _EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"neuroprobe {neuroprobe.__version__}")
     _add_completion(parser)
@@ -87,6 +88,7 @@ def _add_command(commands: Commands, name: str, *, help: str, description: str |
         description=description or help[0].upper() + help[1:] + ".",
         epilog=f"example:\n  {_EXAMPLES[name]}\n",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,  # a file's keys are whole names too
     )
     parser.add_argument("--log-level", default="warning", choices=LOG_LEVELS, help="what is told on the way (default: %(default)s)")
     return parser

@@ -99,7 +99,10 @@ def _clip_weights() -> list[str]:
     from neuroprobe.clip_encoder import import_clip
 
     folder = Path.home() / ".cache" / "clip"
-    files = {name: folder / Path(url).name for name, url in import_clip().clip._MODELS.items()}
+    try:
+        files = {name: folder / Path(url).name for name, url in import_clip().clip._MODELS.items()}
+    except ImportError as error:  # what is broken is told, not a reason to end
+        return [f"CLIP: the package cannot be imported ({error})"]
     cached = [f"{name} ({path.stat().st_size / 1e6:.0f} MB)" for name, path in files.items() if path.is_file()]
     return [f"CLIP: {', '.join(cached) or f'none of {len(files)}; each is downloaded once, when it is first named'}"]
 

@@ -42,7 +42,7 @@ def write_run(folder: str | Path, parser: argparse.ArgumentParser, arguments: ar
         if value is not None:
             document.add(name, tomlkit.item(_plain(value)))
     path = Path(folder) / RUN_FILE
-    write_whole(path, tomlkit.dumps(document).encode())
+    write_whole(path, tomlkit.dumps(document).encode(errors="surrogateescape"))  # a path may hold bytes that are no text
     return path
 
 
@@ -52,7 +52,8 @@ def read_run(path: str | Path, parser: argparse.ArgumentParser, command: str) ->
     Raises
     ------
     InputError
-        There is no such file, it is not TOML, it is of another command, or a value is no text, number, truth value or list.
+        There is no such file, it is not TOML, it is of another command, or a value is not what its option takes: a text or a number,
+        a list of them, or a truth value.
     UnknownNameError
         A key that is no option of the command.
     """
@@ -60,12 +61,12 @@ def read_run(path: str | Path, parser: argparse.ArgumentParser, command: str) ->
     written = values.pop("command", command)
     if written != command:
         raise InputError(f"Expected options of `neuroprobe {command}` in {str(path)!r}, but they are of `neuroprobe {written}`.")
-    known, typed = options_of(parser), list[str]()
-    for name, value in values.items():
+    known = options_of(parser)
+    for name in values:
         if name not in known:
             raise UnknownNameError(f"Expected options of `neuroprobe {command}` in {str(path)!r}, but got {name!r}. {suggest(name, known)}")
-        typed += _typed(name, known[name], value, path)
-    return typed
+    arguments_first = sorted(values, key=lambda name: bool(known[name].option_strings))  # else a list before one would take it
+    return [word for name in arguments_first for word in _typed(name, known[name], values[name], path)]
 
 
 def options_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
@@ -79,22 +80,27 @@ def _read(path: Path) -> dict[str, Any]:
     from tomlkit.exceptions import TOMLKitError
 
     try:
-        return tomlkit.parse(path.read_text(encoding="utf-8")).unwrap()
+        # as it is written; "-sig" for the mark that some editors put first
+        return tomlkit.parse(path.read_text(encoding="utf-8-sig", errors="surrogateescape")).unwrap()
     except OSError as error:
         raise InputError(f"Expected a TOML file of options, but {str(path)!r} cannot be read: {error.strerror}.") from error
-    except (TOMLKitError, UnicodeDecodeError) as error:
+    except TOMLKitError as error:
         raise InputError(f"Expected a TOML file of options, but {str(path)!r} is none: {error}.") from error
 
 
 def _typed(name: str, action: argparse.Action, value: Any, path: str | Path) -> list[str]:
     """One option as it would be typed."""
-    values: Sequence[Any] = value if isinstance(value, list) else [value]
-    if not values or not all(isinstance(one, (str, int, float)) for one in values):
-        raise InputError(f"Expected {name!r} in {str(path)!r} to be a text, a number, true or false, or a list of them, but got {value!r}.")
     if action.nargs == 0:  # a flag
         if not isinstance(value, bool):
             raise InputError(f"Expected {name!r} in {str(path)!r} to be true or false, but got {value!r}.")
         return [f"--{name}"] if value else []
+    values: Sequence[Any] = value if isinstance(value, list) else [value]
+    takes_several = action.nargs is not None or isinstance(action, argparse._AppendAction)
+    if not values or not all(isinstance(one, (str, int, float)) and not isinstance(one, bool) for one in values):
+        kinds = "a text, a number, or a list of them" if takes_several else "a text or a number"
+        raise InputError(f"Expected {name!r} in {str(path)!r} to be {kinds}, but got {value!r}.")
+    if len(values) > 1 and not takes_several:
+        raise InputError(f"Expected one value for {name!r} in {str(path)!r}, but got {len(values)}: {value!r}.")
     if not action.option_strings:
         return [str(one) for one in values]
     if action.nargs is None:  # one value; an option that is given several times has a list

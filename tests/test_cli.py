@@ -300,3 +300,13 @@ def test_log_levels_say_what_is_done(folder: Path, words: Path, tmp_path: Path) 
     ]
     assert "labelling the units of 150 images" in told[0]
     assert "labelling" not in told[1]
+
+
+def test_who_reads_only_the_beginning_gets_no_error() -> None:
+    command = [sys.executable, "-m", "neuroprobe", "layers", "resnet18", "--all"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0

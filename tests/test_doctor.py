@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
@@ -62,3 +63,8 @@ def test_layers_need_no_weights_and_are_exact_names(capsys: pytest.CaptureFixtur
 def test_layers_of_ones_own_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["layers", "neuroprobe.world:target_with_transform"]) == 0
     assert "classifier" in capsys.readouterr().out
+
+
+def test_a_package_that_is_broken_does_not_end_the_examination(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "clip", None)
+    assert "  CLIP: the package cannot be imported (import of clip halted; None in sys.modules)" in doctor.examine()

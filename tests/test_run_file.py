@@ -9,6 +9,7 @@ import pytest
 
 from neuroprobe.cli import main, parse
 from neuroprobe.cli_options import build_parser, command_parser
+from neuroprobe.exceptions import InputError
 from neuroprobe.run_file import options_of, read_run, write_run
 
 DISSECT = ["dissect", "resnet18", "--layers", "layer3", "layer4", "--images", "photos", "--words", "words.txt", "--clip", "ViT-B/16"]
@@ -71,7 +72,7 @@ def test_a_file_need_not_hold_everything(tmp_path: Path, capsys: pytest.CaptureF
         ('layer = "a"', "Did you mean 'layers'"),
         ('command = "probe"', "they are of `neuroprobe probe`"),
         ("batch-size = 'many'", "invalid int value: 'many'"),
-        ('device = {a = "b"}', "to be a text, a number"),
+        ('device = {a = "b"}', "to be a text or a number"),
         ("layers = []", "to be a text, a number"),
         ("trust = 1", "to be true or false"),
         ('on-error = "ignore"', "invalid choice: 'ignore'"),
@@ -101,3 +102,46 @@ def test_texts_come_through_whole(tmp_path: Path) -> None:
     assert first.template == hostile
     parser = command_parser(build_parser(), "dissect")
     assert f"--template={hostile}" in read_run(path, parser, "dissect")
+
+
+def test_the_order_of_a_files_keys_does_not_matter(tmp_path: Path) -> None:
+    path = tmp_path / "some.toml"
+    path.write_text('layers = ["layer3", "layer4"]\nmodel = "resnet18"\nimages = "i"\nwords = "w"\nclip = "c"\n', encoding="utf-8")
+    found = parse(["dissect", "--config", str(path)])
+    assert (found.model, found.layers) == ("resnet18", ["layer3", "layer4"])
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('out = ["a", "b"]', "Expected one value for 'out'"),
+        ('words = ["a.txt", "b.txt"]', "Expected one value for 'words'"),
+        ("out = true", "Expected 'out' in .* to be a text or a number, but got True"),
+        ("layers = [true]", "Expected 'layers' in .* to be a text, a number, or a list of them"),
+        ("layers = []", "Expected 'layers' in .* to be a text, a number, or a list of them"),
+    ],
+)
+def test_values_that_an_option_does_not_take_are_refused(line: str, told: str, tmp_path: Path) -> None:
+    path = tmp_path / "some.toml"
+    path.write_text(line, encoding="utf-8")
+    with pytest.raises(InputError, match=told):
+        parse(["dissect", "resnet18", "--config", str(path)])
+
+
+def test_a_file_with_the_mark_and_the_line_ends_of_windows_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "some.toml"
+    path.write_bytes(b"\xef\xbb\xbfseed = 7\r\nimages = 400\r\n")
+    found = parse(["demo", "--config", str(path)])
+    assert (found.seed, found.images) == (7, 400)
+
+
+def test_a_path_that_is_no_text_is_written_and_read(tmp_path: Path) -> None:
+    first, path = written([*DISSECT, "--out", "r\udcffport"], tmp_path)
+    assert parse(["dissect", "--config", str(path)]).out == first.out
+
+
+@pytest.mark.parametrize("short", ["--c", "--con", "--conf"])
+def test_no_shortened_option_is_taken_and_forgotten(short: str, tmp_path: Path) -> None:
+    (tmp_path / "some.toml").write_text("seed = 7\n", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        parse(["demo", short, str(tmp_path / "some.toml")])
