@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from neuroprobe.dissection import dissect
     from neuroprobe.encoders import ClipEncoder, ImageTextEncoder, OpenClipEncoder, TransformersEncoder
     from neuroprobe.facets import layer_facets
-    from neuroprobe.feature_visualization import visualize
+    from neuroprobe.feature_visualization import Visualization, visualize
     from neuroprobe.gallery import quantile_examples, top_images
     from neuroprobe.gallery_plots import plot_examples, plot_facets, plot_regions
     from neuroprobe.given_labels import GivenLabels
@@ -73,6 +73,7 @@ __all__ = [
     "Report",
     "SparseProbe",
     "TransformersEncoder",
+    "Visualization",
     "Vocabulary",
     "ablate",
     "all_layers",
@@ -127,7 +128,7 @@ _MODULES = {
     "dissection": ("dissect",),
     "encoders": ("ClipEncoder", "ImageTextEncoder", "OpenClipEncoder", "TransformersEncoder"),
     "facets": ("layer_facets",),
-    "feature_visualization": ("visualize",),
+    "feature_visualization": ("Visualization", "visualize"),
     "gallery": ("quantile_examples", "top_images"),
     "gallery_plots": ("plot_examples", "plot_facets", "plot_regions"),
     "given_labels": ("GivenLabels",),

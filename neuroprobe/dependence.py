@@ -10,6 +10,7 @@ pixel is above zero if and only if there is a way from the one to the other.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,29 +22,54 @@ from torch.overrides import TorchFunctionMode
 _PASSED_BY = {
     *("relu", "relu6", "threshold", "hardtanh", "clamp", "clip", "clamp_min", "clamp_max", "leaky_relu", "prelu", "rrelu", "elu", "selu"),
     *("celu", "gelu", "silu", "mish", "hardswish", "softplus", "logsigmoid", "hardshrink", "softshrink", "tanhshrink"),
+    *("sign", "round", "floor", "ceil", "trunc", "detach"),  # without a gradient, though what comes depends on what went in
+    *("float", "half", "bfloat16"),  # weights are float64 here
+    *("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_dropout", "feature_alpha_dropout"),
 }
 #: Functions of one value that others are multiplied with; passed by, values would be squared in every block.
 _BOUNDED = {"sigmoid", "hardsigmoid", "tanh", "softsign"}
+#: Functions that choose among the values along an axis, or in all: every one of them could be chosen.
+_CHOOSERS = {"max", "min", "median", "nanmedian", "mode", "kthvalue", "topk", "sort", "cummax", "cummin"}
 
 
 class Dependence(TorchFunctionMode):
     """While active, torch's operations pass all that could pass through them; others run as they are.
 
     A weight counts if it is not exactly zero. A norm that takes its statistics over positions (group norm, instance norm, a batch
-    norm without running statistics) lets all of them through, and so its field is the whole image.
+    norm without running statistics) lets all of them through, and so its field is the whole image. What the model computes under
+    `torch.no_grad`, as a frozen part, counts too.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._over = False
+
+    def end(self) -> None:
+        """What is computed from now on needs no gradients."""
+        self._over = True
+        torch.set_grad_enabled(False)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         name, options = getattr(func, "__name__", ""), dict(kwargs or {})
-        if name.removesuffix("_") in _PASSED_BY and args:
-            return args[0]
-        if name.removesuffix("_") in _BOUNDED and args:
+        if name == "_set_grad_enabled" and not self._over:  # of a torch.no_grad in the model
+            return None
+        if not any(_from_image(value) for value in (*args, *options.values())):
+            return func(*args, **options)  # a weight, an index or a mask that is clamped or rounded is what it is
+        if name.removesuffix("_") in _PASSED_BY:
+            return args[0] if name.endswith("_") or options.get("inplace") else args[0].clone()
+        if name.removesuffix("_") in _BOUNDED:
             return (1 + F.softsign(args[0])) / 2  # rises everywhere, where a sigmoid's gradient is soon rounded to zero
+        if name in _CHOOSERS:
+            return _chosen(func, *args, **options)
         replacement = _REPLACEMENTS.get(name)
         found = NotImplemented if replacement is None else replacement(*args, **options)
         return func(*args, **options) if found is NotImplemented else found
+
+
+def _from_image(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.requires_grad
 
 
 def _shares(weight: torch.Tensor) -> torch.Tensor:
@@ -121,8 +147,6 @@ def _max_pool(n_axes: int) -> Callable[..., Any]:
         ceil_mode: bool = False,
         return_indices: bool = False,
     ) -> Any:
-        if return_indices:
-            return NotImplemented
         size = pool(input, kernel_size, stride or None, padding, dilation, ceil_mode).shape[-n_axes:]
         kernel, before, apart = (_each(value, n_axes) for value in (kernel_size, padding, dilation))
         step = _each(stride, n_axes) if stride else kernel
@@ -131,7 +155,9 @@ def _max_pool(n_axes: int) -> Callable[..., Any]:
             reach = (size[axis] - 1) * step[axis] + apart[axis] * (kernel[axis] - 1) + 1
             padded += [before[axis], reach - input.shape[axis - n_axes] - before[axis]]
         window = torch.full((input.shape[-n_axes - 1], 1, *kernel), 1 / _product(kernel), dtype=input.dtype)
-        return convolve(F.pad(input, padded), window, stride=tuple(step), dilation=tuple(apart), groups=len(window))
+        means = convolve(F.pad(input, padded), window, stride=tuple(step), dilation=tuple(apart), groups=len(window))
+        chosen = (kernel_size, stride or None, padding, dilation, ceil_mode, True)
+        return (means, pool(input, *chosen)[1]) if return_indices else means
 
     return mean
 
@@ -150,6 +176,43 @@ def _softmax(input: torch.Tensor, dim: int | None = None, *args: Any, **options:
     dim = options.pop("dim", dim)
     nothing = F.softmax(input.detach(), dim=dim) < torch.finfo(torch.float32).tiny
     return F.softmax(input.masked_fill(nothing, -torch.inf), dim=dim)
+
+
+def _attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> torch.Tensor:
+    """Plainly, so that masks separate as in `_softmax`."""
+    if enable_gqa:
+        key, value = (x.repeat_interleave(query.shape[-3] // x.shape[-3], -3) for x in (key, value))
+    logits = query @ key.transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if is_causal:
+        attn_mask = torch.ones(logits.shape[-2:], dtype=torch.bool).tril()
+    if attn_mask is not None:
+        logits = logits.masked_fill(~attn_mask, -torch.inf) if attn_mask.dtype == torch.bool else logits + attn_mask
+    return _softmax(logits, dim=-1) @ value
+
+
+def _chosen(func: Callable[..., Any], input: torch.Tensor, *args: Any, **options: Any) -> Any:
+    """What is chosen, and a share of all that it is chosen from."""
+    other = args[0] if args else options.get("other")
+    if isinstance(other, torch.Tensor):
+        return _maximum(input, other)
+    found = func(input, *args, **options)
+    if isinstance(found, torch.Tensor):  # of all values
+        return input.mean()
+    before = 1 if func.__name__ in ("kthvalue", "topk") else 0  # of the arguments: how many, and only then the axis
+    dim = options.get("dim", args[before] if len(args) > before else -1)
+    if func.__name__ in ("cummax", "cummin"):
+        return type(found)((input.cumsum(dim) / input.shape[dim], found[1]))
+    keep = found[0].ndim == input.ndim
+    return type(found)((found[0] + input.mean(dim, keepdim=keep), found[1]))
 
 
 def _amax(input: torch.Tensor, dim: Any = (), keepdim: bool = False, **options: Any) -> torch.Tensor:
@@ -174,6 +237,7 @@ def _product(values: Sequence[int]) -> int:
 _REPLACEMENTS: dict[str, Callable[..., Any]] = {
     **{name: _convolution(name) for name in ("conv1d", "conv2d", "conv3d")},
     **{f"max_pool{n}d": _max_pool(n) for n in (1, 2, 3)},
+    **{f"max_pool{n}d_with_indices": partial(_max_pool(n), return_indices=True) for n in (1, 2, 3)},
     **{f"adaptive_max_pool{n}d": _adaptive(n) for n in (1, 2, 3)},
     "linear": _linear,
     "batch_norm": _batch_norm,
@@ -182,6 +246,7 @@ _REPLACEMENTS: dict[str, Callable[..., Any]] = {
     "layer_norm": _layer_norm,
     "rms_norm": _layer_norm,
     "softmax": _softmax,
-    "amax": _amax,
-    "maximum": _maximum,
+    "scaled_dot_product_attention": _attention,
+    **dict.fromkeys(("amax", "amin"), _amax),
+    **dict.fromkeys(("maximum", "minimum", "fmax", "fmin"), _maximum),
 }

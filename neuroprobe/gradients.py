@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -182,6 +183,8 @@ def output_values(returned: Any, output: Output, name: str, n: int) -> torch.Ten
     InputError
         The model has no such output, or the function gives anything but a number for each image.
     """
+    if not callable(output) and (isinstance(output, bool) or not isinstance(output, Integral)):
+        raise InputError(f"Expected an output's number or a function of what the model returns, but got {name} = {output!r:.60}.")
     if callable(output):
         value = output(returned)
     elif not isinstance(returned, torch.Tensor) or returned.ndim != 2 or not 0 <= output < returned.shape[1]:

@@ -3,7 +3,8 @@
 Rules that hold for all of them:
 
 - Everything is undone at the end of the block, whatever happens in it.
-- Whoever runs the model meets the change: plain calls, training, a recorder. Gradients flow through it.
+- Whoever runs the model meets the change: plain calls, training, a recorder. Gradients flow through it. Only a recorder's own
+  ``recording()`` that was entered before sees the layer itself as it was, and the layers after it changed.
 - A layer that runs several times in a forward pass is changed every time.
 - Several interventions, also on one layer, act in the order in which they were entered.
 - At a unit with positions (a map, tokens), all of its positions are changed.
@@ -15,6 +16,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -40,6 +42,8 @@ Value: TypeAlias = "Literal['mean', 'zero'] | float | npt.ArrayLike | torch.Tens
 Change: TypeAlias = Callable[[torch.Tensor], None]
 
 _VALUES = ("mean", "zero")
+#: A spread below this share of the greatest activation is what summing leaves of equal rows.
+_ROUNDING = 1e-12
 _POOLINGS = {"pooled": "mean", "spatial": "none"}
 
 
@@ -92,8 +96,9 @@ def ablate(
     tensor([0., 0.])
     """
     numbers = checked_units(units)
-    given = _values(model, layer, numbers, value, activations)
-    with changed_output(model, layer, _setting(layer, numbers, given), layout=layout, select=select):
+    _check_place(model, layer)
+    given, n_units = _values(model, layer, numbers, value, activations)
+    with changed_output(model, layer, _setting(layer, numbers, given, n_units), layout=layout, select=select):
         yield
 
 
@@ -134,8 +139,9 @@ def steer(
         it, a strength that is not finite, or a model that hooks do not work in. In a forward pass: a direction that does not fit the
         layer, or an output that is not a tensor. On leaving: the layer took no part in the forward passes made.
     """
+    _check_place(model, layer)
     vector, features = _unit_vector(direction, layer)
-    if not isinstance(strength, (int, float, np.number)) or not math.isfinite(strength):
+    if isinstance(strength, bool) or not isinstance(strength, (int, float, np.number)) or not math.isfinite(strength):
         raise InputError(f"Expected the strength as a finite number, but got {shown(strength)}.")
     scale = 1.0 if activations is None else _spread_along(model, layer, vector, features, activations)
     added = torch.from_numpy(float(strength) * scale * vector)
@@ -151,8 +157,9 @@ def checked_units(units: UnitNumbers) -> list[int]:
     InputError
         None at all, one twice, or anything but whole numbers from 0.
     """
-    numbers = np.atleast_1d(np.asarray(units))
-    if numbers.ndim != 1 or numbers.size == 0 or numbers.dtype.kind not in "iu" or numbers.min() < 0:
+    array = isinstance(units, (np.ndarray, torch.Tensor))
+    numbers: list[Any] = np.atleast_1d(units).tolist() if array else list(units) if isinstance(units, Sequence) else [units]
+    if not numbers or not all(isinstance(number, Integral) and not isinstance(number, bool) and number >= 0 for number in numbers):
         raise InputError(f"Expected `units` as at least one unit's number from 0, but got {shown(units)}.")
     found = [int(number) for number in numbers]
     if len(set(found)) < len(found):
@@ -204,19 +211,20 @@ def _check_recorded(model: nn.Module, layer: str, activations: Activations | Act
 
 def _values(
     model: nn.Module, layer: str, units: list[int], value: Value, activations: Activations | ActivationSummary | None
-) -> torch.Tensor:
-    """What the units are set to: a number, [k], or [k, *positions]."""
+) -> tuple[torch.Tensor, int | None]:
+    """What the units are set to: a number, [k], or [k, *positions]; and how many units the layer had when it was recorded."""
     if isinstance(value, str):
         if value not in _VALUES:
             raise UnknownNameError(f"Expected value 'mean', 'zero' or numbers, but got {value!r}. {suggest(value, _VALUES)}")
         if value == "zero":
-            return torch.zeros(())
+            return torch.zeros(()), None
         means = mean_values(model, layer, activations)
         if max(units) >= len(means):
             raise InputError(f"Expected units of {layer!r} from 0 to {len(means) - 1}, but got {max(units)}.")
-        return torch.from_numpy(means[units])
+        return torch.from_numpy(means[units]), len(means)
     try:
-        array = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value, dtype=np.float64)
+        array = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value)
+        array = array.astype(np.float64, casting="unsafe" if array.dtype.kind in "iufO" else "no")  # no truth values, no texts
     except (TypeError, ValueError) as error:
         raise InputError(f"Expected value 'mean', 'zero' or numbers, but got {shown(value)}.") from error
     if not np.isfinite(array).all() or (array.ndim and len(array) != len(units)):
@@ -224,20 +232,22 @@ def _values(
             f"Expected one finite number, or one or a map of them for each of {len(units)} units, but got the shape {array.shape}"
             f"{'' if np.isfinite(array).all() else ', not all finite'}."
         )
-    return torch.from_numpy(array)
+    return torch.from_numpy(array), None
 
 
-def _setting(layer: str, units: list[int], given: torch.Tensor) -> Change:
-    index = torch.tensor(units)
-
+def _setting(layer: str, units: list[int], given: torch.Tensor, n_recorded: int | None) -> Change:
     def change(values: torch.Tensor) -> None:
+        if n_recorded is not None and n_recorded != values.shape[1]:
+            raise InputError(
+                f"Expected activations of the {values.shape[1]} units of {layer!r}, but got some of {n_recorded}: they are of another model."
+            )
         if max(units) >= values.shape[1]:
             raise InputError(f"Expected units of {layer!r} from 0 to {values.shape[1] - 1}, but got {max(units)}.")
         positions = tuple(values.shape[2:])
         if given.ndim > 1 and tuple(given.shape[1:]) != positions:
             raise InputError(f"Expected a map {positions} for each unit of {layer!r}, but got {tuple(given.shape[1:])}.")
         new = given.to(values) if given.ndim != 1 else given.to(values).reshape(-1, *(1 for _ in positions))
-        values[:, index.to(values.device)] = new
+        values[:, torch.tensor(units, device=values.device)] = new
 
     return change
 
@@ -259,8 +269,7 @@ def changed_output(
     model: nn.Module, layer: str, change: Change, *, layout: Layout | None, select: Mapping[str, int | str] | None
 ) -> Iterator[None]:
     """A layer's output changed by a function, as long as the block lasts; parameters and errors as of `ablate`."""
-    check_model(model)
-    check_layers(model, [layer])
+    _check_place(model, layer)
     if layout is not None:
         check_layout(layout)
     part = _checked_selection(layer, select)
@@ -284,6 +293,11 @@ def changed_output(
         yield
     if seen["model"] and not seen["layer"]:
         raise InputError(f"Expected {layer!r} to run in a forward pass, but it does not, so nothing was changed.")
+
+
+def _check_place(model: nn.Module, layer: str) -> None:
+    check_model(model)
+    check_layers(model, [layer])
 
 
 def _checked_selection(layer: str, select: Mapping[str, int | str] | None) -> int | str | None:
@@ -331,6 +345,7 @@ def _unit_vector(direction: Direction | npt.ArrayLike | torch.Tensor, layer: str
         raise InputError(f"Expected a Direction or numbers [n_units], but got {shown(direction)}.") from error
     if vector.ndim != 1 or not np.isfinite(vector).all() or not vector.any():
         raise InputError(f"Expected a direction of finite numbers [n_units] that are not all zero, but got {shown(direction)}.")
+    vector = vector / np.abs(vector).max()  # so that no square is too great or too small
     return vector / np.linalg.norm(vector), features
 
 
@@ -346,6 +361,6 @@ def _spread_along(model: nn.Module, layer: str, vector: npt.NDArray[np.float64],
     if rows.shape[1] != len(vector):
         raise InputError(f"Expected a direction of {layer!r} with {rows.shape[1]} {features} features, but got one with {len(vector)}.")
     spread = float(np.std(rows @ vector))
-    if spread == 0:
+    if spread <= _ROUNDING * float(np.abs(rows).max()) * math.sqrt(len(vector)):
         raise InputError(f"Expected activations of {layer!r} that vary along the direction, but all are the same. Leave `activations` out.")
     return spread

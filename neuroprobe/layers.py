@@ -109,7 +109,7 @@ def check_layers(model: nn.Module, layers: Layers) -> tuple[str, ...]:
     known = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
     names = _chosen(model, layers) if callable(layers) else tuple(layers)
     for name in names:
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise UnknownNameError(
                 f"Expected `layers` to be module names of {type(model).__name__}, but got {name!r}. {suggest(str(name), known)}"
             )

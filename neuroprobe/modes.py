@@ -97,3 +97,20 @@ def check_precision(autocast: Precision | None) -> torch.dtype | None:
 def autocasting(model: nn.Module, dtype: torch.dtype | None) -> AbstractContextManager[object]:
     """Mixed precision on the model's device for a while; nothing at all if `dtype` is None."""
     return nullcontext() if dtype is None else torch.autocast(device_of(model).type, dtype=dtype)
+
+
+@contextmanager
+def one_thread_each() -> Iterator[None]:
+    """Every thread of ours computes alone, where threads would wait for each other: small matrices, small models.
+
+    The bits of results do not depend on how many threads there are, either.
+    """
+    from threadpoolctl import threadpool_limits
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(before)

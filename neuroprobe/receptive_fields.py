@@ -8,7 +8,7 @@ whole image all count as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,8 +19,8 @@ from torch import nn
 from torch.func import functional_call
 
 from neuroprobe.dependence import Dependence
-from neuroprobe.exceptions import InputError
-from neuroprobe.layers import check_layers
+from neuroprobe.exceptions import InputError, NeuroprobeError
+from neuroprobe.layers import check_layers, check_model
 from neuroprobe.modes import evaluating
 from neuroprobe.outputs import describe_output
 from neuroprobe.similarity.arrays import check_count
@@ -143,8 +143,10 @@ def receptive_fields(
 ) -> list[ReceptiveField]:
     """The receptive field of every position, from the same forward passes; otherwise as `receptive_field`."""
     shape = _checked(model, layer, input_shape, unit, layout)
+    places = _checked_positions(positions)
     masks = np.zeros((len(positions), *shape[1:]), bool)
-    with torch.inference_mode(False):  # wherever it is called from, tensors are such as have gradients
+    # wherever it is called from, tensors are such as have gradients; and a model that draws numbers leaves the random state
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
         tensors = {name: _copied(tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
         generator = torch.Generator().manual_seed(0)
         for number in range(_INPUTS):
@@ -153,12 +155,15 @@ def receptive_fields(
                 output, axes = _run(model, tensors, layer, image, layout, whole=number == 0)
             with torch.enable_grad():
                 values = _map(output, axes, layer, unit)
-            for i, position in enumerate(positions):
-                masks[i] |= _reached(values, position, image, layer)
-    for position, mask in zip(positions, masks, strict=True):
+            for i, place in enumerate(places):
+                masks[i] |= _reached(values, place, image, layer)
+    for place, mask in zip(places, masks, strict=True):
         if not mask.any():
-            raise InputError(f"Expected an output that depends on the input, but {layer!r} at {position} does not: its weights are zero.")
-    return [ReceptiveField(layer, unit, (int(p[0]), int(p[1])), mask) for p, mask in zip(positions, masks, strict=True)]
+            raise InputError(
+                f"Expected an output that depends on the input, but {layer!r} at {place} does not: its weights are zero, or the model "
+                "computes it in inference mode, where gradients cannot follow."
+            )
+    return [ReceptiveField(layer, unit, place, mask) for place, mask in zip(places, masks, strict=True)]
 
 
 def _map(output: torch.Tensor, axes: Axes, layer: str, unit: int | None) -> torch.Tensor:
@@ -173,10 +178,9 @@ def _map(output: torch.Tensor, axes: Axes, layer: str, unit: int | None) -> torc
 
 
 def _reached(values: torch.Tensor, position: tuple[int, int], image: torch.Tensor, layer: str) -> npt.NDArray[np.bool_]:
-    inside = len(position) == values.ndim == 2 and all(0 <= p < n for p, n in zip(position, values.shape, strict=True))
-    if not inside:
+    if values.ndim != 2 or not all(p < n for p, n in zip(position, values.shape, strict=True)):
         raise InputError(f"Expected a position (row, column) in the map of {layer!r}, {tuple(values.shape)}, but got {position}.")
-    value = values[tuple(position)]
+    value = values[position]
     (gradient,) = torch.autograd.grad(value, image, retain_graph=True, allow_unused=True) if value.requires_grad else (None,)
     if gradient is None:
         return np.zeros(tuple(image.shape[2:]), bool)
@@ -194,13 +198,17 @@ def _run(
     """What the layer gives; if `whole`, the pass goes on behind it, to see whether it runs again."""
     tracker = UnitAxisTracker()
     found: list[tuple[torch.Tensor, Axes]] = []
-    with evaluating(model), tracker.following(model), _taking(model, layer, layout, tracker, found, whole):
+    dependence = Dependence()
+    no_checkpoints = torch.autograd.graph.disable_saved_tensors_hooks("it uses gradient checkpointing, which has to be turned off")
+    with evaluating(model), tracker.following(model), _taking(model, layer, layout, tracker, found, dependence if whole else None):
         try:
-            with Dependence():
-                functional_call(model, tensors, (image,))
+            with dependence, no_checkpoints:
+                functional_call(model, tensors, (image.clone(),))  # a copy, which the model may change in place
         except _Done:
             pass
-        except (RuntimeError, TypeError) as error:
+        except NeuroprobeError:
+            raise
+        except Exception as error:
             if not found:  # behind the layer, anything may go wrong on an input of another size than the model's own
                 raise InputError(
                     f"Expected a model that runs in float64 on the CPU on an input {tuple(image.shape[1:])}, but got: {str(error)[:200]}. "
@@ -213,7 +221,12 @@ def _run(
 
 @contextmanager
 def _taking(
-    model: nn.Module, layer: str, layout: Layout | None, tracker: UnitAxisTracker, found: list[tuple[torch.Tensor, Axes]], whole: bool
+    model: nn.Module,
+    layer: str,
+    layout: Layout | None,
+    tracker: UnitAxisTracker,
+    found: list[tuple[torch.Tensor, Axes]],
+    whole: Dependence | None,
 ) -> Iterator[None]:
     def take(module: nn.Module, args: object, output: object) -> None:
         if found:
@@ -222,9 +235,9 @@ def _taking(
             raise InputError(f"Expected {layer!r} to return a tensor, but it gives {describe_output(output)}. Take a module inside it.")
         axes = tracker.axes(output, layer=layer, layout=layout if output.ndim > 2 else None)
         found.append((output.clone(), axes))  # what follows may change it in place
-        if not whole:
+        if whole is None:
             raise _Done
-        torch.set_grad_enabled(False)  # until the caller's `with` ends
+        whole.end()
 
     handle = dict(model.named_modules(remove_duplicate=False))[layer].register_forward_hook(take)
     try:
@@ -239,15 +252,26 @@ def _copied(tensor: torch.Tensor) -> torch.Tensor:
     return plain.to(torch.float64, copy=True) if plain.is_floating_point() else plain.clone()
 
 
+def _checked_positions(positions: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    try:
+        places = [tuple(position) for position in positions]
+    except TypeError:
+        places = [()]
+    for place in places:
+        whole = all(isinstance(p, (int, np.integer)) and not isinstance(p, bool) and p >= 0 for p in place)
+        if len(place) != 2 or not whole:
+            raise InputError(f"Expected positions (row, column) as whole numbers from 0 on, but got {positions!r}.")
+    return [(int(row), int(column)) for row, column in places]
+
+
 def _checked(model: nn.Module, layer: str, input_shape: Sequence[int], unit: int | None, layout: Layout | None) -> tuple[int, int, int]:
-    if isinstance(model, torch.jit.ScriptModule):
-        raise InputError("Expected a model of Python modules, but got one of TorchScript, whose operations cannot be followed.")
+    check_model(model)
     check_layers(model, [layer])
     if layout is not None:
         check_layout(layout)
     if unit is not None:
         check_count("unit", unit, low=0)
-    shape = tuple(input_shape)
-    if len(shape) != 3 or not all(isinstance(n, (int, np.integer)) and n > 0 for n in shape):
+    shape = tuple(input_shape) if isinstance(input_shape, Iterable) else ()
+    if len(shape) != 3 or not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in shape):
         raise InputError(f"Expected `input_shape` as (channels, height, width), but got {input_shape!r}. Leave the batch out.")
     return int(shape[0]), int(shape[1]), int(shape[2])

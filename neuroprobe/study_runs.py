@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from threadpoolctl import threadpool_limits
 from torch import nn
 from tqdm import tqdm
 
@@ -31,7 +29,7 @@ from neuroprobe.forward_pass import ForwardPass
 from neuroprobe.functions import identify_function
 from neuroprobe.images import Images, first_readable
 from neuroprobe.measurements import CellResult, Features, FullScope, Sample, Task, fit_layer, layer_grams
-from neuroprobe.modes import resolve_device
+from neuroprobe.modes import one_thread_each, resolve_device
 from neuroprobe.passes import Pass, plan_passes
 from neuroprobe.probe_report import ProbeReport
 from neuroprobe.recorder import ActivationRecorder
@@ -117,7 +115,7 @@ class Run:
             sizes, {c: s.ids for c, s in self.study.concept_sets.items()}, self._wanted(cells), memory=self.settings.memory
         ):
             self._run_pass(part, model, cells, full)
-        with _one_thread_each():
+        with one_thread_each():
             for cell in cells:
                 if cell.task.scope == "full":
                     nothing = np.empty((0, 0), dtype=np.float32)  # but the sums of Gram matrices
@@ -151,7 +149,7 @@ class Run:
         rows = self._rows(part, next(iter(recorded.values())).ids)
         arrays: _Arrays = {kind: dict(activations.arrays) for kind, activations in recorded.items()}
         mine = [cell for cell in cells if cell.concept in part.concepts]
-        with _one_thread_each(), ThreadPoolExecutor(_n_threads(self.settings.n_jobs, self.device), initializer=_one_thread) as pool:
+        with one_thread_each(), ThreadPoolExecutor(_n_threads(self.settings.n_jobs, self.device), initializer=_one_thread) as pool:
             jobs = [pool.submit(job) for job in self._jobs(part, mine, arrays, rows, full)]
             try:
                 for job in jobs:  # in the order of the layers, so that sums over them have one order
@@ -321,15 +319,3 @@ def _n_threads(n_jobs: int | None, device: torch.device) -> int:
 
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Every thread of ours computes alone: the matrices are small, and the bits do not depend on how many threads there are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(before)

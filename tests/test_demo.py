@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from neuroprobe import LabelReport, ProbeReport
-from neuroprobe.world.demo import HEAD, MODULES, N_SEEDS, count_true_names, run_demo, summarise
+from neuroprobe.causal_effects import EffectReport
+from neuroprobe.world.demo import CHOSEN, HEAD, MODULES, N_SEEDS, count_true_names, on_outputs, run_demo, summarise
 from neuroprobe.world.scenes import ATTRIBUTES
 
 
@@ -65,6 +67,32 @@ def test_what_it_writes_reads_back_and_is_named_in_what_it_says(demo: tuple) -> 
     assert ProbeReport.load(out).table["test_accuracy"].tolist() == probes.table["test_accuracy"].tolist()
     written = {f"{stem}.{suffix}" for stem in ("labels", "probes") for suffix in ("csv", "md", "png", "html", "json")}
     written |= {"probes_units.csv"}
-    assert {path.name for path in out.iterdir()} == written
+    assert {path.name for path in out.iterdir()} == written | {"index.html", "data", "images"}
     assert all(any(name in line for line in said) for name in written)
     assert any("trained target, probes are +" in line for line in summarise(probes))
+
+
+def test_the_heads_units_are_visualized_and_the_chosen_taken_away(demo: tuple) -> None:
+    _, _, out, said = demo
+    assert any(line.startswith(f"Visualized: {len(ATTRIBUTES)} units of {HEAD}") for line in said)
+    assert sum(line.startswith("Taken away: ") for line in said) == len(CHOSEN)
+    for name in CHOSEN:  # each hurts its own output most
+        assert any(f"most changed: output {name} on images with {name}, -" in line for line in said)
+    assert (out / "data" / "effects.js").is_file()
+
+
+def test_effects_are_also_those_of_the_outputs(demo: tuple) -> None:
+    names = ("layer", "units", "intervention", "concept", "output")
+    numbers = ("effect", "low", "high", "random", "random_low", "random_high")
+    rows = [(MODULES[-1], units, "set to the mean", concept, output, *range(6), 9) for units, concept, output in ROWS]
+    report = EffectReport(pd.DataFrame(rows, columns=[*names, *numbers, "n_pairs"]), {})
+    found = on_outputs([report]).table
+    assert found["layer"].unique().tolist() == [HEAD]
+    assert found["units"].tolist() == [str(ATTRIBUTES.index("red")), str(ATTRIBUTES.index("blue"))]
+    assert found["intervention"].tolist() == [
+        f"{n} units of features.18 named {name}: set to the mean" for n, name in ((3, "red"), (1, "star"))
+    ]
+    assert found["effect"].tolist() == report.table["effect"].tolist()
+
+
+ROWS = [("3 17 25", "red", "red"), ("4", "star", "blue")]

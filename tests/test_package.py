@@ -40,6 +40,7 @@ PUBLIC = [
     "Report",
     "SparseProbe",
     "TransformersEncoder",
+    "Visualization",
     "Vocabulary",
     "ablate",
     "all_layers",

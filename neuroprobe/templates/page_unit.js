@@ -118,7 +118,7 @@
   }
 
   function effects(groups, texts) {
-    return el("section", { class: "panel wide" }, el("h2", null, "Effects"), el("p", { class: "note" }, "What setting the unit to another value does: how much more each output changes on images with the concept than on matched ones without. Dot and line: the mean and its interval; grey: the effects of random units of the layer. Largest first."), groups.map((group) => effectGroup(group, texts)));
+    return el("section", { class: "panel wide" }, el("h2", null, "Effects"), el("p", { class: "note" }, "What an intervention on units does: how much more an output changes on images with the concept than on matched ones without. Dot and line: the mean and its interval; grey: the effects of random units of the layer. Largest first."), groups.map((group) => effectGroup(group, texts)));
   }
 
   // --- the view

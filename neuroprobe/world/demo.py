@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from neuroprobe.concepts import ConceptSource
+import pandas as pd
+from torch import nn
+
+from neuroprobe.activations import Activations
+from neuroprobe.causal_effects import EffectReport, causal_effect, units_named
+from neuroprobe.concepts import ConceptScores, ConceptSource
+from neuroprobe.dissection import dissect
 from neuroprobe.encoders import ClipEncoder
 from neuroprobe.exceptions import InputError
+from neuroprobe.feature_visualization import Visualization, visualize
+from neuroprobe.image_spectrum import image_spectrum
 from neuroprobe.images import Images
-from neuroprobe.pipeline import dissect_model, probe_model
+from neuroprobe.modes import one_thread_each
+from neuroprobe.pipeline import probe_model
 from neuroprobe.probe_report import ProbeReport
+from neuroprobe.recorder import ActivationRecorder
+from neuroprobe.recording import record_beside
 from neuroprobe.report import LabelReport, check_writable
 from neuroprobe.study import check_seeds
 from neuroprobe.vocabulary import Vocabulary
@@ -22,6 +34,12 @@ from neuroprobe.world.target import LAYERS, load_target, target_checkpoints, tar
 
 HEAD = LAYERS[-1]
 MODULES = LAYERS[:-1]
+
+#: Of the last module: visualized, taken away.
+CHOSEN = ("red", "blue", "striped")
+
+#: Of a visualization.
+STEPS = 64
 
 #: Splits of every concept's images.
 N_SEEDS = 3
@@ -60,27 +78,100 @@ def run_demo(
     check_seeds([seed])
     check_writable(out)
     started = time.perf_counter()
+    model = load_target()
     images = world_images(n_images, seed=seed)
     encoder = ClipEncoder(CLIP_PATH)
     say(f"The offline world: {n_images} rendered images, a small CLIP, and a MobileNetV2 with {len(ATTRIBUTES)} outputs.")
-    labels = name_units(images, encoder)
+    named = name_units(model, images, encoder)
+    labels = named.labels
     n_right = count_true_names(labels)
     say(f"Named: {labels.summary()}.")
     say(f"Of the head's {len(ATTRIBUTES)} units, whose truth is known, {n_right} got their true name ({n_right / len(ATTRIBUTES):.0%}).")
     probes = probe_layers(images, encoder, seed=seed)
     for line in summarise(probes):
         say(line)
+    with one_thread_each():  # 64 pixels
+        pictures = visualize_units(model, images, labels, seed=seed)
+        effects = take_units_away(model, images, named, seed=seed)
+    say(f"Visualized: {', '.join(f'{len(made)} units of {made.layer}' for made in pictures)}.")
+    for effect in effects:
+        say(f"Taken away: {effect.summary()}.")
     paths = [*labels.save(out), *probes.save(out)]
-    say(f"Written to {out}: {', '.join(path.name for path in paths)}")
-    say(f"Took {time.perf_counter() - started:.0f} s. Open {out / 'labels.html'} and {out / 'probes.html'} in a browser.")
+    pages = labels.to_html(
+        out,
+        images=images,
+        activations=named.activations,
+        probes=probes,
+        visualizations={unit: image for made in pictures for unit, image in made.by_unit().items()},
+        effects=[*effects, on_outputs(effects)] if effects else [],
+        title="The offline world",
+    )
+    say(f"Written to {out}: {', '.join(path.name for path in paths)}, and a page of {len(pages)} files.")
+    say(f"Took {time.perf_counter() - started:.0f} s. Open {pages[0]} in a browser.")
     say("Next, your own model and photographs: neuroprobe dissect --help, neuroprobe probe --help")
     return labels, probes
 
 
-def name_units(images: Images, encoder: ClipEncoder) -> LabelReport:
+@dataclass(frozen=True, eq=False)
+class Named:
+    """Labels, and what they were made from."""
+
+    labels: LabelReport
+    activations: Activations
+    scores: ConceptScores
+
+
+def on_outputs(effects: Sequence[EffectReport]) -> EffectReport:
+    """Effects as the outputs meet them: each row is of the head's unit that is the row's output."""
+    table = pd.concat([effect.table for effect in effects], ignore_index=True)
+    counts = table["units"].str.split().str.len().astype(str)
+    what = counts + " units of " + table["layer"] + " named " + table["concept"] + ": " + table["intervention"]
+    units = [str(ATTRIBUTES.index(name)) for name in table["output"]]
+    return EffectReport(table.assign(layer=HEAD, units=units, intervention=what), {})
+
+
+def name_units(model: nn.Module, images: Images, encoder: ClipEncoder) -> Named:
     """A label for every unit of the trained target's 19 modules and its head."""
     source = ConceptSource(encoder, world_vocabulary())
-    return dissect_model(load_target(), images, source, layers=LAYERS, transform=target_transform())
+    activations, scores = record_beside(ActivationRecorder(model, LAYERS), images, [source.consumer()], transform=target_transform())
+    return Named(dissect(activations, scores), activations, scores)
+
+
+def visualize_units(model: nn.Module, images: Images, labels: LabelReport, *, seed: int) -> list[Visualization]:
+    """Of every unit of the head, and of the last module's best unit for each of the chosen concepts."""
+    table = labels.table[labels.table["layer"] == MODULES[-1]]
+    best = [unit for name in CHOSEN for unit in table[table["concept"] == name].nlargest(1, "score")["unit"]]
+    wanted = {HEAD: list(range(len(ATTRIBUTES))), MODULES[-1]: best}
+    spectrum = image_spectrum(images.subset(images.ids[:FEWEST_IMAGES]), transform=target_transform())
+    return [
+        visualize(model, layer, units, transform=target_transform(), spectrum=spectrum, steps=STEPS, seed=seed, progress=False)
+        for layer, units in wanted.items()
+        if units
+    ]
+
+
+def take_units_away(model: nn.Module, images: Images, named: Named, *, seed: int) -> list[EffectReport]:
+    """What becomes of all outputs when the last module's units of a chosen concept are set to their means."""
+    n_positive = min(40, len(images) // 10)
+    sets = named.scores.rank(n_positive=n_positive, n_negative=2 * n_positive, seed=seed)
+    units = {name: units_named(named.labels, MODULES[-1], name) for name in CHOSEN}
+    return [
+        causal_effect(
+            model,
+            images,
+            {name: sets[name]},
+            layer=MODULES[-1],
+            units=units[name],
+            outputs={attribute: i for i, attribute in enumerate(ATTRIBUTES)},
+            transform=target_transform(),
+            activations=named.activations,
+            scores=named.scores,
+            seed=seed,
+            progress=False,
+        )
+        for name in CHOSEN
+        if units[name]
+    ]
 
 
 def probe_layers(images: Images, encoder: ClipEncoder, *, seed: int) -> ProbeReport:
