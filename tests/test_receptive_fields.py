@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ def conv(k: int = 3, *, inputs: int = 2, outputs: int = 2, **options: int) -> nn
     return nn.Conv2d(inputs, outputs, k, **options)
 
 
-def box(model: nn.Module, layer: str, position: tuple[int, int], side: int = 32, **options: int) -> tuple[int, int, int, int]:
+def box(model: nn.Module, layer: str, position: tuple[int, int], side: int = 32, **options: Any) -> tuple[int, int, int, int]:
     return receptive_field(model, layer, position, input_shape=(2, side, side), **options).box
 
 
@@ -253,6 +254,123 @@ def test_gates_of_own_making_are_felt_too() -> None:
     assert box(stack(conv(), Own(), conv()), "2", (3, 3)) == (3, 3, 8, 8)
 
 
+class Own(nn.Module):
+    """A forward of a function, whose output has a name."""
+
+    def __init__(self, function: Callable[[nn.Module, torch.Tensor], torch.Tensor], **parts: nn.Module) -> None:
+        super().__init__()
+        self.function, self.out = function, nn.Identity()
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(self.function(self, x))
+
+
+CHOOSING = {
+    "max": lambda x: x.max(3, keepdim=True)[0],
+    "min": lambda x: torch.min(x, dim=3, keepdim=True).values,
+    "amin": lambda x: x.amin(3, keepdim=True),
+    "median": lambda x: x.median(3, keepdim=True).values,
+    "kthvalue": lambda x: x.kthvalue(2, 3, True)[0],
+    "sort": lambda x: x.sort(dim=3, descending=True)[0],
+    "topk": lambda x: torch.topk(x, 3, 3).values,
+    "all": lambda x: x * x.max(),
+}
+
+
+@pytest.mark.parametrize("name", CHOOSING)
+def test_all_that_could_be_chosen_counts(name: str) -> None:
+    """Row 2 of the map sees rows 2 to 4 of the input, all columns; a maximum of everything, all."""
+    model = Own(lambda self, x: CHOOSING[name](self.a(x)), a=conv())
+    found = receptive_field(model, "out", (2, 0), input_shape=(2, 9, 9), layout="nchw")
+    assert found.box == ((0, 0, 9, 9) if name == "all" else (0, 2, 9, 5))
+    assert found.mask[found.box[1] : found.box[3]].all()
+
+
+def test_no_more_than_what_could_be_chosen() -> None:
+    model = Own(lambda self, x: torch.cat([self.a(x).cummax(3)[0], torch.minimum(self.a(x), x[..., 2:, 2:])], 1), a=conv())
+    assert box(model, "out", (3, 3), 9, unit=0, layout="nchw") == (0, 3, 6, 6)
+    assert box(model, "out", (3, 3), 9, unit=3, layout="nchw") == (3, 3, 6, 6)
+    pooled = Own(lambda self, x: F.max_pool2d(x, 2, return_indices=True)[0])
+    assert box(pooled, "out", (3, 3), 9, layout="nchw") == (6, 6, 8, 8)
+
+
+def under_no_grad(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        x = model.a(x)
+    return model.b(x)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        under_no_grad,  # a frozen part
+        lambda self, x: self.b(self.a(x).detach()),
+        lambda self, x: self.b(torch.round(4 * self.a(x)) / 4),
+        lambda self, x: self.b(self.a(x).sign()),
+        lambda self, x: self.b(self.a(x.float()).bfloat16()),
+        lambda self, x: self.b(self.a(x.sub_(0.5).div_(0.2))),
+        lambda self, x: self.b(F.dropout(self.a(x), 0.99)),
+    ],
+)
+def test_what_has_no_gradient_is_felt_too(
+    function: Callable[[nn.Module, torch.Tensor], torch.Tensor], same_random_states: Callable[[], AbstractContextManager[None]]
+) -> None:
+    model = Own(function, a=conv(), b=conv())
+    with same_random_states():
+        found = receptive_field(model, "out", (2, 3), input_shape=(2, 9, 9), layout="nchw")
+    assert found.box == (3, 2, 8, 7)
+    assert found.mask[2:7, 3:8].all()
+    assert torch.is_grad_enabled()
+
+
+def test_weights_and_indices_that_are_clamped_are_clamped() -> None:
+    class Clamped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.full((1, 1, 3, 3), -1.0))
+            self.embedding, self.out = nn.Embedding(3, 1), nn.Identity()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = F.conv2d(x, self.weight.clamp(min=0))
+            places = torch.arange(y.shape[-1]).sub(3).clamp(-1, 1) + 1
+            return self.out(y + self.embedding(places)[:, 0])
+
+    model = Clamped()
+    with torch.no_grad():
+        model.weight[0, 0, 1, 2] = 1.0
+    found = receptive_field(model, "out", (2, 2), input_shape=(1, 9, 9), layout="nchw")
+    assert np.argwhere(found.mask).tolist() == [[3, 4]]
+
+
+def test_an_activation_is_not_what_it_was_made_from() -> None:
+    def forward(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        before = self.a(x)
+        after = F.relu(before)
+        after += self.b(before)
+        return torch.cat([before, after], dim=1)
+
+    model = Own(forward, a=conv(1), b=conv(5, padding=2))
+    assert box(model, "out", (5, 5), unit=0, layout="nchw") == (5, 5, 6, 6)
+    assert box(model, "out", (5, 5), unit=2, layout="nchw") == (3, 3, 8, 8)
+
+
+def test_masks_of_minus_a_hundred_separate_in_torchs_own_attention() -> None:
+    def attend(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        tokens = x.flatten(2).transpose(1, 2)[:, None]  # [n, one head, positions, channels]
+        apart = torch.arange(tokens.shape[2])
+        mask = torch.where((apart[:, None] < 32) == (apart < 32), 0.0, -100.0).to(x.dtype)
+        found = F.scaled_dot_product_attention(tokens, tokens, tokens, attn_mask=mask)
+        return found[:, 0].transpose(1, 2).unflatten(2, x.shape[2:])
+
+    assert box(Own(attend), "out", (1, 1), 8, layout="nchw") == (0, 0, 8, 4)
+    causal = Own(
+        lambda self, x: F.scaled_dot_product_attention(x, x, x, is_causal=True)  # rows of each channel as tokens
+    )
+    assert box(causal, "out", (3, 0), 8, layout="nchw") == (0, 0, 8, 4)
+
+
 def test_the_model_is_left_as_it_was(same_random_states: Callable[[], AbstractContextManager[None]]) -> None:
     model = torchvision.models.resnet18().train()
     model.layer1.eval()
@@ -288,14 +406,46 @@ def test_what_cannot_be_measured_is_refused() -> None:
         receptive_field(model, "0", (0, 0), input_shape=(2, 8, 8), unit=2)
     with pytest.raises(InputError, match="Leave the batch out"):
         receptive_field(model, "0", (0, 0), input_shape=(1, 2, 8, 8))
+    for positions in (3, None, (3, 3), [(1.5, 2)], [(True, False)], [(-1, 0)], [(1, 2, 3)], ["ab"]):
+        with pytest.raises(InputError, match="Expected positions"):
+            receptive_fields(model, "0", positions, input_shape=(2, 8, 8))  # type: ignore[arg-type]
+    for shape in (3, None, "abc", (2, True, 8)):
+        with pytest.raises(InputError, match="Expected `input_shape`"):
+            receptive_field(model, "0", (0, 0), input_shape=shape)  # type: ignore[arg-type]
+    for other, match in (("model", "got str"), (nn.DataParallel(model), "model.module")):
+        with pytest.raises(InputError, match=match):
+            receptive_field(other, "0", (0, 0), input_shape=(2, 8, 8))  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"'layer1\.0\.relu' to run once in a forward pass"):
         receptive_field(torchvision.models.resnet18(), "layer1.0.relu", (0, 0), input_shape=(3, 64, 64))
+
+
+def test_models_that_cannot_run_say_why() -> None:
+    vit = torchvision.models.VisionTransformer(image_size=32, patch_size=8, num_layers=1, num_heads=2, hidden_dim=16, mlp_dim=16)
+    with pytest.raises(InputError, match="Expected 32 but got 40"):  # an AssertionError of torchvision's
+        receptive_field(vit, "encoder.ln", (0, 0), input_shape=(3, 40, 40))
+    checkpointed = torchvision.models.DenseNet(8, (2, 2), 8, memory_efficient=True)
+    with pytest.raises(InputError, match="gradient checkpointing, which has to be turned off"):
+        receptive_field(checkpointed, "features.denseblock1", (2, 2), input_shape=(3, 64, 64))
+
+    def unseen(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            x = self.a(x)
+        return x
+
+    with pytest.raises(InputError, match="inference mode"):
+        receptive_field(Own(unseen, a=conv()), "out", (2, 2), input_shape=(2, 9, 9), layout="nchw")
+
+    def late(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        self.a(x)
+        raise IndexError
+
+    assert box(Own(late, a=conv()), "a", (2, 2), 9) == (2, 2, 5, 5)  # what goes wrong behind the layer does not matter
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 def test_torchscript_is_refused() -> None:
     traced = torch.jit.trace(stack(conv()), torch.zeros(1, 2, 8, 8))
-    with pytest.raises(InputError, match="TorchScript"):
+    with pytest.raises(InputError, match=r"before torch\.jit\.script"):
         receptive_field(traced, "0", (0, 0), input_shape=(2, 8, 8))
 
 
