@@ -112,12 +112,12 @@ class UnitAxisTracker:
         """The hook of a module that puts the units on a certain axis; a few instructions, as it runs in every forward."""
         if not _decides(module):
             return None
-        axis = _units_axis(module)
+        axis, own = _units_axis(module), _has_own_forward(module)
 
         def note(module: nn.Module, args: Any, output: Any) -> None:
             output = output[0] if isinstance(output, tuple) else output
             if isinstance(output, torch.Tensor) and output.ndim > 1:
-                self._axis, self._shape = axis, output.shape
+                self._axis, self._shape = _seen_axis(module, output) if own and output.ndim > 3 else axis, output.shape
             else:  # of somebody's subclass
                 self._axis = None
 
@@ -200,3 +200,19 @@ def _decides(module: nn.Module) -> bool:
 def _units_axis(module: nn.Module) -> int:
     """The axis on which a module that decides puts its units."""
     return 1 if isinstance(module, _CHANNELS_FIRST) else -1  # channels first before last: LayerNorm2d is a LayerNorm
+
+
+def _has_own_forward(module: nn.Module) -> bool:
+    """Whether it is somebody's layer norm, which may be one of maps with channels first, such as timm's LayerNorm2d."""
+    return isinstance(module, nn.LayerNorm | nn.RMSNorm) and type(module).forward not in (
+        nn.LayerNorm.forward,
+        nn.RMSNorm.forward,
+        LayerNorm2d.forward,
+    )
+
+
+def _seen_axis(module: nn.Module, output: torch.Tensor) -> int | None:
+    """The axis of as many units as are normalised; None if it could be the second or the last."""
+    (n_units,) = module.normalized_shape  # type: ignore[misc]
+    found = [axis for axis in (1, -1) if output.shape[axis] == n_units]
+    return found[0] if len(found) == 1 else None

@@ -329,6 +329,31 @@ class TestAxisAfterFunctions:
         with pytest.raises(InputError, match=r"'1' gives \(2, 8, 5, 6\)"), ActivationRecorder(model, ["0", "1"]).recording():
             model(torch.rand(2, 3, 5, 6))
 
+    def test_somebodys_layer_norm_of_maps(self) -> None:
+        """As timm's LayerNorm2d: a LayerNorm by its type, though it gives channels first."""
+
+        class LayerNorm2d(nn.LayerNorm):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+        class CastingNorm(nn.LayerNorm):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:
+                return super().forward(x.float())
+
+        x = torch.rand(2, 3, 5, 8)
+        model = nn.Sequential(nn.Conv2d(3, 6, 1), LayerNorm2d(6), nn.GELU()).eval()
+        last = nn.Sequential(nn.Conv2d(3, 6, 1), Permute([0, 2, 3, 1]), CastingNorm(6)).eval()
+        with ActivationRecorder(model, ["1", "2"]).recording() as tape, torch.no_grad():
+            torch.testing.assert_close(model(x).mean(dim=(2, 3)), tape["2"])
+            torch.testing.assert_close(model[:2](x).mean(dim=(2, 3)), tape["1"])
+        with ActivationRecorder(last, ["2"]).recording() as tape, torch.no_grad():
+            torch.testing.assert_close(last(x).mean(dim=(1, 2)), tape["2"])
+        square = nn.Sequential(nn.Conv2d(3, 8, 1), LayerNorm2d(8)).eval()  # as many columns as units
+        with pytest.raises(InputError, match="Say where its units are"), ActivationRecorder(square, ["1"]).recording():
+            square(x)
+        with ActivationRecorder(square, ["1"], layout="nchw").recording() as tape, torch.no_grad():
+            torch.testing.assert_close(square(x).mean(dim=(2, 3)), tape["1"])
+
     def test_a_permuting_module_called_by_keyword(self) -> None:
         conv, permute = nn.Conv2d(3, 8, 1), Permute([0, 2, 3, 1])
         model = nn.Sequential(conv, Functional(nn.Identity(), lambda x: x))
