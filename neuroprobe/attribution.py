@@ -27,11 +27,11 @@ from PIL import Image
 from torch import nn
 
 from neuroprobe.collection import BatchRecord, Collected, Transform, collect
-from neuroprobe.exceptions import InputError, MissingDependencyError, UnknownNameError, suggest
+from neuroprobe.exceptions import InputError, MissingDependencyError, UnknownNameError, shown, suggest
 from neuroprobe.gradients import Output, _Moved, output_values
 from neuroprobe.held_out import Floats
 from neuroprobe.images import Images
-from neuroprobe.layers import check_layers
+from neuroprobe.layers import check_layers, check_model
 from neuroprobe.modes import device_of, evaluating
 from neuroprobe.report import LabelReport, Report, versions
 from neuroprobe.unit_axes import Axes as UnitAxes
@@ -195,7 +195,7 @@ def attribute_units(
     ------
     InputError
         A baseline that does not fit, a layer that runs never or several times or gives no tensor, an output that does not depend on
-        it or that the model does not have.
+        it, that the model does not have or that is not finite, a model that hooks do not work in, or what is no image.
     UnknownNameError
         No such layer or method.
     MissingDependencyError
@@ -210,7 +210,8 @@ def attribute_units(
     start, steps = _checked_baseline(baseline), int(n_steps) if method == "integrated_gradients" else None
     if steps is not None:
         _captum()
-    probing_set = images if isinstance(images, Images) else Images([images] if isinstance(images, Image.Image) else list(images))
+    check_model(model)
+    probing_set = _as_images(images)
     consumer = _Attributions(model, check_layers(model, [layer])[0], output, transform, start, steps, layout)
     (found,) = collect(
         probing_set, [consumer], batch_size=batch_size, workers=workers, progress=progress, description="attributions"
@@ -243,7 +244,13 @@ class _Attributions:
             with torch.no_grad():
                 start = self._score_of(baseline, inputs)
         units = per_position.movedim((axes.images, axes.units), (0, 1)).flatten(1).reshape(len(batch), per_position.shape[axes.units], -1)
-        self._parts[record.number] = (_numbers(units.double().sum(-1)), _numbers(score), _numbers(start))
+        found = _numbers(units.double().sum(-1)), _numbers(score), _numbers(start)
+        if not all(np.isfinite(part).all() for part in found):
+            raise InputError(
+                f"Expected finite outputs and gradients, but between {record.ids[0]!r} and {record.ids[-1]!r} some are not. Check the "
+                "model's weights, its transform and the baseline."
+            )
+        self._parts[record.number] = found
 
     def _at_image(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, UnitAxes]:
         """The output of every image [n], what the layer gives there, the gradient, and which axes are which."""
@@ -289,7 +296,7 @@ class _Attributions:
         metadata = {
             "method": "gradient_times_activation" if self._n_steps is None else "integrated_gradients",
             "baseline": "zeros" if self._baseline is None else "given",
-            "output": self._output if isinstance(self._output, int) else "a function",
+            "output": "a function" if callable(self._output) else int(self._output),
             "n_steps": self._n_steps,
             "images": collected.fingerprint,
         }
@@ -316,10 +323,22 @@ def _captum() -> Any:
         ) from error
 
 
+def _as_images(images: Any) -> Images:
+    listed = [images] if isinstance(images, Image.Image) else images
+    if isinstance(listed, Images):
+        return listed
+    if not isinstance(listed, Sequence) or isinstance(listed, str):
+        raise InputError(f"Expected a PIL image, several, or neuroprobe.Images (for a folder: Images(folder)), but got {shown(images)}.")
+    return Images(list(listed))
+
+
 def _checked_baseline(baseline: npt.ArrayLike | None) -> Floats | None:
     if baseline is None:
         return None
-    values = np.array(baseline.detach().cpu() if isinstance(baseline, torch.Tensor) else baseline, dtype=np.float64)
+    try:
+        values = np.array(baseline.detach().cpu().double() if isinstance(baseline, torch.Tensor) else baseline, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"Expected a baseline as a finite number per unit, [n_units], but got {shown(baseline)}.") from error
     if values.ndim != 1 or not np.isfinite(values).all():
         raise InputError(f"Expected a baseline as a finite number per unit, [n_units], but got {values.shape}.")
     return values

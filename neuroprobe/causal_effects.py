@@ -190,7 +190,7 @@ def causal_effect(
         pass  # what is wrong with it shows before any image is read
     trial = TryOut(OutputsUnder(model, [named], names, transform, layout=layout), model, layer, layout=layout, select=select)
     (n_units,) = collect(first_readable(chosen), [trial], progress=False)
-    magnitudes = None if control == "random" else _magnitudes(layer, activations)
+    magnitudes = None if control == "random" else _magnitudes(layer, activations, n_units)
     others = random_units(n_units, numbers, n_random=n_random, seed=seed, magnitudes=magnitudes)
     means = mean_values(model, layer, activations) if isinstance(value, str) and value == "mean" else None
     sets = [numbers, *map(list, others)]
@@ -313,19 +313,23 @@ def _effect(with_concept: FloatArray, without: FloatArray, level: float) -> dict
     }  # fmt: skip
 
 
-def _magnitudes(layer: str, activations: Activations | ActivationSummary | None) -> FloatArray:
+def _magnitudes(layer: str, activations: Activations | ActivationSummary | None, n_units: int) -> FloatArray:
     """The root of the mean square of every unit."""
     if isinstance(activations, Activations):
-        return np.asarray(np.sqrt(np.square(activations[layer], dtype=np.float64).mean(axis=0)))
-    if isinstance(activations, ActivationSummary):
-        return np.asarray(np.sqrt(np.square(activations[layer].mean) + activations[layer].variance))
-    raise InputError(f"Expected `activations` of {layer!r} to find units that are as active, but got none. Or take control='random'.")
+        squares = np.square(activations[layer], dtype=np.float64).mean(axis=0)
+    elif isinstance(activations, ActivationSummary):
+        squares = np.square(activations[layer].mean) + activations[layer].variance
+    else:
+        raise InputError(f"Expected `activations` of {layer!r} to find units that are as active, but got none. Or take control='random'.")
+    if len(squares) != n_units:
+        raise InputError(f"Expected activations of the {n_units} units of {layer!r}, but got some of {len(squares)}, of another model.")
+    return np.asarray(np.sqrt(squares))
 
 
 def _check_control(control: str, n_random: int) -> None:
     if control not in get_args(Control):
         raise UnknownNameError(f"Expected `control` to be 'random' or 'magnitude', but got {control!r}.")
-    if not isinstance(n_random, Integral) or n_random < 0:
+    if isinstance(n_random, bool) or not isinstance(n_random, Integral) or n_random < 0:
         raise InputError(f"Expected `n_random` as a whole number from 0, but got {shown(n_random)}.")
 
 

@@ -254,7 +254,8 @@ def _shuffled(
 def _table(
     score: _Score, ordered: Sequence[UnitGroup], order: Sequence[int], of_class: Rows, explained: _Explained, draws: _Draws
 ) -> pd.DataFrame:  # fmt: skip
-    contributions = (score.parts - score.parts.mean(axis=0))[:, order]
+    contributions = (score.parts - score.parts[0])[:, order]  # first less one image, so that what never varies is exactly 0
+    contributions -= contributions.mean(axis=0)
     distance = score.whole - score.whole.mean()
     own, inorder, n_few = contributions[of_class], np.sort(contributions, axis=0), max(1, round(_FEW * len(contributions)))
     low, high = interval(draws.counts(len(own)) @ own / len(own), level=draws.level)

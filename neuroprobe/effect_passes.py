@@ -117,6 +117,12 @@ class OutputsUnder:
             else _read(self._readings[name], tapes[self._readings[name].features], name, len(batch))
             for name in self._names
         ]
+        for name, column in zip(self._names, columns, strict=True):
+            if not np.isfinite(column).all():
+                raise InputError(
+                    f"Expected finite outputs, but {name!r} is {column[~np.isfinite(column)][0]} on an image. Check the model's weights "
+                    "and its transform, or set the units to other values."
+                )
         return np.stack(columns, axis=1)
 
     def finish(self, collected: Collected) -> Found:
@@ -143,13 +149,16 @@ def named_outputs(outputs: Any) -> dict[str, Measured]:
     Raises
     ------
     InputError
-        Neither a number nor a mapping with something in it.
+        Neither a number nor a mapping with something in it, or names that as texts are the same.
     """
-    if isinstance(outputs, Integral):
+    if isinstance(outputs, Integral) and not isinstance(outputs, bool):
         return {str(outputs): int(outputs)}
     if not isinstance(outputs, Mapping) or not outputs:
         raise InputError(f"Expected `outputs` to be the number of an output, or a mapping from names to outputs, but got {shown(outputs)}.")
-    return {str(name): output for name, output in outputs.items()}
+    named = {str(name): output for name, output in outputs.items()}
+    if len(named) < len(outputs):
+        raise InputError(f"Expected outputs of different names, but as texts some are the same: {list(outputs)!r:.80}.")
+    return named
 
 
 class TryOut:
@@ -168,7 +177,7 @@ class TryOut:
     ------
     InputError
         When a batch comes: a layer that does not run or whose units are not known, an intervention that does not fit it, outputs that are
-        none, or a probe of a layer that ends before it.
+        none or not finite, or a probe of a layer that ends before it.
     """
 
     def __init__(self, reader: OutputsUnder, model: nn.Module, layer: str, **settings: Any) -> None:
@@ -182,9 +191,7 @@ class TryOut:
         self._ended.clear()
         modules = dict(self._model.named_modules(remove_duplicate=False))
         with ExitStack() as stack:
-            stack.enter_context(
-                changed_output(self._model, self._layer, lambda values: self._sizes.append(values.shape[1]), **self._settings)
-            )
+            stack.enter_context(changed_output(self._model, self._layer, self._measure, **self._settings))
             for name in check_layers(self._model, list(dict.fromkeys((self._layer, *self._reader.probe_layers)))):
                 stack.callback(modules[name].register_forward_hook(functools.partial(self._note, name)).remove)
             self._reader.consume(batch, record)
@@ -219,7 +226,7 @@ def random_units(
     n_random : int
     seed : int
     magnitudes : ndarray, [n_units], optional
-        Draw for each unit one of the others that are nearest in this, as many as `n_random` or the units asked for, and at least 10.
+        Draw for each unit one of the others that are nearest to it in this: of as many as `n_random`, and at least of 10.
 
     Raises
     ------
@@ -249,7 +256,7 @@ def random_units(
 def _alike(units: Sequence[int], others: Sequence[int], magnitudes: FloatArray, n_random: int, generator: np.random.Generator) -> list[int]:
     """One other unit for each, drawn among those nearest in magnitude that are left."""
     left, drawn = np.array(others), []
-    for unit in generator.permutation(units):
+    for unit in generator.permutation(sorted(units)):
         distances = np.abs(magnitudes[left] - magnitudes[unit])
         near = np.argsort(distances, kind="stable")[: max(10, n_random)]
         place = int(generator.choice(near))
@@ -289,7 +296,9 @@ def _read(reading: _Reading, tape: Mapping[str, torch.Tensor], name: str, n: int
     try:
         values = np.asarray(reading.decision(rows), dtype=np.float64)
     except ValueError as error:
-        raise InputError(f"Expected a probe {name!r} of the {rows.shape[1]} features of {reading.layer!r}, but: {error}.") from error
+        raise InputError(
+            f"Expected a probe {name!r} of the {rows.shape[1]} features of {reading.layer!r}, but: {str(error).rstrip('.')}."
+        ) from error
     if values.shape != (n,):
         raise InputError(f"Expected the probe {name!r} to give one number for each of {n} images, but got {values.shape}.")
     return values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, TypeAlias
@@ -45,7 +45,7 @@ class Head:
         UnknownNameError
             No such class.
         """
-        if class_ in self.names:
+        if isinstance(class_, Hashable) and class_ in self.names:
             return self.names.index(class_)
         numbers_are_names = any(isinstance(name, Integral) for name in self.names)
         if isinstance(class_, Integral) and not numbers_are_names and 0 <= int(class_) < len(self.names):
@@ -85,11 +85,13 @@ def resolve_head(head: HeadLike, *, classes: Sequence[Any] | None = None) -> Hea
         raise InputError(f"Expected no `classes` beside a head that knows its own, {list(names)[:5]}.")
     rows = _rows(weights)
     offset = np.zeros(len(rows)) if bias is None else _array(bias).reshape(-1)
-    given = names if classes is None else classes
+    given: Any = names if classes is None else classes
+    if given is not None and (isinstance(given, str) or not isinstance(given, Iterable)):
+        raise InputError(f"Expected `classes` as a list of names, but got {shown(given)}.")
     known = tuple(range(len(rows)) if given is None else given)
     if len(offset) != len(rows) or not np.isfinite(offset).all():
         raise InputError(f"Expected a finite bias for each of the {len(rows)} classes, but got {offset.shape}.")
-    if len(known) != len(rows) or len(set(known)) < len(known):
+    if len(known) != len(rows) or not all(isinstance(name, Hashable) for name in known) or len(set(known)) < len(known):
         raise InputError(f"Expected a name of its own for each of the head's {len(rows)} classes, but got {len(known)}: {known[:5]}.")
     return Head(rows, offset, known)
 

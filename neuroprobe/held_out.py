@@ -74,7 +74,7 @@ def _drawn(ids: Sequence[str], share: Any, near_duplicates: Mapping[str, int] | 
     missing = [name for name in ids if near_duplicates is not None and name not in near_duplicates]
     if missing:
         raise InputError(f"Expected `near_duplicates` with a group for every image, but {missing[0]!r} has none.")
-    groups = np.arange(len(ids)) if near_duplicates is None else np.array([near_duplicates[name] for name in ids])
+    groups = np.arange(len(ids)) if near_duplicates is None else np.unique([near_duplicates[name] for name in ids], return_inverse=True)[1]
     return np.sort(fitting_groups(np.arange(len(ids)), groups, round(share * len(ids)), np.random.default_rng(seed)))
 
 

@@ -159,9 +159,9 @@ def checked_units(units: UnitNumbers) -> list[int]:
     """
     array = isinstance(units, (np.ndarray, torch.Tensor))
     numbers: list[Any] = np.atleast_1d(units).tolist() if array else list(units) if isinstance(units, Sequence) else [units]
-    if not numbers or not all(isinstance(number, Integral) and not isinstance(number, bool) and number >= 0 for number in numbers):
+    found = [int(number) for number in numbers if isinstance(number, Integral) and not isinstance(number, bool)]
+    if not found or len(found) < len(numbers) or min(found) < 0:
         raise InputError(f"Expected `units` as at least one unit's number from 0, but got {shown(units)}.")
-    found = [int(number) for number in numbers]
     if len(set(found)) < len(found):
         twice = next(number for number in found if found.count(number) > 1)
         raise InputError(f"Expected every unit once, but {twice} is there {found.count(twice)} times.")
@@ -223,7 +223,7 @@ def _values(
             raise InputError(f"Expected units of {layer!r} from 0 to {len(means) - 1}, but got {max(units)}.")
         return torch.from_numpy(means[units]), len(means)
     try:
-        array = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value)
+        array = np.asarray(_on_cpu(value))
         array = array.astype(np.float64, casting="unsafe" if array.dtype.kind in "iufO" else "no")  # no truth values, no texts
     except (TypeError, ValueError) as error:
         raise InputError(f"Expected value 'mean', 'zero' or numbers, but got {shown(value)}.") from error
@@ -235,11 +235,18 @@ def _values(
     return torch.from_numpy(array), None
 
 
+def _on_cpu(numbers: Any) -> Any:
+    """A tensor as numpy can take it, which knows no bfloat16; anything else as it is."""
+    if not isinstance(numbers, torch.Tensor):
+        return numbers
+    return numbers.detach().cpu().double() if numbers.is_floating_point() else numbers.detach().cpu()
+
+
 def _setting(layer: str, units: list[int], given: torch.Tensor, n_recorded: int | None) -> Change:
     def change(values: torch.Tensor) -> None:
         if n_recorded is not None and n_recorded != values.shape[1]:
             raise InputError(
-                f"Expected activations of the {values.shape[1]} units of {layer!r}, but got some of {n_recorded}: they are of another model."
+                f"Expected activations of the {values.shape[1]} units of {layer!r}, but got some of {n_recorded}, of another model."
             )
         if max(units) >= values.shape[1]:
             raise InputError(f"Expected units of {layer!r} from 0 to {values.shape[1] - 1}, but got {max(units)}.")
@@ -340,7 +347,7 @@ def _unit_vector(direction: Direction | npt.ArrayLike | torch.Tensor, layer: str
             raise UnknownNameError(f"Expected features 'pooled' or 'spatial', but got {direction.features!r}.")
         features, direction = direction.features, direction.weights
     try:
-        vector = np.asarray(direction.detach().cpu() if isinstance(direction, torch.Tensor) else direction, dtype=np.float64)
+        vector = np.asarray(_on_cpu(direction), dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InputError(f"Expected a Direction or numbers [n_units], but got {shown(direction)}.") from error
     if vector.ndim != 1 or not np.isfinite(vector).all() or not vector.any():

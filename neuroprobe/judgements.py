@@ -315,11 +315,11 @@ def check_labels(report: Any, what: str = "a LabelReport") -> None:
 
 
 def check_level(level: float, seed: int = 0) -> None:
-    """Raise `InputError` for a level that is no probability, or a seed below 0."""
-    if not 0 < level < 1:
-        raise InputError(f"Expected `level` to be between 0 and 1, such as 0.95, but got {level}.")
-    if seed < 0:
-        raise InputError(f"Expected a seed of 0 or more, but got {seed}.")
+    """Raise `InputError` for a level that is no probability, or a seed that is no whole number from 0."""
+    if not isinstance(level, (int, float, np.number)) or not 0 < level < 1:
+        raise InputError(f"Expected `level` to be between 0 and 1, such as 0.95, but got {level!r:.60}.")
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise InputError(f"Expected a seed of 0 or more, a whole number, but got {seed!r:.60}.")
 
 
 def _to_json(value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -71,7 +71,8 @@ def match_images(concept_set: ConceptSet, scores: ConceptScores | None = None, *
     Raises
     ------
     InputError
-        No scores for "nearest", scores without some of the images, or so many images that their distances do not fit in memory.
+        No scores for "nearest", scores without some of the images or that are not finite, or so many images that their distances do
+        not fit in memory.
     UnknownNameError
         Another way to match, or a concept that was not scored.
 
@@ -119,7 +120,7 @@ def concept_sides(concepts: ConceptSet | Mapping[str, Sides]) -> dict[str, Conce
 def _as_set(concept: str, sides: Any) -> ConceptSet:
     if isinstance(sides, ConceptSet):
         return dataclasses.replace(sides, concept=concept)
-    if not isinstance(sides, Sequence) or len(sides) != 2 or any(isinstance(side, str) for side in sides):
+    if not isinstance(sides, Sequence) or len(sides) != 2 or any(isinstance(side, str) or not isinstance(side, Iterable) for side in sides):
         raise InputError(f"Expected a concept set or (ids with, ids without) for {concept!r}, but got {shown(sides)}.")
     return ConceptSet(concept, "", tuple(str(id_) for id_ in sides[0]), tuple(str(id_) for id_ in sides[1]))
 
@@ -162,4 +163,7 @@ def _distances(concept_set: ConceptSet, scores: ConceptScores | None) -> npt.NDA
     for ids in (concept_set.positives, concept_set.negatives):
         vectors = scores.image_vectors[[places[id_] for id_ in ids]].double().numpy()
         sides.append(vectors - np.outer(vectors @ axis, axis))
-    return np.asarray(cdist(*sides))
+    distances = np.asarray(cdist(*sides))
+    if not np.isfinite(distances).all():
+        raise InputError(f"Expected finite scores to match images of {concept!r} by, but got others. Check the encoder's vectors.")
+    return distances

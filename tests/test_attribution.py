@@ -268,3 +268,39 @@ def test_without_captum_it_is_said_before_any_image_is_read(monkeypatch: pytest.
     with pytest.raises(MissingDependencyError, match="need captum"):
         attribute_units(Net(), Images(Watched()), "conv", 0, transform=transform, method="integrated_gradients")
     assert read == []
+
+
+@pytest.mark.parametrize("output", ["red", None, True, 1.0])
+def test_what_is_no_output_is_told(output) -> None:
+    with pytest.raises(InputError, match="an output's number or a function"):
+        attribute_units(Net(), noise_images(2), "conv", output, transform=transform)
+
+
+def test_an_outputs_number_of_numpy_is_a_number() -> None:
+    assert attribute_units(Net(), noise_images(2), "conv", np.int64(1), transform=transform).metadata["output"] == 1
+
+
+@pytest.mark.parametrize("images", ["photos", Path("photos"), None, torch.zeros(2, 3, 8, 8)])
+def test_what_are_no_images_is_told(images) -> None:
+    with pytest.raises(InputError, match=r"Expected a PIL image, several, or neuroprobe.Images \(for a folder: Images\(folder\)\)"):
+        attribute_units(Net(), images, "conv", 0, transform=transform)
+
+
+@pytest.mark.parametrize("baseline", ["mean", [[1], [1, 2]], {"a": 1}])
+def test_a_baseline_that_is_no_numbers_is_told(baseline) -> None:
+    with pytest.raises(InputError, match="a baseline as a finite number per unit"):
+        attribute_units(Net(), noise_images(2), "conv", 0, transform=transform, baseline=baseline)
+
+
+def test_models_in_which_hooks_do_not_work_are_refused() -> None:
+    for model, message in ((None, "Expected a torch.nn.Module"), (nn.DataParallel(Net()), "model.module")):
+        with pytest.raises(InputError, match=message):
+            attribute_units(model, noise_images(2), "conv", 0, transform=transform)
+
+
+def test_attributions_that_are_not_finite_are_told() -> None:
+    net = Net()
+    with torch.no_grad():
+        net.head.weight.fill_(float("nan"))
+    with pytest.raises(InputError, match="finite outputs and gradients"):
+        attribute_units(net, noise_images(2), "conv", 0, transform=transform)

@@ -566,3 +566,51 @@ def test_nothing_changes_where_nothing_is_ablated(net: nn.Module) -> None:
     assert table["p_value"].tolist() == [1]
     with torch.no_grad(), ablate(dead, "2", 0, "zero"):
         dead(torch.zeros(1, 3, 8, 8))
+
+
+def test_outputs_that_are_not_finite_are_told(net: nn.Module) -> None:
+    with pytest.raises(InputError, match="finite outputs, but 'a' is nan"):
+        effects(net, outputs={"a": lambda returned: returned[:, 0] * float("nan")})
+    # where only random units make it so, p-values would say that none was as far from 0
+    with pytest.raises(InputError, match="finite outputs, but 'a' is inf"):
+        effects(net, outputs={"a": lambda returned: 1 / (returned[:, 0] - returned[:, 0])})
+
+
+@pytest.mark.parametrize("wrong", [True, {}, [0], {0: 0, "0": 1}, {"a": "red"}, {"a": True}, {"a": None}])
+def test_what_is_no_output_is_told(net: nn.Module, wrong) -> None:
+    with pytest.raises(InputError, match="utput"):
+        effects(net, outputs=wrong)
+
+
+@pytest.mark.parametrize("changed", [{"level": "0.9"}, {"level": None}, {"seed": None}, {"seed": 1.5}, {"seed": True}, {"n_random": True}])
+def test_numbers_of_another_kind_are_told(net: nn.Module, changed) -> None:
+    with pytest.raises(InputError, match="Expected"):
+        effects(net, **changed)
+
+
+def test_sides_that_are_no_lists_are_told(net: nn.Module) -> None:
+    with pytest.raises(InputError, match=r"\(ids with, ids without\) for 'red'"):
+        effects(net, {"red": (1, 2)})
+
+
+@pytest.mark.parametrize("n_units", [3, 11])
+def test_activations_of_another_number_of_units_are_refused(net: nn.Module, n_units: int) -> None:
+    other = Activations({"2": np.ones((2, n_units), np.float32)}, ("a", "b"), {})
+    for changed in ({"value": "mean"}, {"control": "magnitude", "n_random": 3}):
+        with pytest.raises(InputError, match=f"of the 8 units of '2', but got some of {n_units}"):
+            effects(net, units=[0], activations=other, **changed)
+
+
+def test_random_units_as_active_do_not_depend_on_the_order_of_units() -> None:
+    magnitudes = np.random.default_rng(0).normal(size=60)
+    for units in ([3, 41, 17], [41, 17, 3]):
+        assert random_units(60, units, n_random=5, seed=0, magnitudes=magnitudes) == random_units(
+            60, [3, 17, 41], n_random=5, seed=0, magnitudes=magnitudes
+        )
+
+
+def test_scores_that_are_not_finite_do_not_match_images() -> None:
+    vectors = np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)
+    vectors[4, 1] = np.nan
+    with pytest.raises(InputError, match="finite scores to match images of 'red'"):
+        match_images(RED, scores_of(vectors, np.eye(2, 4, dtype=np.float32)))

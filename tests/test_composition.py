@@ -269,3 +269,22 @@ def test_the_worlds_score_is_the_models_own() -> None:
     np.testing.assert_allclose(scores, activations["classifier"][:, 10], atol=1e-3)
     report = explain_class(target.classifier, labelled(layer=BELOW), 10, activations=activations, layer=BELOW, **FAST)
     assert report.metadata["mean_score"] == pytest.approx(float(scores.mean()), abs=1e-3)
+
+
+def test_a_concept_whose_units_never_vary_contributes_nothing() -> None:
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(60, 4)).astype(np.float32)
+    rows[:, 1] = 2.7  # its mean over the images is not 2.7 to the last bit
+    report = explain_class(
+        ([[1, 0.3, 1, 1]], None), {("fc", 0): "red", ("fc", 1): "dead"}, 0, activations=activations_of({"fc": rows}), **FAST
+    )
+    dead = report.table.set_index("concept").loc["dead"]
+    assert not dead[["contribution", "low", "high", "lowest", "highest", "share"]].any()
+    assert "dead" not in set(report.leading(5)["concept"])
+
+
+@pytest.mark.parametrize("seed", [None, "a", 1.5])
+def test_a_seed_is_a_whole_number(seed) -> None:
+    activations, head, labels = made()
+    with pytest.raises(InputError, match="a seed of 0 or more"):
+        explain_class(head, labels, 0, activations=activations, seed=seed, **FAST)

@@ -120,3 +120,15 @@ def test_names_have_to_fit() -> None:
     probe = LinearProbe().fit(np.eye(4), [0, 1, 0, 1])
     with pytest.raises(InputError, match="no `classes` beside a head that knows its own"):
         resolve_head(probe, classes=["a", "b"])
+
+
+@pytest.mark.parametrize("classes", [3, "ab", [["a"], ["b"]]])
+def test_classes_are_a_list_of_names(classes) -> None:
+    with pytest.raises(InputError, match="Expected"):
+        resolve_head((WEIGHTS, None), classes=classes)
+
+
+@pytest.mark.parametrize("class_", [np.array([0, 1]), [0], {"a": 1}])
+def test_what_is_no_class_is_told(class_) -> None:
+    with pytest.raises(UnknownNameError, match="Expected a class of the head"):
+        resolve_head((WEIGHTS, None)).number(class_)

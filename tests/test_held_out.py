@@ -111,3 +111,11 @@ def test_draws_without_a_value_are_left_out() -> None:
     low, high = interval(draws, level=0.5)
     assert (low[0], high[0]) == (0.25, 0.75)
     assert np.isnan([low[1], high[1]]).all()
+
+
+def test_groups_of_near_duplicates_may_have_names() -> None:
+    ids = [f"image {i}" for i in range(20)]
+    numbered = {name: i // 2 for i, name in enumerate(ids)}
+    named = {name: f"group {group:02d}" for name, group in numbered.items()}
+    for found, expected in zip(split_images(ids, near_duplicates=named), split_images(ids, near_duplicates=numbered), strict=True):
+        np.testing.assert_array_equal(found, expected)

@@ -421,3 +421,82 @@ def test_every_module_of_the_worlds_target_can_be_ablated(target: nn.Module, wor
             with ablate(target, layer, [0, 5], 3.0):
                 assert not torch.equal(target(x), before), layer
         assert torch.equal(target(x), before)
+
+
+@pytest.mark.parametrize(
+    "units", [[[1], [2, 3]], [True, 2], np.array([True, False]), "12", [1.0], torch.tensor([1.5]), np.ones((1, 1), int)]
+)
+def test_units_are_whole_numbers_in_a_row(net: Net, units) -> None:
+    with pytest.raises(InputError, match="at least one unit's number from 0"):
+        entered(ablate(net, "conv", units, "zero"))
+
+
+@pytest.mark.parametrize("units", [[0, 2], (np.int64(0), 2), np.array([0, 2], np.uint8), torch.tensor([0, 2]), range(0, 3, 2)])
+def test_units_come_as_any_row_of_whole_numbers(net: Net, batch: torch.Tensor, units) -> None:
+    with torch.no_grad():
+        with ablate(net, "conv", [0, 2], "zero"):
+            expected = net(batch)
+        with ablate(net, "conv", units, "zero"):
+            assert torch.equal(net(batch), expected)
+
+
+def test_what_is_no_layers_name_is_told(net: Net) -> None:
+    for layer in (["conv"], None, 3):
+        with pytest.raises(UnknownNameError, match="module names of Net"):
+            entered(ablate(net, layer, 0, "mean", activations=recorded(net, "conv")))
+
+
+def test_values_are_numbers_of_any_kind(net: Net, batch: torch.Tensor) -> None:
+    for value in (True, [True, False], np.array(["1", "2"])):
+        with pytest.raises(InputError, match="'mean', 'zero' or numbers"):
+            entered(ablate(net, "conv", [0, 1], value))
+    with torch.no_grad(), ablate(net, "conv", [0, 1], [0.5, 2]):
+        expected = net(batch)
+    for kind in (torch.bfloat16, torch.float16, torch.float64):
+        with torch.no_grad(), ablate(net, "conv", [0, 1], torch.tensor([0.5, 2], dtype=kind)):
+            assert torch.equal(net(batch), expected)
+
+
+def test_means_of_another_number_of_units_are_refused(net: Net, batch: torch.Tensor) -> None:
+    other = Activations({"conv": np.ones((3, 3), np.float32)}, ("a", "b", "c"), {})
+    with (
+        pytest.raises(InputError, match="of the 4 units of 'conv', but got some of 3, of another model"),
+        ablate(net, "conv", 0, "mean", activations=other),
+    ):
+        net(batch)
+
+
+@pytest.mark.parametrize("weights", [[0.3, 0.7, 0.123, -0.9], [1, 1, 1, 1], [1, -1, 1, -1]])
+def test_rounding_is_no_variation_along_a_direction(net: Net, weights: list[float]) -> None:
+    constant = Activations({"conv": np.full((1001, 4), 0.1, np.float32)}, tuple(map(str, range(1001))), {})
+    with pytest.raises(InputError, match="that vary along the direction"):
+        entered(steer(net, "conv", weights, 1, activations=constant))
+
+
+@pytest.mark.parametrize("scale", [1e300, 1e-300])
+def test_a_directions_length_does_not_matter(net: Net, batch: torch.Tensor, scale: float) -> None:
+    with torch.no_grad():
+        with steer(net, "conv", np.ones(4), 2.0):
+            expected = net(batch)
+        with steer(net, "conv", scale * np.ones(4), 2.0):
+            assert torch.equal(net(batch), expected)
+
+
+def test_a_strength_is_a_number(net: Net) -> None:
+    with pytest.raises(InputError, match="Expected the strength as a finite number"):
+        entered(steer(net, "conv", [1, 0, 0, 0], True))
+
+
+def test_a_tape_entered_before_sees_the_layer_as_it_was(net: Net, batch: torch.Tensor) -> None:
+    recorder = ActivationRecorder(net, ["conv", "head"])
+    with torch.no_grad():
+        with recorder.recording() as plain:
+            net(batch)
+        with recorder.recording() as before, ablate(net, "conv", 0, "zero"):
+            net(batch)
+        with ablate(net, "conv", 0, "zero"), recorder.recording() as within:
+            net(batch)
+    assert torch.equal(before["conv"], plain["conv"])
+    assert not within["conv"][:, 0].any()
+    assert torch.equal(before["head"], within["head"])
+    assert not torch.equal(before["head"], plain["head"])
