@@ -14,7 +14,7 @@ Rousseeuw, "Silhouettes", J. Comput. Appl. Math. 20, 1987.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -217,6 +217,8 @@ def layer_facets(
     check_same_images(recorded, scores)
     _check_numbers(len(scores.ids), k, n_facets, max_facets, significance, n_null, seed)
     n_units = len(recorded[layer].mean) if not isinstance(recorded, Activations) else recorded[layer].shape[1]
+    if units is not None and (isinstance(units, str) or not isinstance(units, Iterable)):
+        raise InputError(f"Expected `units` to be a list of numbers, but got {units!r}. Write [{units!r}].")
     chosen = range(n_units) if units is None else list(units)
     for unit in chosen:
         check_unit(layer, unit, n_units)

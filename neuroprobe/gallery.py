@@ -11,14 +11,16 @@ Goh et al., "Multimodal Neurons in Artificial Neural Networks", Distill, 2021.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from neuroprobe.activations import Activations
 from neuroprobe.exceptions import InputError, shown
+from neuroprobe.images import Images
 from neuroprobe.recorded import Recorded
 from neuroprobe.similarity.arrays import check_count, check_number
 from neuroprobe.summaries import ActivationSummary
@@ -36,7 +38,7 @@ class Example:
     layer : str
     unit : int
     row : int
-        Of what was recorded.
+        In the activations. An example of a summary has the image's place in the probing set, where images that were skipped count too.
     image_id : str
     value : float
         The unit's activation, pooled as it was recorded.
@@ -159,6 +161,32 @@ def check_unit(layer: str, unit: int, n_units: int) -> None:
     whole = isinstance(unit, (int, np.integer)) and not isinstance(unit, bool)
     if not whole or not 0 <= unit < n_units:
         raise InputError(f"Expected a unit from 0 to {n_units - 1} of {layer!r}, but got {unit!r}.")
+
+
+def check_examples(examples: Any) -> list[Example]:
+    """The examples of a sequence, or of a mapping from quantile to them.
+
+    Raises
+    ------
+    InputError
+        No examples, something else, or those of several units.
+    """
+    lists = list(examples.values()) if isinstance(examples, Mapping) else [examples]
+    chosen = [example for part in lists if isinstance(part, (list, tuple)) for example in part]
+    sequences = all(isinstance(part, (list, tuple)) for part in lists)
+    if not sequences or not chosen or not all(isinstance(example, Example) for example in chosen):
+        raise InputError(f"Expected examples as top_images or quantile_examples find them, but got {shown(examples)}.")
+    units = sorted({(example.layer, example.unit) for example in chosen})
+    if len(units) > 1:
+        raise InputError(f"Expected examples of one unit, but got those of {units[:3]}. Take each by itself.")
+    return chosen
+
+
+def check_images(images: Any) -> Images:
+    """These images; `InputError` if they are none."""
+    if not isinstance(images, Images):
+        raise InputError(f"Expected the probing set as neuroprobe.Images, but got {shown(images)}.")
+    return images
 
 
 def _top_of_summary(summary: ActivationSummary, layer: str, unit: int, k: int) -> list[Example]:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from neuroprobe.curation import _printable
-from neuroprobe.exceptions import InputError, UnreadableImageError
+from neuroprobe.exceptions import InputError, UnreadableImageError, shown
 from neuroprobe.facets import UnitFacets
-from neuroprobe.gallery import Example
+from neuroprobe.gallery import Example, check_examples, check_images
 from neuroprobe.images import Images
 from neuroprobe.receptive_fields import ReceptiveField
 from neuroprobe.regions import Region
+from neuroprobe.similarity.arrays import check_count, check_number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,22 +55,24 @@ def plot_examples(
     Raises
     ------
     InputError
-        No examples, or `columns` below 1.
+        No examples, or those of several units, something that is no region, or `columns` below 1.
     UnknownNameError
         An example whose image is not there.
     """
-    if columns < 1:
-        raise InputError(f"Expected `columns` to be at least 1, but got {columns}.")
+    check_count("columns", columns)
+    first = check_examples(examples)[0]
+    check_images(images)
     if isinstance(examples, Mapping):
+        for quantile in examples:
+            check_number("quantile", quantile, low=0, high=1)
         rows = [(_quantile_name(q), list(part)) for q, part in examples.items()]
     else:
         rows = [("", list(examples[start : start + columns])) for start in range(0, len(examples), columns)]
-    shown = [example for _, part in rows for example in part]
-    if not shown:
-        raise InputError("Expected examples as top_images or quantile_examples find them, but got none.")
-    first = shown[0]
+    of_example = {region.example: region for region in _checked_regions(regions)} if regions is not None else {}
+    if of_example and not any(example in of_example for _, part in rows for example in part):
+        raise InputError(f"Expected regions of these examples, but got those of others, such as {next(iter(of_example.values()))}.")
     title = f"{first.layer}, unit {first.unit}" + ("" if first.varies else f": never varies, {first.value:.3g} on every image")
-    return _grid(rows, images, title=title, regions={region.example: region for region in regions or ()})
+    return _grid(rows, images, title=title, regions=of_example)
 
 
 def plot_facets(unit_facets: UnitFacets, images: Images, *, n: int = 8) -> Figure:
@@ -92,8 +95,10 @@ def plot_facets(unit_facets: UnitFacets, images: Images, *, n: int = 8) -> Figur
     InputError
         A unit that never varies, or `n` below 1.
     """
-    if n < 1 or not unit_facets.facets:
-        raise InputError(f"Expected facets and `n` of at least 1, but got {n} and a unit with the status {unit_facets.status!r}.")
+    check_count("n", n)
+    check_images(images)
+    if not isinstance(unit_facets, UnitFacets) or not unit_facets.facets:
+        raise InputError(f"Expected the facets of a unit that varies, but got {shown(unit_facets)}.")
     rows = [(f"{facet.label or 'no label'}\n{facet.share:.0%} of the images", list(facet.examples[:n])) for facet in unit_facets]
     title = f"{unit_facets.layer}, unit {unit_facets.unit}: {unit_facets.status}"
     if np.isfinite(unit_facets.p_value):
@@ -116,10 +121,9 @@ def plot_regions(regions: Sequence[Region]) -> Figure:
     Raises
     ------
     InputError
-        No regions.
+        No regions, or those of several units.
     """
-    if not regions:
-        raise InputError("Expected regions as `neuroprobe.regions.regions` finds them, but got none.")
+    regions = _checked_regions(regions)
     names = ["input", "fired", "receptive field"] if all(region.field is not None for region in regions) else ["input", "fired"]
     first = regions[0]
     title = f"{first.example.layer}, unit {first.example.unit}; fires from {first.threshold:.3g} on"
@@ -132,6 +136,13 @@ def plot_regions(regions: Sequence[Region]) -> Figure:
     for row, name in zip(axes, names, strict=True):
         _name_row(row[0], name)
     return figure
+
+
+def _checked_regions(regions: Any) -> list[Region]:
+    if not isinstance(regions, (list, tuple)) or not regions or not all(isinstance(region, Region) for region in regions):
+        raise InputError(f"Expected regions as `neuroprobe.regions.regions` finds them, but got {shown(regions)}.")
+    check_examples([region.example for region in regions])
+    return list(regions)
 
 
 def _grid(rows: list[tuple[str, list[Example]]], images: Images, *, title: str, regions: Mapping[Example, Region]) -> Figure:

@@ -18,8 +18,8 @@ def picture_of(
     """A model's input as a picture, pixel by pixel: nothing is resized or cropped.
 
     The normalisation is taken back: by `mean` and `std` if they are given, else by those of a
-    `torchvision.transforms.Normalize` in the transform; values that are all in [0, 1] then stay as they are, and others are
-    stretched from the lowest to the highest, which changes colours.
+    `torchvision.transforms.Normalize` in the transform; values that are all in [0, 1], and bytes, then stay as they are, and others
+    are stretched from the lowest to the highest, which changes colours.
 
     Parameters
     ----------
@@ -40,12 +40,12 @@ def picture_of(
     InputError
         A tensor of another shape, or only one of mean and std, or of another length.
     """
-    if not isinstance(tensor, torch.Tensor) or tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
+    if not isinstance(tensor, torch.Tensor) or tensor.ndim != 3 or tensor.shape[0] not in (1, 3) or not tensor.numel():
         shape = tuple(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
         raise InputError(f"Expected a model's input [3, height, width] or [1, height, width], but got {shape}.")
     if (mean is None) != (std is None):
         raise InputError(f"Expected both `mean` and `std` or neither, but got {mean} and {std}.")
-    values = tensor.detach().double().cpu()
+    values = tensor.detach().double().cpu() / (255 if tensor.dtype == torch.uint8 else 1)
     known = (mean, std) if mean is not None else normalization(transform)
     if known is not None:
         offset, scale = (_per_channel(numbers, len(values)) for numbers in known)
@@ -70,7 +70,10 @@ def normalization(transform: Any) -> tuple[Any, Any] | None:
 
 
 def _per_channel(numbers: Any, n: int) -> torch.Tensor:
-    values = torch.as_tensor(numbers, dtype=torch.float64).flatten()
+    try:
+        values = torch.as_tensor(numbers, dtype=torch.float64).flatten()
+    except (TypeError, ValueError, RuntimeError):
+        values = torch.empty(0)
     if len(values) not in (1, n):
-        raise InputError(f"Expected a mean and a standard deviation per channel ({n}), but got {values.tolist()}.")
+        raise InputError(f"Expected a mean and a standard deviation per channel ({n}), but got {numbers!r}.")
     return values.expand(n).view(-1, 1, 1)

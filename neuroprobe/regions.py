@@ -5,7 +5,7 @@ Everything is shown on the model's input, which is what the transform gave it; a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,8 +16,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from neuroprobe.collection import Transform, collect
-from neuroprobe.exceptions import InputError, UnreadableImageError, shown
-from neuroprobe.gallery import Example
+from neuroprobe.exceptions import InputError, UnreadableImageError
+from neuroprobe.gallery import Example, check_examples, check_images
 from neuroprobe.images import Images
 from neuroprobe.pictures import picture_of
 from neuroprobe.receptive_fields import ReceptiveField, receptive_fields
@@ -140,7 +140,8 @@ def regions(
     UnknownNameError
         A layer that the model does not have, or an example whose image is not there.
     """
-    chosen = _checked(examples)
+    chosen = check_examples(examples)
+    check_images(images)
     if threshold is not None:
         check_number("threshold", threshold)
     layer, unit = chosen[0].layer, chosen[0].unit
@@ -166,14 +167,3 @@ def _with_fields(model: nn.Module, made: list[Region], input_shape: tuple[int, .
     measured = receptive_fields(model, layer, positions, input_shape=input_shape, unit=unit, layout=layout)
     fields = dict(zip(positions, measured, strict=True))
     return [Region(r.example, r.map, r.threshold, r.picture, fields[r.position]) for r in made]
-
-
-def _checked(examples: Sequence[Example] | Mapping[float, Sequence[Example]]) -> list[Example]:
-    lists: Iterable[Sequence[Example]] = examples.values() if isinstance(examples, Mapping) else [examples]
-    chosen = [example for part in lists for example in part]
-    if not chosen or not all(isinstance(example, Example) for example in chosen):
-        raise InputError(f"Expected examples as top_images or quantile_examples find them, but got {shown(examples)}.")
-    units = sorted({(example.layer, example.unit) for example in chosen})
-    if len(units) > 1:
-        raise InputError(f"Expected examples of one unit, but got those of {units[:3]}. Ask for the regions of each by itself.")
-    return chosen

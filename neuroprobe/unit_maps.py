@@ -13,12 +13,12 @@ from torch import nn
 
 from neuroprobe.collection import BatchRecord, Collected, Transform, collect
 from neuroprobe.exceptions import InputError
-from neuroprobe.gallery import check_unit
+from neuroprobe.gallery import check_images, check_unit
 from neuroprobe.images import Images
-from neuroprobe.layers import check_layers
+from neuroprobe.layers import check_layers, check_model
 from neuroprobe.modes import device_of, evaluating
 from neuroprobe.outputs import describe_output
-from neuroprobe.similarity.arrays import check_number
+from neuroprobe.similarity.arrays import check_count, check_number
 from neuroprobe.unit_axes import Layout, UnitAxisTracker, check_layout
 
 
@@ -60,13 +60,14 @@ def unit_maps(
     Raises
     ------
     InputError
-        A layer that runs never or several times or whose output is no map, or a unit that it does not have.
+        A layer that runs never or several times or whose output is no map, a unit that it does not have, activations that are not
+        finite, or a model that is compiled, scripted or spread over devices.
     UnknownNameError
         A layer that the model does not have.
     """
-    images = images if isinstance(images, Images) else Images(list(images))
+    probing = check_images(Images(list(images)) if isinstance(images, (list, tuple)) else images)
     maps = MapPass(model, layer, unit, transform=transform, layout=layout)
-    (found,) = collect(images, [maps], batch_size=batch_size, workers=workers, progress=progress, description="maps")
+    (found,) = collect(probing, [maps], batch_size=batch_size, workers=workers, progress=progress, description="maps")
     return np.asarray(found[0])
 
 
@@ -107,6 +108,7 @@ def firing_threshold(
     Bau et al., "Network Dissection", CVPR 2017, arXiv 1704.05796 (T_k; there before the map is upsampled, as here).
     """
     check_number("share", share, low=0, high=1, above=True)
+    check_images(images)
     options: dict[str, Any] = {"layout": layout, "batch_size": batch_size, "workers": workers, "progress": progress}
     return float(np.quantile(unit_maps(model, images, layer, unit, transform=transform, **options), 1 - share))
 
@@ -120,10 +122,11 @@ class MapPass:
     def __init__(
         self, model: nn.Module, layer: str, unit: int, *, transform: Transform, layout: Layout | None = None, inputs: bool = False
     ) -> None:
+        check_model(model)
         check_layers(model, [layer])
         if layout is not None:
             check_layout(layout)
-        check_unit(layer, unit, np.iinfo(np.int64).max)  # how many there are shows when the layer has run
+        check_count("unit", unit, low=0)  # how many there are shows when the layer has run
         self.transform = transform
         self._model, self._layer, self._unit, self._layout = model, layer, unit, layout
         self._maps: list[torch.Tensor] = []
@@ -142,6 +145,11 @@ class MapPass:
                 handle.remove()
         if not found:
             raise InputError(f"Expected {self._layer!r} to run in a forward pass, but it does not.")
+        if not found[0].isfinite().all():
+            raise InputError(
+                f"Expected finite activations, but unit {self._unit} of {self._layer!r} is not on one of {record.ids[0]!r} to "
+                f"{record.ids[-1]!r}. Check the model's weights and its transform."
+            )
         self._maps.append(found[0])
         if self._inputs is not None:
             self._inputs.append(batch)

@@ -9,7 +9,7 @@ from helpers import activations_of
 
 from neuroprobe.activations import Activations
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.gallery import Example, quantile_examples, top_images
+from neuroprobe.gallery import Example, check_examples, quantile_examples, top_images
 from neuroprobe.summaries import ActivationSummary, LayerSummary
 
 
@@ -109,6 +109,9 @@ def test_negative_zero_is_zero() -> None:
 
 def test_what_cannot_be_answered_is_refused() -> None:
     activations = column(1, 2, 3)
+    for other in (None, [], {}, [1], "abc", 3, top_images(activations, "fc", 0, k=1)[0]):
+        with pytest.raises(InputError, match="Expected examples as top_images"):
+            check_examples(other)
     summary = summary_of(activations, k=2)
     with pytest.raises(UnknownNameError, match="fc"):
         top_images(activations, "fd", 0)

@@ -16,7 +16,7 @@ from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.facets import facets
 from neuroprobe.gallery import quantile_examples, top_images
 from neuroprobe.gallery_plots import plot_examples, plot_facets, plot_regions
-from neuroprobe.regions import regions
+from neuroprobe.regions import Region, regions
 from neuroprobe.world import target_transform
 
 IMAGES = Images([noise_images(40)[i] for i in range(40)], ids=[f"image {i}" for i in range(40)])
@@ -98,11 +98,31 @@ def test_hostile_ids_and_images_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_shown_is_refused() -> None:
-    with pytest.raises(InputError, match="got none"):
-        plot_examples([], IMAGES)
-    with pytest.raises(InputError, match="columns"):
-        plot_examples(top_images(ACTIVATIONS, "fc", 0, k=2), IMAGES, columns=0)
+    examples, others = top_images(ACTIVATIONS, "fc", 0, k=2), top_images(ACTIVATIONS, "fc", 1, k=2)
+    for nothing in ([], None, ["a"], examples[0]):
+        with pytest.raises(InputError, match="Expected examples as top_images"):
+            plot_examples(nothing, IMAGES)
+    for columns in (0, 1.5, True):
+        with pytest.raises(InputError, match="columns"):
+            plot_examples(examples, IMAGES, columns=columns)
+    with pytest.raises(InputError, match="Expected examples of one unit"):
+        plot_examples(examples + others, IMAGES)
+    with pytest.raises(InputError, match="quantile"):
+        plot_examples({"top": examples}, IMAGES)
+    with pytest.raises(InputError, match="Expected the probing set"):
+        plot_examples(examples, [IMAGES[0]])
+    picture, zeros = Image.new("RGB", (8, 8)), np.zeros((2, 2), np.float32)
+    for regions_of, match in (([1], "Expected regions as"), ([Region(others[0], zeros, 1.0, picture, None)], "of these examples")):
+        with pytest.raises(InputError, match=match):
+            plot_examples(examples, IMAGES, regions=regions_of)
+    with pytest.raises(InputError, match="Expected examples of one unit"):
+        plot_regions([Region(one[0], zeros, 1.0, picture, None) for one in (examples, others)])
+    for nothing in (None, [1], 3):
+        with pytest.raises(InputError, match="Expected regions as"):
+            plot_regions(nothing)
+    with pytest.raises(InputError, match="Expected the facets of a unit"):
+        plot_facets(examples, IMAGES)
     with pytest.raises(UnknownNameError, match="image 37"):
         plot_examples(top_images(ACTIVATIONS, "fc", 0, k=2), noise_images(5))
-    with pytest.raises(InputError, match="got none"):
+    with pytest.raises(InputError, match="Expected regions as"):
         plot_regions([])

@@ -155,11 +155,32 @@ def test_layers_without_a_map_are_refused(world: Images, target: nn.Module) -> N
         unit_maps(target, world, "classifier", 0, **options)
     with pytest.raises(InputError, match=r"Expected a unit from 0 to 7 of 'features\.3', but got 8"):
         unit_maps(target, world, LAYER, 8, **options)
-    with pytest.raises(InputError, match="Expected a unit"):
-        unit_maps(target, world, LAYER, -1, **options)
+    for unit in (-1, True, 1.0):
+        with pytest.raises(InputError, match=r"Expected `unit` to be at least 0, but got .* Give a whole number"):
+            unit_maps(target, world, LAYER, unit, **options)  # type: ignore[arg-type]
+    for model, match in (("model", "got str"), (nn.DataParallel(target), r"model\.module")):
+        with pytest.raises(InputError, match=match):
+            unit_maps(model, world, LAYER, 0, **options)  # type: ignore[arg-type]
+    for images in (3, "folder", None):
+        with pytest.raises(InputError, match="Expected the probing set as neuroprobe"):
+            unit_maps(target, images, LAYER, 0, **options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="Expected the probing set as neuroprobe"):
+        firing_threshold(target, [world[0]], LAYER, 0, **options)  # type: ignore[arg-type]
     with pytest.raises(UnknownNameError, match=r"features\.3"):
         unit_maps(target, world, "feature.3", 0, **options)
     assert not any(module._forward_hooks for module in target.modules())
+
+
+def test_activations_that_are_not_finite_are_refused(world: Images, target: nn.Module) -> None:
+    """A threshold or a strongest position of them would be anything."""
+    activations = ActivationRecorder(target, [LAYER]).record(world, transform=target_transform())
+    with torch.no_grad():
+        target.get_submodule(LAYER).conv[0][0].weight.fill_(float("nan"))
+    message = r"Expected finite activations, but unit 2 of 'features\.3' is not on one of"
+    with pytest.raises(InputError, match=message):
+        unit_maps(target, world, LAYER, UNIT, transform=target_transform())
+    with pytest.raises(InputError, match=message):
+        regions(target, world, top_images(activations, LAYER, UNIT, k=2), transform=target_transform())
 
 
 def test_a_layer_that_runs_again_is_refused() -> None:
@@ -186,9 +207,11 @@ def test_examples_that_do_not_fit_are_refused(world: Images, target: nn.Module, 
     one, other = top_images(activations, LAYER, 0, k=1), top_images(activations, LAYER, 1, k=1)
     with pytest.raises(InputError, match="Expected examples of one unit"):
         regions(target, world, one + other, transform=target_transform())
-    for nothing in ([], {}, [1], "abc"):
+    for nothing in ([], {}, [1], "abc", 3, None, one[0]):
         with pytest.raises(InputError, match="Expected examples as top_images"):
             regions(target, world, nothing, transform=target_transform())  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="Expected the probing set as neuroprobe"):
+        regions(target, [world[0]], one, transform=target_transform())  # type: ignore[arg-type]
     with pytest.raises(UnknownNameError, match=one[0].image_id):
         regions(target, noise_images(3), one, transform=target_transform())
     for i in range(3):
@@ -224,14 +247,17 @@ def test_other_values_are_stretched_and_grey_is_grey() -> None:
     tensor = torch.tensor([[[-1.0, 0.0], [1.0, 3.0]]])
     assert np.asarray(picture_of(tensor))[..., 0].tolist() == [[0, 64], [128, 255]]
     assert picture_of(tensor).mode == "RGB"
+    assert np.asarray(picture_of(torch.full((3, 2, 2), 200, dtype=torch.uint8))).tolist() == np.full((2, 2, 3), 200).tolist()
     assert np.asarray(picture_of(torch.full((3, 2, 2), 7.0))).tolist() == np.zeros((2, 2, 3)).tolist()
 
 
 def test_what_is_no_picture_is_refused() -> None:
-    for tensor in (torch.zeros(2, 4, 4), torch.zeros(4, 4), np.zeros((3, 4, 4))):
+    for tensor in (torch.zeros(2, 4, 4), torch.zeros(4, 4), torch.zeros(3, 0, 4), np.zeros((3, 4, 4))):
         with pytest.raises(InputError, match="Expected a model's input"):
             picture_of(tensor)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="both `mean` and `std`"):
         picture_of(torch.zeros(3, 4, 4), mean=[0, 0, 0])
     with pytest.raises(InputError, match="per channel"):
         picture_of(torch.zeros(3, 4, 4), mean=[0, 0], std=[1, 1])
+    with pytest.raises(InputError, match="per channel"):
+        picture_of(torch.zeros(3, 4, 4), mean="abc", std=[1, 1, 1])
