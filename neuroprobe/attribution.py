@@ -31,6 +31,7 @@ from neuroprobe.exceptions import InputError, MissingDependencyError, UnknownNam
 from neuroprobe.gradients import Output, _Moved, output_values
 from neuroprobe.held_out import Floats
 from neuroprobe.images import Images
+from neuroprobe.judgements import check_counts
 from neuroprobe.layers import check_layers, check_model
 from neuroprobe.modes import device_of, evaluating
 from neuroprobe.report import LabelReport, Report, versions
@@ -203,8 +204,7 @@ def attribute_units(
     """
     if method not in get_args(Method):
         raise UnknownNameError(f"Expected a method of attribution, but got {method!r}. {suggest(str(method), get_args(Method))}")
-    if isinstance(n_steps, bool) or not isinstance(n_steps, (int, np.integer)) or n_steps < 1:
-        raise InputError(f"Expected `n_steps` to be a whole number of at least 1, but got {n_steps!r}.")
+    check_counts(n_steps=n_steps)
     if layout is not None:
         check_layout(layout)
     start, steps = _checked_baseline(baseline), int(n_steps) if method == "integrated_gradients" else None

@@ -22,7 +22,7 @@ from neuroprobe.activations import Activations
 from neuroprobe.exceptions import InputError, shown
 from neuroprobe.heads import Head, HeadLike, resolve_head
 from neuroprobe.held_out import Floats, Quality, Rows, correlations, draw_counts, explained_shares, interval, quality, split_images
-from neuroprobe.judgements import JudgementReport, check_level, quantity
+from neuroprobe.judgements import JudgementReport, check_counts, check_level, quantity
 from neuroprobe.report import LabelReport, versions
 from neuroprobe.statistics import permutation_p_value
 from neuroprobe.unit_groups import Labels, UnitGroup, Unnamed, forward_order, group_sums, unit_groups
@@ -157,7 +157,7 @@ def explain_class(
     ['red', 'big', '(unnamed)']
     """
     check_level(level, seed)
-    _check_numbers(k, n_shuffles, n_resamples)
+    check_counts(k=k, n_shuffles=n_shuffles, n_resamples=n_resamples)
     resolved, layer = resolve_head(head, classes=classes), _the_layer(activations, layer)
     number, values = resolved.number(class_), activations[layer]
     _check_fit(values.shape[1], resolved, layer)
@@ -321,9 +321,3 @@ def _class_rows(score: Floats, members: npt.ArrayLike | None) -> Rows:
 def _check_varies(score: _Score, name: Any) -> None:
     if np.ptp(score.whole[score.train]) == 0 or np.ptp(score.measured) == 0:
         raise InputError(f"Expected a score of {name!r} that varies over the images, but it does not: there is nothing to explain.")
-
-
-def _check_numbers(k: int, n_shuffles: int, n_resamples: int) -> None:
-    for name, value in (("k", k), ("n_shuffles", n_shuffles), ("n_resamples", n_resamples)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise InputError(f"Expected `{name}` to be a whole number of at least 1, but got {value!r}.")

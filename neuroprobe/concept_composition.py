@@ -28,7 +28,7 @@ from neuroprobe.exceptions import InputError, shown
 from neuroprobe.forward_selection import Selection, fit_weights, select_forward
 from neuroprobe.held_out import Floats, Quality, Rows, correlations, draw_counts, explained_shares, interval, quality, split_images
 from neuroprobe.image_checks import labelled_units
-from neuroprobe.judgements import ALL_LAYERS, JudgementReport, check_level, quantity
+from neuroprobe.judgements import ALL_LAYERS, JudgementReport, Unit, check_counts, check_level, quantity
 from neuroprobe.recorded import check_layers, check_same_images
 from neuroprobe.report import LabelReport, versions
 from neuroprobe.unit_groups import Labels
@@ -163,7 +163,7 @@ def explain_units(
     Raises
     ------
     InputError
-        Other images, too few of them, or parameters that make no sense.
+        Other images, too few of them, scores that are not finite, labels of none of the units, or parameters that make no sense.
     UnknownNameError
         No such layer, or kind of values.
 
@@ -171,14 +171,16 @@ def explain_units(
     -----
     The values of all concepts on all images are held in memory, 8 bytes each, and their training part a few times over.
     """
-    _check(activations, scores, k=k, min_gain=min_gain, most_shared=most_shared, n_resamples=n_resamples)
+    _check(activations, scores, min_gain=min_gain, most_shared=most_shared, signed=signed)
+    check_counts(k=k, n_resamples=n_resamples)
     check_level(level, seed)
     chosen = {layer: _columns(activations[layer].shape[1], units, layer) for layer in check_layers(activations, layers)}
+    named = None if labels is None else _named_units(labels, chosen)
     train, test = split_images(activations.ids, held_out=held_out, near_duplicates=near_duplicates, seed=seed)
     inner = split_images([activations.ids[row] for row in train], held_out=_VALIDATION, near_duplicates=near_duplicates, seed=seed + 1)
     scale = ConceptValues.learned(scores, train, values)
     search = _Search(scale.of(scores), train, test, inner, k=k, signed=signed, min_gain=min_gain, most_shared=most_shared)
-    counts, named = draw_counts(len(test), n_resamples=n_resamples, seed=seed), None if labels is None else labelled_units(labels)
+    counts = draw_counts(len(test), n_resamples=n_resamples, seed=seed)
     tables, judged = [], {}
     for layer, columns in chosen.items():
         found = search.layer(np.asarray(activations[layer][:, columns], dtype=np.float64))
@@ -351,10 +353,8 @@ def _overall(judged: Mapping[str, _Judged], table: pd.DataFrame, level: float) -
     for layer in [ALL_LAYERS, *judged] if len(judged) > 1 else [ALL_LAYERS]:
         parts = [found.averaged() for owner, found in judged.items() if layer in (ALL_LAYERS, owner)]
         for name in parts[0]:
-            value, draws = (
-                np.concatenate([part[name].value for part in parts]),
-                np.concatenate([part[name].draws for part in parts], axis=1),
-            )
+            value = np.concatenate([part[name].value for part in parts])
+            draws = np.concatenate([part[name].draws for part in parts], axis=1)
             known = ~np.isnan(value)
             if not known.any():
                 continue
@@ -370,7 +370,17 @@ def _used(table: pd.DataFrame, k: int) -> list[str]:
     return list(names)
 
 
+def _named_units(labels: Labels, chosen: Mapping[str, Sequence[int]]) -> dict[Unit, str]:
+    named = labelled_units(labels)
+    if not any((layer, unit) in named for layer, units in chosen.items() for unit in units):
+        layers = ", ".join(repr(name) for name in dict.fromkeys(owner for owner, _ in named)) or "no layer"
+        raise InputError(f"Expected labels of units that are explained, of {', '.join(map(repr, chosen))}, but got some of {layers}.")
+    return named
+
+
 def _columns(n_units: int, units: Sequence[int] | None, layer: str) -> list[int]:
+    if units is not None and not isinstance(units, (Sequence, np.ndarray)):
+        raise InputError(f"Expected `units` as a list of numbers from 0 to {n_units - 1}, but got {shown(units)}.")
     chosen = list(range(n_units) if units is None else units)
     wrong = [unit for unit in chosen if isinstance(unit, bool) or not isinstance(unit, (int, np.integer)) or not 0 <= unit < n_units]
     if not chosen or wrong or len(set(chosen)) < len(chosen):
@@ -380,12 +390,11 @@ def _columns(n_units: int, units: Sequence[int] | None, layer: str) -> list[int]
     return [int(unit) for unit in chosen]
 
 
-def _check(activations: Any, scores: Any, *, k: Any, min_gain: Any, most_shared: Any, n_resamples: Any) -> None:
+def _check(activations: Any, scores: Any, *, min_gain: Any, most_shared: Any, signed: Any) -> None:
     check_same_images(activations, scores)
     if not isinstance(activations, Activations):
         raise InputError("Expected activations with every value kept, but got a summary. Record without `summary`.")
-    for name, value in (("k", k), ("n_resamples", n_resamples)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise InputError(f"Expected `{name}` to be a whole number of at least 1, but got {value!r}.")
-    if not 0 <= min_gain < 1 or not 0 <= most_shared < 1:
+    if not isinstance(signed, (bool, np.bool_)):
+        raise InputError(f"Expected `signed` to be True or False, but got {signed!r:.60}.")
+    if not all(isinstance(value, (int, float, np.number)) and 0 <= value < 1 for value in (min_gain, most_shared)):
         raise InputError(f"Expected `min_gain` and `most_shared` from 0 to below 1, but got {min_gain!r} and {most_shared!r}.")

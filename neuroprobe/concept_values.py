@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy.special import expit
 
 from neuroprobe.concepts import ConceptScores
-from neuroprobe.exceptions import InputError, UnknownNameError, suggest
+from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
 
 Values: TypeAlias = Literal["presence", "similarity", "likelihood", "labels"]
 
@@ -63,9 +63,9 @@ class ConceptValues:
         if kind is not None and (kind == "labels") is not given:
             what = "given labels" if given else "scores of an encoder"
             raise InputError(f"Expected a kind of values that {what} have, but got {kind!r}. Leave `values` out.")
-        similarities = scores.similarities().numpy()[rows]
-        if not np.isfinite(similarities).all():
-            raise InputError("Expected finite concept scores, but got others. Check the encoder's vectors.")
+        similarities = scores.similarities().numpy()
+        _check_finite(similarities)
+        similarities = similarities[rows]
         chosen: Values = kind or ("labels" if given else "presence")
         encoder = scores.metadata.get("encoder")
         return cls(chosen, scores.concepts, similarities.mean(axis=0, dtype=float), similarities.std(axis=0, dtype=float), encoder)
@@ -76,8 +76,10 @@ class ConceptValues:
         Raises
         ------
         InputError
-            Scores from another encoder, or without one of the concepts.
+            No scores, or from another encoder, without one of the concepts, or not finite.
         """
+        if not isinstance(scores, ConceptScores):
+            raise InputError(f"Expected concept scores as ConceptSource or GivenLabels make them, but got {shown(scores)}.")
         if scores.metadata.get("encoder") != self.encoder:
             raise InputError(f"Expected scores of the encoder {self.encoder}, but got some of {scores.metadata.get('encoder')}.")
         missing = [name for name in self.names if name not in scores.concepts]
@@ -85,9 +87,10 @@ class ConceptValues:
             raise InputError(f"Expected scores of all {len(self.names)} concepts, but {missing[0]!r} is missing.")
         places = {name: place for place, name in enumerate(scores.concepts)}
         columns = [places[name] for name in self.names]
+        similarities = (scores.image_vectors @ scores.text_vectors[columns].T).numpy().astype(np.float64)
+        _check_finite(similarities)
         if self.kind == "likelihood":
             return _likelihoods(scores)[:, columns]
-        similarities = (scores.image_vectors @ scores.text_vectors[columns].T).numpy().astype(np.float64)
         return similarities if self.kind != "presence" else self._presence(similarities)
 
     def _presence(self, similarities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -103,6 +106,11 @@ class ConceptValues:
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> ConceptValues:
         return cls(facts["kind"], tuple(facts["names"]), np.array(facts["centre"]), np.array(facts["spread"]), facts["encoder"])
+
+
+def _check_finite(similarities: npt.NDArray[Any]) -> None:
+    if not np.isfinite(similarities).all():
+        raise InputError("Expected finite concept scores, but got others. Check the encoder's vectors.")
 
 
 def _likelihoods(scores: ConceptScores) -> npt.NDArray[np.float64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from sklearn.base import BaseEstimator, clone
 
 from neuroprobe.exceptions import InputError
-from neuroprobe.fingerprints import fingerprint_texts
+from neuroprobe.fingerprints import fingerprint_bytes, fingerprint_texts
 from neuroprobe.functions import identify_function
 from neuroprobe.probes import PROBES
 
@@ -27,7 +28,7 @@ class EstimatorProbe:
     ----------
     estimator : scikit-learn classifier
         With `fit`, and `decision_function` or `predict_proba`; `sklearn.base.clone` must work. Its `random_state`, if it has one,
-        is set to the seed of the split. It is never fitted itself.
+        and those of estimators in it (a pipeline's steps) are set to the seed of the split. It is never fitted itself.
 
     Raises
     ------
@@ -76,8 +77,7 @@ class EstimatorProbe:
         ndarray, [n_images]
         """
         fitted = clone(self.estimator)
-        if "random_state" in fitted.get_params():
-            fitted.set_params(random_state=seed)
+        fitted.set_params(**{name: seed for name in fitted.get_params() if name.rpartition("__")[2] == "random_state"})
         fitted.fit(Z[train], targets[train])
         values = np.asarray(_log_odds(fitted, Z), dtype=np.float64)
         if values.shape != targets.shape or not np.isfinite(values).all():
@@ -86,10 +86,25 @@ class EstimatorProbe:
 
     @property
     def identity(self) -> str:
-        """What tells it from others: its parameters, and the code of its class where that is no library's."""
-        classes = [c for c in type(self.estimator).__mro__ if not c.__module__.startswith(("sklearn.", "builtins"))]
-        code = [identify_function(f) for c in classes for f in vars(c).values() if isinstance(f, types.FunctionType)]
-        return fingerprint_texts([type(self.estimator).__qualname__, repr(sorted(self.get_params().items(), key=str)), *code])
+        """What tells it from others: its parameters, and the code of its class where that is no library's; of those in it too."""
+        return fingerprint_texts(_contents(self.estimator))
+
+
+def _contents(value: Any) -> Iterator[str]:
+    """Texts that together tell an estimator, or a parameter of one, from others; without addresses."""
+    if isinstance(value, BaseEstimator):
+        yield type(value).__qualname__
+        classes = [c for c in type(value).__mro__ if not c.__module__.startswith(("sklearn.", "builtins"))]
+        yield from (identify_function(f) for c in classes for f in vars(c).values() if isinstance(f, types.FunctionType))
+        yield from _contents({name: one for name, one in value.get_params(deep=False).items() if name != "random_state"})
+    elif isinstance(value, (dict, list, tuple)):
+        yield f"{type(value).__name__} of {len(value)}"
+        for one in sorted(value.items(), key=str) if isinstance(value, dict) else value:
+            yield from _contents(one)
+    elif isinstance(value, np.ndarray):
+        yield from (str(value.dtype), str(value.shape), fingerprint_bytes(np.ascontiguousarray(value).tobytes()))
+    else:
+        yield identify_function(value) if callable(value) and not isinstance(value, type) else repr(value)
 
 
 def _log_odds(fitted: Any, Z: npt.NDArray[np.float64]) -> Any:

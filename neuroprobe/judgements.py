@@ -322,6 +322,13 @@ def check_level(level: float, seed: int = 0) -> None:
         raise InputError(f"Expected a seed of 0 or more, a whole number, but got {seed!r:.60}.")
 
 
+def check_counts(**counts: Any) -> None:
+    """Raise `InputError` for one that is no whole number of at least 1."""
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+            raise InputError(f"Expected `{name}` to be a whole number of at least 1, but got {value!r:.60}.")
+
+
 def _to_json(value: Any) -> Any:
     """JSON has no infinity and no NaN."""
     if isinstance(value, float) and not math.isfinite(value):

@@ -266,3 +266,28 @@ def test_on_the_world_several_concepts_say_more_of_a_unit_than_one() -> None:
     assert found.loc["mean_correlation", "value"] > 0.8
     assert found.loc["mean_gain", "low"] > 0.1
     assert 1 < found.loc["mean_n_concepts", "value"] < 4
+
+
+def test_scores_that_are_not_finite_on_a_held_out_image_are_refused() -> None:
+    activations, scores = made()
+    held_out = [f"image {i}" for i in range(0, 240, 3)]
+    report = explain_units(activations, scores, held_out=held_out, **FAST)
+    scores.image_vectors[3, 0] = float("nan")  # image 3 is held out
+    with pytest.raises(InputError, match="finite concept scores"):
+        explain_units(activations, scores, held_out=held_out, **FAST)
+    with pytest.raises(InputError, match="finite concept scores"):
+        report.predict(scores, "fc")
+    with pytest.raises(InputError, match="Expected concept scores"):
+        report.predict(None, "fc")
+
+
+@pytest.mark.parametrize("changed", [{"units": 3}, {"min_gain": "x"}, {"most_shared": None}, {"signed": "no"}, {"signed": 1}])
+def test_parameters_of_another_kind_are_told(changed) -> None:
+    with pytest.raises(InputError, match="Expected"):
+        explain_units(*made(), **FAST, **changed)
+
+
+@pytest.mark.parametrize("labels", [{}, {("other", 0): "red"}, {("fc", 3): "red"}])
+def test_labels_of_none_of_the_units_are_refused(labels) -> None:
+    with pytest.raises(InputError, match="Expected labels of units that are explained, of 'fc'"):
+        explain_units(*made(), labels=labels, units=[0, 1], **FAST)

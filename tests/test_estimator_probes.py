@@ -142,3 +142,36 @@ class Endless(Nearest):
 def test_numbers_that_are_not_finite_are_told() -> None:
     with pytest.raises(InputError, match="Endless to give a finite number per image"):
         run(Endless())
+
+
+def test_what_is_random_in_a_pipeline_follows_the_seed() -> None:
+    generator = np.random.default_rng(0)
+    rows = generator.normal(size=(60, 4))
+    targets = (rows[:, 0] + generator.normal(size=60) > 0).astype(int)
+    probe = EstimatorProbe(make_pipeline(StandardScaler(), RandomForestClassifier(5)))
+    found = [probe.decide(rows, targets, np.arange(40), seed) for seed in (3, 3, 4)]
+    assert np.array_equal(found[0], found[1])
+    assert not np.array_equal(found[0], found[2])
+
+
+class Parametrised(Nearest):
+    def __init__(self, value: Any = None) -> None:
+        self.value = value
+
+
+def test_parameters_count_with_what_they_are() -> None:
+    one, other = np.zeros(2000), np.zeros(2000)
+    other[1000] = 1  # which a repr leaves out
+    assert EstimatorProbe(Parametrised(one)).identity != EstimatorProbe(Parametrised(other)).identity
+    assert EstimatorProbe(Parametrised(one)).identity == EstimatorProbe(Parametrised(one.copy())).identity
+    doubled, again, tripled = ((lambda x, n=n: n * x) for n in (2, 2, 3))  # an address is no difference
+    assert EstimatorProbe(Parametrised(doubled)).identity == EstimatorProbe(Parametrised(again)).identity
+    assert EstimatorProbe(Parametrised(doubled)).identity != EstimatorProbe(Parametrised(tripled)).identity
+
+
+def test_the_steps_of_a_pipeline_count() -> None:
+    def probe(step: Any) -> EstimatorProbe:
+        return EstimatorProbe(make_pipeline(StandardScaler(), step))
+
+    assert probe(Parametrised(1)).identity == probe(Parametrised(1)).identity
+    assert len({probe(step).identity for step in (Parametrised(1), Parametrised(2), Nearest(), RandomForestClassifier(5))}) == 4
