@@ -177,10 +177,11 @@ def layer_facets(
 
     Clustered are a unit's strongest images, as far as it is at least half as far above its mean as on its five strongest
     (else images on which it does not fire would make a facet), at most `k` and at most a tenth of the probing set, or 30 if that is
-    more. For every number of clusters from 2 to `max_facets` the mean silhouette is compared with that of random images. The number
-    that stands highest above them (the fewest that stand nine tenths as high) is taken, if random images stand as high, at any
-    number, with a probability of at most `significance`, and if the facets' labels stand out more, weighted by the facets' shares,
-    than the best concept of all these images together does. Otherwise there is one facet.
+    more; of these the largest of few numbers (12, 14, 16, 19, ..., 88), so that units share their random sets. For every number of
+    clusters from 2 to `max_facets` the mean silhouette is compared with that of random images. The number that stands highest above
+    them (the fewest that stand nine tenths as high) is taken, if random images stand as high, at any number, with a probability of at
+    most `significance`, and if the facets' labels stand out more, weighted by the facets' shares, than the best concept of all these
+    images together does. Otherwise there is one facet.
 
     Parameters
     ----------
@@ -262,7 +263,7 @@ def active_examples(recorded: Recorded, layer: str, unit: int, *, k: int) -> lis
 
 
 def _size(n: int) -> int:
-    """The largest of few sizes up to n: 12, 15, 18, 22, ...; so that units share their random sets."""
+    """The largest of few sizes up to n: 12, 14, 16, 19, ...; so that units share their random sets."""
     size = FEWEST
     while (following := size + max(size // 5, 1)) <= n:
         size = following

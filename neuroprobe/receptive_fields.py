@@ -26,7 +26,7 @@ from neuroprobe.outputs import describe_output
 from neuroprobe.similarity.arrays import check_count
 from neuroprobe.unit_axes import Axes, Layout, UnitAxisTracker, check_layout
 
-# Operations that choose among values (torch.max along an axis) and are not replaced may choose otherwise on another input.
+# Operations that choose among values or places and are not replaced may choose otherwise on another input.
 _INPUTS = 2
 
 
@@ -109,15 +109,17 @@ def receptive_field(
     Raises
     ------
     InputError
-        A position or unit that the layer does not have, a layer that runs never or several times or gives no tensor, a model
-        that cannot run in float64 on the CPU, or an output that depends on no pixel.
+        A position or unit that the layer does not have, a layer that runs never or several times or gives no tensor, a model that
+        is compiled, scripted, spread over devices or checkpointed or cannot run in float64 on the CPU, or an output that depends on
+        no pixel.
     UnknownNameError
         A layer that the model does not have.
 
     Notes
     -----
-    Where non-linearities of the user's own (of Python functions of torch's operations, or a `torch.autograd.Function`) hide a pixel
-    at both of two random inputs, that pixel is missed. A weight counts if it is not exactly zero.
+    Where non-linearities of the user's own (of Python functions of torch's operations, or a `torch.autograd.Function`) or layers that
+    choose where they look (deformable convolution, spatial transformers, unpooling) hide a pixel at both of two random inputs, that
+    pixel is missed. A weight counts if it is not exactly zero.
 
     References
     ----------
