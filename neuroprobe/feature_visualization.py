@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from neuroprobe.collection import Transform
 from neuroprobe.directions import Direction
-from neuroprobe.exceptions import InputError, UnknownNameError, suggest
+from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
 from neuroprobe.files import write_whole
 from neuroprobe.fingerprints import fingerprint_model
 from neuroprobe.fourier_images import FourierImages, ImageBasis, PhaseImages
@@ -169,7 +169,8 @@ def visualize(
     """Make the images that units, or directions, of a layer say most of.
 
     The model runs in evaluation mode and is left as it was found: its mode, gradients and hooks, and the global random state. An image
-    depends on its unit, its number and the seed, and not on what else is asked for: on a CPU to the last bit, for one `batch_size`.
+    depends on its unit, its number and the seed, and not on what else is asked for: on a CPU to the last bit, for one `batch_size`
+    and number of threads.
 
     Parameters
     ----------
@@ -246,6 +247,8 @@ def visualize(
     targets = check_targets(layer, unit)
     check_place(pooling)
     jitter = Jitter() if jitter is None else jitter
+    if spectrum is not None and not isinstance(spectrum, ImageSpectrum):
+        raise InputError(f"Expected `spectrum` as neuroprobe.image_spectrum(images) makes it, but got {shown(spectrum)}.")
     if basis not in _BASES:
         raise UnknownNameError(f"Expected a basis, but got {basis!r}. {suggest(str(basis), _BASES)}")
     usual_steps, usual_size = _STEPS[basis]
@@ -302,7 +305,10 @@ def _climb(
 
     def forward(images: torch.Tensor) -> tuple[torch.Tensor, Axes]:
         # channels last is the same, and faster on a CPU
-        return listener.of(prepared.normalise(images).to(dtype).contiguous(memory_format=torch.channels_last))
+        inputs = prepared.normalise(images)
+        if not isinstance(inputs, torch.Tensor) or inputs.ndim != 4:
+            raise InputError(f"Expected `normalise` to give a model's input [n, channels, height, width], but got {shown(inputs)}.")
+        return listener.of(inputs.to(dtype).contiguous(memory_format=torch.channels_last))
 
     parts = list(batches(targets, settings))
     with (

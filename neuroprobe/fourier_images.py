@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from neuroprobe.exceptions import InputError
 from neuroprobe.image_spectrum import ImageSpectrum
+from neuroprobe.similarity.arrays import check_number
 
 _START = 0.1  # the contrast of the first image, of noise, in that of natural images
 
@@ -74,8 +74,7 @@ class FourierImages:
         decay: float = 1.0,
         contrast: float = 1.5,
     ) -> None:
-        if not (math.isfinite(contrast) and contrast > 0):
-            raise InputError(f"Expected `contrast` as a number above 0, but got {contrast!r}.")
+        check_number("contrast", contrast, low=0, above=True)
         self._size, self._contrast = size, contrast
         self._colours = _Colours(mean, colours)
         self._scale = natural_scale(size, decay)  # [h, w // 2 + 1]
@@ -134,8 +133,7 @@ class PhaseImages:
 def natural_scale(size: tuple[int, int], decay: float) -> torch.Tensor:
     """Magnitudes [h, w // 2 + 1] that fall as 1/f^decay, of planes with variance 1 (by Parseval's theorem); f = 0 counts as the lowest."""
     height, width = size
-    if not (math.isfinite(decay) and decay >= 0):
-        raise InputError(f"Expected `decay` as a number of 0 or more, but got {decay!r}.")
+    check_number("decay", decay, low=0)
     frequencies = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.rfftfreq(width)[None])
     scale = frequencies.clamp(min=1 / max(height, width)) ** -decay
     twice = torch.full((scale.shape[1],), 2.0)  # columns that stand for their mirror image too

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 
 from neuroprobe.directions import Direction
-from neuroprobe.exceptions import InputError
+from neuroprobe.exceptions import InputError, shown
 from neuroprobe.fingerprints import fingerprint_bytes
 from neuroprobe.fourier_images import ImageBasis
 from neuroprobe.image_jitter import Jitter
+from neuroprobe.similarity.arrays import check_count, check_number
 from neuroprobe.unit_axes import Axes
 from neuroprobe.visualization_objectives import Target, likeness
 
@@ -45,15 +46,12 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, least in (("steps", 1), ("n_images", 1), ("seed", 0), ("batch_size", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"Expected `{name}` as a whole number from {least} up, but got {value!r:.80}.")
-        for name in ("step_size", "diversity"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-                raise InputError(f"Expected `{name}` as a number of 0 or more, but got {value!r:.80}.")
-        if self.step_size == 0:
-            raise InputError("Expected a `step_size` above 0, but got 0: nothing would change.")
+            check_count(name, getattr(self, name), low=least)
+            object.__setattr__(self, name, int(getattr(self, name)))  # numpy's are none of JSON's
+        check_number("step_size", self.step_size, low=0, above=True)  # of 0, nothing would change
+        check_number("diversity", self.diversity, low=0)
+        if not isinstance(self.jitter, Jitter):
+            raise InputError(f"Expected `jitter` as a neuroprobe.image_jitter.Jitter, but got {shown(self.jitter)}.")
         if self.diversity and not 2 <= self.n_images <= self.batch_size:
             raise InputError(
                 f"Expected `n_images` from 2 to `batch_size` ({self.batch_size}) with `diversity`, but got {self.n_images}: the images of "
@@ -200,6 +198,8 @@ class Ascent:
         with torch.no_grad():
             images = self._basis.images(parameters)
             values = self._value(*self._forward(images))
+        if not values[: self._n].isfinite().all():
+            raise InputError("Expected finite values of the finished images, but the model gives others. Check its weights.")
         importance = torch.as_tensor(self._importance)[: self._n]
         importance = importance / importance.amax((1, 2), keepdim=True).clamp(min=1e-30)
         n = self._n

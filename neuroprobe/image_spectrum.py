@@ -15,7 +15,7 @@ import torch
 from torchvision import transforms
 
 from neuroprobe.collection import BatchRecord, Collected, Transform, collect
-from neuroprobe.exceptions import InputError
+from neuroprobe.exceptions import InputError, shown
 from neuroprobe.images import Images
 from neuroprobe.preprocessing import IMAGENET_MEAN, preprocessing
 
@@ -95,6 +95,8 @@ def image_spectrum(
     Olah, Mordvintsev and Schubert, Feature visualization, Distill 2017. Fel et al., Unlocking feature visualization for deeper
     networks with MAgnitude Constrained Optimization, NeurIPS 2023, arXiv 2306.06805.
     """
+    if not isinstance(images, Images):
+        raise InputError(f"Expected `images` to be neuroprobe.Images, but got {shown(images)}. Write Images(...).")
     if transform is not None and size is not None:
         raise InputError("Expected `transform` or `size`, but got both: the transform has a size.")
     reading = {"batch_size": batch_size, "workers": workers, "progress": progress}

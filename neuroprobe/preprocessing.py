@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from PIL import Image
 
 from neuroprobe.collection import Transform
-from neuroprobe.exceptions import InputError
+from neuroprobe.exceptions import InputError, shown
 
 #: From images in [0, 1], RGB, [n, 3, h, w], to what a model takes.
 Normalise: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
@@ -53,7 +54,10 @@ def scaling(mean: Sequence[float], std: Sequence[float]) -> Normalise:
     InputError
         Not three finite numbers each, or a `std` that is not positive.
     """
-    rows = torch.tensor([list(mean), list(std)], dtype=torch.float64) if len(mean) == len(std) == 3 else torch.zeros(0)
+    try:
+        rows = torch.stack([torch.as_tensor(numbers, dtype=torch.float64) for numbers in (mean, std)])
+    except (TypeError, ValueError, RuntimeError):  # no numbers, or not as many of both
+        rows = torch.zeros(0)
     if rows.shape != (2, 3) or not rows.isfinite().all() or not (rows[1] > 0).all():
         raise InputError(f"Expected `mean` and `std` as three numbers each, `std` above 0, but got {mean!r:.80} and {std!r:.80}.")
     shift, scale = rows[:, None, :, None, None]
@@ -148,6 +152,9 @@ def preprocessing(
         raise InputError("Expected one of `transform`, `mean` with `std`, and `normalise`, but got several. They say the same thing.")
     if (mean is None) != (std is None):
         raise InputError("Expected `mean` and `std` together, but got one of them.")
+    for name, given in (("transform", transform), ("normalise", normalise)):
+        if given is not None and not callable(given):
+            raise InputError(f"Expected `{name}` to be a function, but got {shown(given)}.")
     found: tuple[int, int] | None = (224, 224)
     if transform is not None:
         found, mean, std = read_transform(transform)
@@ -161,7 +168,7 @@ def preprocessing(
 
 
 def _checked_size(size: int | tuple[int, int]) -> tuple[int, int]:
-    sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) and side >= 4 for side in sides):
+    sides = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+    if len(sides) != 2 or not all(isinstance(side, (int, np.integer)) and not isinstance(side, bool) and side >= 4 for side in sides):
         raise InputError(f"Expected `size` as a whole number of pixels from 4 up, or (height, width), but got {size!r}.")
-    return sides[0], sides[1]
+    return int(sides[0]), int(sides[1])

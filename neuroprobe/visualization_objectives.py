@@ -105,7 +105,8 @@ def check_targets(layer: str, unit: Any) -> list[Target]:
     InputError
         None, some twice, of both kinds, units that are no whole numbers from 0 up, or directions of another layer.
     """
-    single = isinstance(unit, Direction) or not isinstance(unit, (Sequence, range, np.ndarray, set, frozenset))
+    several = isinstance(unit, (Sequence, range, set, frozenset)) or (isinstance(unit, np.ndarray) and unit.ndim > 0)
+    single = isinstance(unit, Direction) or not several
     targets = [_target(layer, one) for one in ([unit] if single else unit)]
     if not targets or len({isinstance(one, Direction) for one in targets}) > 1:
         raise InputError(f"Expected a unit or units, or a direction or directions, of {layer!r}, but got {unit!r:.80}.")

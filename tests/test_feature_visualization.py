@@ -264,8 +264,8 @@ def test_other_sizes_and_double_precision(net: Net) -> None:
         (direction("conv", [1.0]), {}, "directions of 'head'"),
         (direction("head", [0.0, 0, 0]), {}, "not 0"),
         (direction("head", [1.0, 0]), {}, "3 pooled features, but '<b>red</b>' has 2"),
-        (0, {"steps": 0}, "`steps` as a whole number from 1"),
-        (0, {"seed": -1}, "`seed` as a whole number from 0"),
+        (0, {"steps": 0}, "`steps` to be at least 1"),
+        (0, {"seed": -1}, "`seed` to be at least 0"),
         (0, {"step_size": float("nan")}, "`step_size`"),
         (0, {"diversity": 1.0}, "`n_images` from 2 to `batch_size`"),
         (0, {"contrast": 0}, "`contrast`"),
@@ -309,3 +309,47 @@ def test_tokens_are_pooled_as_recorded() -> None:
     found = visualize(model, "linear", 2, pooling=("token", 5), **QUICK)
     with torch.no_grad():
         np.testing.assert_allclose(found.values[0], model(_inputs(found))[0, 5, 2], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"spectrum": 3}, "Expected `spectrum`"),
+        ({"jitter": 3}, "Expected `jitter`"),
+        ({"contrast": "a"}, "Expected `contrast`"),
+        ({"contrast": True}, "Expected `contrast`"),
+        ({"decay": None}, "Expected `decay`"),
+        ({"mean": "abc", "std": "abc"}, "Expected `mean` and `std`"),
+        ({"mean": 3, "std": 3}, "Expected `mean` and `std`"),
+        ({"mean": [0, 0], "std": [1, 1, 1]}, "Expected `mean` and `std`"),
+        ({"transform": 3}, "Expected `transform` to be a function"),
+        ({"normalise": 3}, "Expected `normalise` to be a function"),
+        ({"normalise": lambda images: None}, "Expected `normalise` to give"),
+        ({"size": 16.0}, "Expected `size`"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused(net: Net, options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        visualize(net, "head", 0, **{**QUICK, **options})
+    assert not any(module._forward_hooks for module in net.modules())
+
+
+def test_numbers_of_numpy_are_numbers(net: Net, tmp_path: Path) -> None:
+    plain = visualize(net, "head", 1, **QUICK)
+    same = visualize(net, "head", np.array(1), size=np.int64(16), steps=np.int32(4), batch_size=np.int64(3), seed=np.int64(0))
+    np.testing.assert_array_equal(same.images, plain.images)
+    same.save(tmp_path)
+    assert json.loads((tmp_path / "visualizations.json").read_text()) == json.loads(json.dumps(dict(plain.metadata)))
+
+
+def test_values_that_are_not_finite_are_refused(net: Net) -> None:
+    with torch.no_grad():
+        net.head.bias.fill_(float("nan"))  # the gradients stay finite
+    with pytest.raises(InputError, match="Expected finite values"):
+        visualize(net, "head", 0, **QUICK)
+
+
+def test_a_spectrum_is_of_images() -> None:
+    for images in (None, [1], "folder"):
+        with pytest.raises(InputError, match=r"Expected `images` to be neuroprobe\.Images"):
+            image_spectrum(images)  # type: ignore[arg-type]
