@@ -169,7 +169,10 @@ def _indexed_or_stream(source: Any) -> ImageSource | ImageStream:
 def _folder(folder: Path, on_error: OnError) -> Files:
     if not folder.is_dir():
         what = "a file" if folder.exists() else "nothing"
-        raise InputError(f"Expected a folder of images, but there is {what} at {str(folder)!r}.")
+        raise InputError(
+            f"Expected a folder of images, but there is {what} at {str(folder)!r}. "
+            "Give a folder's path (a relative one starts in the current folder), or a list of files."
+        )
     try:
         paths = sorted(p for p in _walk(folder) if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
     except OSError as error:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pandas as pd
 from typing_extensions import Self
 
-from neuroprobe.exceptions import InputError
+from neuroprobe.exceptions import InputError, suggest
 from neuroprobe.files import write_whole
 from neuroprobe.fingerprints import fingerprint_bytes
 from neuroprobe.notebook import table_html
@@ -200,8 +200,15 @@ class Report:
         """What a report with a row per unit holds of one, in a column of text."""
         rows = self._table[(self._table["layer"] == layer) & (self._table["unit"] == unit)]
         if rows.empty:
-            raise InputError(f"Expected a unit of this report, but got unit {unit} of {layer!r}.")
+            raise InputError(f"Expected a unit of this report, but got unit {unit} of {layer!r}. {self._there_is(layer)}")
         return str(rows[column].iloc[0])
+
+    def _there_is(self, layer: str) -> str:
+        """The end of the message about a unit that is not there: the layer's units, or the layers."""
+        units = self._table.loc[self._table["layer"] == layer, "unit"]
+        if len(units):
+            return f"It has {len(units)} of this layer, {units.min()} to {units.max()}."
+        return suggest(str(layer), self._table["layer"].unique().tolist())
 
     @property
     def _has_figure(self) -> bool:

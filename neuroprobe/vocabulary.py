@@ -198,7 +198,9 @@ class Vocabulary:
         try:
             text = path.read_text(encoding="utf-8-sig")
         except OSError as error:
-            raise InputError(f"Expected a word list, but {str(path)!r} cannot be read: {error.strerror}.") from error
+            raise InputError(
+                f"Expected a word list, but {str(path)!r} cannot be read: {error.strerror}. Give a text file (UTF-8, one concept per line)."
+            ) from error
         except UnicodeDecodeError as error:
             raise InputError(f"Expected a word list in UTF-8, but {str(path)!r} is not: {error}. Save it as UTF-8.") from error
         words = [line.strip() for line in text.split("\n") if line.strip()]  # splitlines also cuts at form feeds and the like
