@@ -180,7 +180,8 @@ def attribute_units(
         The latter needs captum.
     baseline : array, [n_units], optional
         The value of each unit, at all positions, that stands for "nothing there"; by default 0. The units' mean over images,
-        ``activations[layer].mean(axis=0)``, asks what makes this image different from others.
+        ``activations[layer].mean(axis=0)``, asks what makes this image different from others. Take it where a layer norm follows:
+        what that gives changes only just before 0, where integrated gradients have too few points.
     n_steps : int, default 50
         Of integrated gradients: points on the line (Gauss-Legendre).
     layout : optional

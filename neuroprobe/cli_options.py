@@ -45,6 +45,13 @@ class Parser(argparse.ArgumentParser):
         super().error(message)
 
 
+def _path(text: str) -> Path:
+    """A path as it is typed; of "", which is what an unset variable of the shell leaves, `Path` would make the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, but got ''; for the current folder write .")
+    return Path(text)
+
+
 def build_parser() -> Parser:
     """The parser of all commands."""
     parser = Parser(
@@ -97,7 +104,7 @@ def _add_command(commands: Commands, name: str, *, help: str, description: str |
 def _add_config(parser: Parser) -> None:
     parser.add_argument(
         "--config",
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="a TOML file with any of these options, such as the run.toml beside a report; what is typed here counts more",
     )
@@ -117,7 +124,7 @@ def _add_demo(commands: Commands) -> None:
     parser = _add_command(commands, "demo", help="the whole path on the offline world, in about a minute")
     _add_config(parser)
     parser.add_argument(
-        "--out", type=Path, default=Path("neuroprobe-demo"), help="folder for tables, figures and pages (default: %(default)s)"
+        "--out", type=_path, default=Path("neuroprobe-demo"), help="folder for tables, figures and pages (default: %(default)s)"
     )
     parser.add_argument("--images", type=int, default=1000, help="how many images to render, 300 or more (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the images, the sets and the splits (default: %(default)s)")
@@ -159,7 +166,7 @@ def _add_dissect(commands: Commands) -> None:
         "--pooling", default="mean", choices=("mean", "max", "class_token", "mean_tokens"), help="over positions (default: %(default)s)"
     )
     parser.add_argument(
-        "--store", type=Path, metavar="DIR", help="keep the activations there, and go on from there if cut off (default: in memory)"
+        "--store", type=_path, metavar="DIR", help="keep the activations there, and go on from there if cut off (default: in memory)"
     )
 
 
@@ -172,7 +179,7 @@ def _add_probe(commands: Commands) -> None:
     )
     _add_common(parser, out="neuroprobe-probes")
     parser.add_argument(
-        "--words", type=Path, action="append", metavar="FILE",
+        "--words", type=_path, action="append", metavar="FILE",
         help='word list of one group of concepts that exclude each other, to which "none" is added; give it once per group '
         "(default: the probing blog's groups colour, pattern and sex)",
     )  # fmt: skip
@@ -191,10 +198,10 @@ def _add_probe(commands: Commands) -> None:
     parser.add_argument("--controls", type=int, default=0, help="control labellings per split, for selectivity (default: none)")
     parser.add_argument("--held-out", type=float, default=0.3, help="share of each class kept for the test (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)), help="one split each (default: 0 to 4)")
-    parser.add_argument("--checkpoints", type=Path, nargs="+", metavar="FILE", help="state dicts to probe in turn instead of the weights")
+    parser.add_argument("--checkpoints", type=_path, nargs="+", metavar="FILE", help="state dicts to probe in turn instead of the weights")
     parser.add_argument("--jobs", type=int, default=-1, help="threads that fit probes (default: one per processor)")
     parser.add_argument(
-        "--store", type=Path, metavar="DIR", help="keep finished cells there, and go on from there if cut off (default: none are kept)"
+        "--store", type=_path, metavar="DIR", help="keep finished cells there, and go on from there if cut off (default: none are kept)"
     )
 
 
@@ -207,7 +214,7 @@ def _add_common(parser: Parser, *, out: str) -> None:
         choices=("nchw", "nhwc", "nlc", "lnc"),
         help="where the units are in a layer's output (default: from the modules' types)",
     )
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of images, searched recursively")
+    parser.add_argument("--images", type=_path, required=True, metavar="DIR", help="folder of images, searched recursively")
     parser.add_argument(
         "--on-error", default="raise", choices=("raise", "skip"), help="what to do with a file that is no image (default: %(default)s)"
     )
@@ -224,12 +231,12 @@ def _add_common(parser: Parser, *, out: str) -> None:
         choices=("raise", "drop"),
         help="what to do with a word that is there twice (default: %(default)s)",
     )
-    parser.add_argument("--text-cache", type=Path, metavar="DIR", help="keep the texts' vectors there (default: computed each time)")
+    parser.add_argument("--text-cache", type=_path, metavar="DIR", help="keep the texts' vectors there (default: computed each time)")
     parser.add_argument("--trust", action="store_true", help="also load a TorchScript archive, which can run code, for --clip")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, mps (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64, help="images per batch (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=0, help="processes that read images (default: none beside this one)")
-    parser.add_argument("--out", type=Path, default=Path(out), metavar="DIR", help="folder for the report (default: %(default)s)")
+    parser.add_argument("--out", type=_path, default=Path(out), metavar="DIR", help="folder for the report (default: %(default)s)")
     parser.add_argument("--no-page", action="store_true", help="without the page to look through in a browser (index.html)")
 
 

@@ -7,6 +7,8 @@ from html import escape
 from itertools import islice
 from typing import Any
 
+import numpy as np
+
 #: Rows of a table in a notebook; of what follows, only the number is said.
 SHOWN_ROWS = 10
 
@@ -41,6 +43,6 @@ def table_html(
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, float):
+    if isinstance(value, (float, np.floating)):
         return "" if value != value else f"{value:.4g}"
     return str(value)

@@ -35,7 +35,8 @@ def write_run(folder: str | Path, parser: argparse.ArgumentParser, arguments: ar
     import tomlkit
 
     document = tomlkit.document()
-    document.add(tomlkit.comment(f"neuroprobe {neuroprobe.__version__}; again: neuroprobe {arguments.command} --config {RUN_FILE}"))
+    again = f"again, from the folder it ran in: neuroprobe {arguments.command} --config THIS_FILE"  # relative paths mean that folder
+    document.add(tomlkit.comment(f"neuroprobe {neuroprobe.__version__}; {again}"))
     document.add("command", tomlkit.item(arguments.command))
     for name, action in options_of(parser).items():
         value = getattr(arguments, action.dest)

@@ -304,3 +304,22 @@ def test_attributions_that_are_not_finite_are_told() -> None:
         net.head.weight.fill_(float("nan"))
     with pytest.raises(InputError, match="finite outputs and gradients"):
         attribute_units(net, noise_images(2), "conv", 0, transform=transform)
+
+
+@needs_captum
+def test_before_a_layer_norm_gaps_are_wide_towards_zero_and_not_towards_other_baselines() -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)
+                self.conv, self.norm, self.head = nn.Conv2d(3, 5, 3), nn.LayerNorm(5), nn.Linear(5, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.norm(10_000 * self.conv(x).mean((2, 3))))
+
+    given = {"transform": transform, "method": "integrated_gradients", "n_steps": 50}
+    zero = attribute_units(Normed(), noise_images(3), "conv", 0, **given)
+    assert (np.abs(zero.gaps) > 0.5 * np.abs(zero.scores - zero.baseline_scores)).all()
+    mean = attribute_units(Normed(), noise_images(3), "conv", 0, baseline=[0.1, 0.2, -0.1, 0.3, 0], **given)
+    np.testing.assert_allclose(mean.gaps, 0, atol=1e-3)

@@ -103,3 +103,9 @@ def test_ten_rows_are_shown_and_the_others_counted(n: int, more: list[str]) -> N
     assert shown.tags.count("td") == min(n, SHOWN_ROWS)
     assert [text for text in shown.texts if text.startswith("and")] == more
     assert "<c>" in shown.texts
+
+
+@pytest.mark.parametrize("kind", [float, np.float64, np.float32])
+def test_numbers_of_every_kind_are_short(kind: type) -> None:
+    shown = table_html("Kind", "two", ("a", "b"), [(kind(1 / 3), kind("nan"))], n_rows=1)
+    assert "<td>0.3333</td><td></td>" in shown

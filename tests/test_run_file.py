@@ -145,3 +145,13 @@ def test_no_shortened_option_is_taken_and_forgotten(short: str, tmp_path: Path) 
     (tmp_path / "some.toml").write_text("seed = 7\n", encoding="utf-8")
     with pytest.raises(SystemExit):
         parse(["demo", short, str(tmp_path / "some.toml")])
+
+
+@pytest.mark.parametrize("option", ["images", "out", "store", "text-cache"])
+def test_an_empty_path_is_not_the_current_folder(option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse([*DISSECT, f"--{option}="])
+    assert f"argument --{option}: expected a path, but got ''; for the current folder write ." in capsys.readouterr().err
+    (tmp_path / "some.toml").write_text(f'{option} = ""\n', encoding="utf-8")
+    with pytest.raises(InputError, match="expected a path"):
+        parse([*DISSECT, "--config", str(tmp_path / "some.toml")])
