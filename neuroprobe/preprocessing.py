@@ -163,8 +163,9 @@ def preprocessing(
         raise InputError("Expected a transform that gives images of one size, but this one's depends on the image. Give `size`.")
     if normalise is not None:
         return Preprocessing(found, normalise, {"size": list(found)})
-    mean, std = mean or IMAGENET_MEAN, std or IMAGENET_STD
-    return Preprocessing(found, scaling(mean, std), {"size": list(found), "mean": list(mean), "std": list(std)})
+    mean, std = (IMAGENET_MEAN, IMAGENET_STD) if mean is None or std is None else (mean, std)
+    function = scaling(mean, std)
+    return Preprocessing(found, function, {"size": list(found), "mean": [float(m) for m in mean], "std": [float(s) for s in std]})
 
 
 def _checked_size(size: int | tuple[int, int]) -> tuple[int, int]:

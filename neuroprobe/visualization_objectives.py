@@ -110,6 +110,10 @@ def check_targets(layer: str, unit: Any) -> list[Target]:
     targets = [_target(layer, one) for one in ([unit] if single else unit)]
     if not targets or len({isinstance(one, Direction) for one in targets}) > 1:
         raise InputError(f"Expected a unit or units, or a direction or directions, of {layer!r}, but got {unit!r:.80}.")
+    if len({one.features for one in targets if isinstance(one, Direction)}) > 1:
+        raise InputError(
+            "Expected directions of one kind of features, but got pooled and spatial ones. Make images for each kind by itself."
+        )
     keys = [id(one) if isinstance(one, Direction) else one for one in targets]
     if len(set(keys)) < len(keys):
         raise InputError("Expected each unit or direction once, but one is there twice. Take `n_images` for several images of one.")

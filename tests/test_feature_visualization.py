@@ -263,6 +263,7 @@ def test_other_sizes_and_double_precision(net: Net) -> None:
         (3, {}, "units of 'head' from 0 to 2, but got 3"),
         (direction("conv", [1.0]), {}, "directions of 'head'"),
         (direction("head", [0.0, 0, 0]), {}, "not 0"),
+        ([direction("head", [1.0, 0, 0]), direction("head", [1.0, 0, 0], features="spatial")], {}, "one kind of features"),
         (direction("head", [1.0, 0]), {}, "3 pooled features, but '<b>red</b>' has 2"),
         (0, {"steps": 0}, "`steps` to be at least 1"),
         (0, {"seed": -1}, "`seed` to be at least 0"),
@@ -340,6 +341,16 @@ def test_numbers_of_numpy_are_numbers(net: Net, tmp_path: Path) -> None:
     np.testing.assert_array_equal(same.images, plain.images)
     same.save(tmp_path)
     assert json.loads((tmp_path / "visualizations.json").read_text()) == json.loads(json.dumps(dict(plain.metadata)))
+
+
+def test_colours_as_arrays(net: Net, tmp_path: Path) -> None:
+    plain = visualize(net, "head", 1, **QUICK, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    for mean, std in ((np.full(3, 0.5), np.full(3, 0.25, np.float32)), (torch.full((3,), 0.5), torch.full((3,), 0.25))):
+        same = visualize(net, "head", 1, **QUICK, mean=mean, std=std)
+        np.testing.assert_array_equal(same.images, plain.images)
+        same.save(tmp_path)
+    with pytest.raises(InputError, match="Expected `mean` and `std`"):
+        visualize(net, "head", 1, **QUICK, mean=[], std=[])
 
 
 def test_values_that_are_not_finite_are_refused(net: Net) -> None:
