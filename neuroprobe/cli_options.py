@@ -106,7 +106,8 @@ def _add_config(parser: Parser) -> None:
         "--config",
         type=_path,
         metavar="FILE",
-        help="a TOML file with any of these options, such as the run.toml beside a report; what is typed here counts more",
+        help="a TOML file with any of these options, such as the run.toml beside a report; what is in it need not be typed, "
+        "and what is typed counts more",
     )
 
 
@@ -148,7 +149,12 @@ def _add_dissect(commands: Commands) -> None:
     parser.add_argument(
         "--template", default="{}", help="prompt with one {} for the word, or the name of a set such as clip-7 (default: the word alone)"
     )
-    parser.add_argument("--similarity", default="peak_correlation", help="similarity function (default: %(default)s)")
+    parser.add_argument(
+        "--similarity",
+        default="peak_correlation",
+        help="how a unit's activations are compared with a concept's scores: soft_wpmi and the others of docs/naming.md "
+        "(default: %(default)s)",
+    )
     parser.add_argument(
         "--false-discovery-rate",
         type=float,

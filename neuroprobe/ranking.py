@@ -78,7 +78,7 @@ class Ranking:
             gap = f", a gap of {self.gap}" if self.gap else ""
             raise InputError(
                 f"Expected at least {needed} images ({self.n_positive} positives{gap} and {self.n_negative} negatives), "
-                f"but got {n_images}. Give more images, or ask for smaller sets."
+                f"but got {n_images}. Give more images, or smaller n_positive and n_negative (--positives, --negatives)."
             )
 
     @property
@@ -178,7 +178,7 @@ def _rows(
     if len(others) < ranking.n_negative:
         raise InputError(
             f"Expected at least {ranking.n_negative} images that are no near-duplicates of the positives of {group.concepts[column]!r}, "
-            f"but {len(others)} are left. Give more images, or ask for smaller sets."
+            f"but {len(others)} are left. Give more images, or smaller n_positive and n_negative (--positives, --negatives)."
         )
     if ranking.negatives == "least_likely":
         return positives, others[::-1][: ranking.n_negative], order
