@@ -11,9 +11,9 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from neuroprobe.cli_options import COMMANDS, build_parser, command_parser
 from neuroprobe.exceptions import InputError, NeuroprobeError
@@ -265,8 +265,16 @@ def _save(report: Report, arguments: argparse.Namespace) -> None:
     page = arguments.out / "index.html"
     print(report.summary())
     print("Written: " + ", ".join(str(path) for path in paths))
+    if skipped := _skipped(report.metadata):
+        print(f"Left out: {len(skipped)} images that cannot be read, such as {skipped[0]}. All stand in {report.name}.json.")
     if not arguments.no_page:
         print(f"Open {page} in a browser.")
+
+
+def _skipped(metadata: Mapping[str, Any]) -> list[str]:
+    """The images that were left out, of either report."""
+    read = metadata.get("activations") or metadata.get("concept_sets") or {}
+    return list(read.get("skipped", ()))
 
 
 def _write_run(arguments: argparse.Namespace) -> Path:

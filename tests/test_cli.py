@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -131,10 +132,20 @@ def test_a_file_that_is_no_image_is_named_or_skipped(words: Path, tmp_path: Path
     arguments = dissect_arguments(photos, words, tmp_path / "out")
     assert main(arguments) == 2
     assert "broken.jpg" in the_line(capsys)
+    capsys.readouterr()
     assert main([*arguments, "--on-error", "skip"]) == 0
+    assert "Left out: 1 images that cannot be read, such as broken.jpg." in capsys.readouterr().out
     metadata = LabelReport.load(tmp_path / "out").metadata
     assert metadata["n_images"] == 20
     assert list(metadata["activations"]["skipped"]) == ["broken.jpg"]
+
+
+def test_probe_tells_what_it_left_out(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(folder, tmp_path / "photos")
+    (tmp_path / "photos" / "broken.jpg").write_text("no image")
+    more = ("--on-error", "skip", "--no-page", "--positives", "10", "--negatives", "20", "--seeds", "0")
+    assert main(probe_arguments(tmp_path / "photos", tmp_path / "out", *more)) == 0
+    assert "such as broken.jpg. All stand in probes.json." in capsys.readouterr().out
 
 
 def test_too_few_images_for_the_sets_fail_before_they_are_read(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

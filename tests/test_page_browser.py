@@ -126,7 +126,7 @@ def until(page: Page, expression: str, wanted: Any = True) -> None:
 
 def names(page: Page) -> list[str]:
     """The labels of the cards in sight, in the order in which they stand."""
-    return page.locator(".card .label").all_inner_texts()
+    return [" ".join(text.split()) for text in page.locator(".card .label").all_inner_texts()]
 
 
 def places(page: Page) -> list[str]:

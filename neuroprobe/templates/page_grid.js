@@ -110,7 +110,8 @@
     if (state[i] === "named") return named(name(i), { class: "label" });
     if (state[i] === "dead") return el("span", { class: "label none" }, "never varies");
     const guess = name(i) ? [" ", el("span", { class: "guess" }, "perhaps ", named(name(i)))] : "";
-    return el("span", { class: "label none" }, neuroprobe.about.labelled ? "unnamed" : "not labelled", guess);
+    const none = neuroprobe.about.labelled ? "unnamed" : "not labelled";
+    return el("span", { class: "label none" }, el("span", { class: guess ? "unless-card" : "" }, none), guess);
   }
 
   function confidence(i) {
