@@ -1,7 +1,7 @@
 """Draws the pictures of the idea pages, on the offline world: ``python docs/pictures.py NAME ...`` writes docs/images/NAME.png.
 
-Names: recording, concept_sources, naming, probing, judging, seeing. Without a name, all of them are drawn; each takes up to a minute, and
-nothing is downloaded.
+Names: recording, concept_sources, naming, probing, judging, seeing, architecture. Without a name, all of them are drawn; each takes up
+to a minute, and nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 
 import neuroprobe
@@ -180,6 +181,46 @@ def judging() -> Figure:
     return figure
 
 
+#: Rows of rooms from top to bottom, each with its name and some of its modules; a row uses those below it.
+ROOMS = (
+    (("use", "cli, pipeline, world.demo, examples"),),
+    (
+        ("name", "dissection, labelling\nsignificance, scorers"),
+        ("judge", "judging, image_checks\nlabel_changes, ..."),
+        ("probe", "study, probes, cells\ngram, statistics"),
+        ("see", "gallery, facets, composition\nvisualization, interventions"),
+    ),
+    (("show", "report, probe_report, plots, page"),),
+    (
+        ("record", "recorder, hooks, pooling, unit_axes\nactivations, summaries, store"),
+        ("score", "vocabulary, encoders, concepts\nconcept_sets, similarity"),
+    ),
+    (("collect", "images, collection, distributed: one decode per image, any number of consumers"),),
+    (("ground", "exceptions, fingerprints, files, notebook, modes, layers, models, checkpoints"),),
+)
+
+
+def architecture() -> Figure:
+    """The rooms of the package: a row uses the rows below it."""
+    figure = Figure(figsize=(9, 6), layout="constrained")
+    ax = figure.subplots()
+    ax.set_axis_off()
+    ax.set_xlim(0, 12)
+    ax.set_ylim(-len(ROOMS) * 1.5, 0.2)
+    for row, rooms in enumerate(ROOMS):
+        top, width = -1.5 * row, 12 / len(rooms)
+        for i, (name, modules) in enumerate(rooms):
+            box = FancyBboxPatch((i * width + 0.1, top - 1.0), width - 0.2, 1.0, boxstyle="round,pad=0,rounding_size=0.12")
+            box.set(facecolor=f"C{row}", edgecolor="none", alpha=0.18)
+            ax.add_patch(box)
+            ax.text((i + 0.5) * width, top - 0.22, name, ha="center", va="center", fontsize=11, weight="bold")
+            ax.text((i + 0.5) * width, top - 0.64, modules, ha="center", va="center", fontsize=8.5)
+        if row + 1 < len(ROOMS):
+            for at in (3, 6, 9):
+                ax.annotate("", (at, top - 1.47), (at, top - 1.03), arrowprops={"arrowstyle": "-|>", "color": "0.45"})
+    return figure
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a figure with a palette of its colours, which a page loads faster."""
     memory = io.BytesIO()
@@ -188,7 +229,7 @@ def save(figure: Figure, path: Path) -> None:
         picture.convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
 
 
-PICTURES = {draw.__name__: draw for draw in (recording, concept_sources, naming, probing, judging, seeing)}
+PICTURES = {draw.__name__: draw for draw in (recording, concept_sources, naming, probing, judging, seeing, architecture)}
 
 
 def main() -> None:

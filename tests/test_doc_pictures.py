@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 DOCS = Path(__file__).parent.parent / "docs"
-IDEAS = ("recording", "concept_sources", "naming", "probing", "judging", "seeing")
+IDEAS = ("recording", "concept_sources", "naming", "probing", "judging", "seeing", "architecture")
 
 
 @pytest.fixture(scope="module")
