@@ -4,6 +4,7 @@ import importlib
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -337,10 +338,17 @@ def test_devices_resolve() -> None:
 
 
 @pytest.fixture
-def not_yet_imported(monkeypatch) -> None:
-    """As if clip had not been imported; what was there comes back."""
-    for name in [name for name in sys.modules if name.split(".")[0] in ("clip", "pkg_resources")]:
+def not_yet_imported(monkeypatch) -> Iterator[None]:
+    """As if clip had not been imported; what was there comes back, and what came since goes."""
+    for name in _clip_and_pkg_resources():
         monkeypatch.delitem(sys.modules, name)
+    yield
+    for name in _clip_and_pkg_resources():
+        del sys.modules[name]
+
+
+def _clip_and_pkg_resources() -> list[str]:
+    return [name for name in sys.modules if name.split(".")[0] in ("clip", "pkg_resources")]
 
 
 def test_clip_is_imported_where_there_is_no_pkg_resources() -> None:
