@@ -155,13 +155,16 @@ _MODULES = {
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 _MORE = (
+    "checkpoints",
     "collection",
     "exceptions",
     "image_spectrum",
     "matched_images",
+    "models",
     "near_duplicates",
-    "pooling",
     "pictures",
+    "pipeline",
+    "pooling",
     "regions",
     "scoring",
     "set_quality",
