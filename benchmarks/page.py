@@ -4,7 +4,8 @@ Needs playwright (``pip install playwright``) and Debian's chromium. The page ha
 a thousand concepts, with random activations on 500 images; it is opened from disk, in a fresh profile each time.
 
 - the first paint (the browser's first-contentful-paint), and until the frame after the cards were made;
-- a search: from the key press to the second frame after it, when the new cards have been painted (their pictures follow);
+- a search: from the key press to the second frame after it, when the new cards have been painted (their pictures follow), which the
+  browser may delay while it decodes the pictures of before; and what the page itself does for it;
 - sorting by score, the same way; a unit's page, from the click until it stands there.
 """
 
@@ -42,6 +43,8 @@ SEARCH = """(text) => new Promise((resolve) => {
     box.dispatchEvent(new Event('input', { bubbles: true }));
     requestAnimationFrame(() => requestAnimationFrame(() => resolve(performance.now() - start)));
 })"""
+
+WORK = "() => performance.getEntriesByName('neuroprobe-search', 'measure').map((entry) => entry.duration)"
 
 SORT = """(name) => new Promise((resolve) => {
     const box = document.querySelector('select[aria-label=Order]');
@@ -113,6 +116,7 @@ def measured(browser: Browser, folder: Path) -> dict[str, list[float]]:
         "first paint": [first],
         "cards painted": [shown],
         "search, to the second frame": [page.evaluate(SEARCH, text) for text in SEARCHES],
+        "search, the page's own work": page.evaluate(WORK),
         "sort, to the second frame": [page.evaluate(SORT, name) for name in ("score", "concept", "layer")],
         "open a unit": [page.evaluate(OPEN)],
     }
