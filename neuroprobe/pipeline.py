@@ -81,7 +81,7 @@ def dissect_model(
     check_numbers(top=1, false_discovery_rate=false_discovery_rate, n_null=n_null, n_bootstrap=n_bootstrap, seed=seed)
     _check_page(page, images)
     recorder = ActivationRecorder(model, layers, pooling=pooling, layout=layout)
-    _log.info("recording %d layers, and scoring %d concepts", len(recorder.layers), len(source.vocabulary.names))
+    _log.info("recording %d layers, and scoring concepts", len(recorder.layers))
     activations, scores = record_beside(
         recorder,
         images,
@@ -169,7 +169,7 @@ def probe_model(
         images,
         transform,
     )
-    _log.info("ranking the images by %d concepts", len(source.vocabulary.names))
+    _log.info("ranking the images")
     concept_sets = source.rank(
         images,
         n_positive=n_positive,
@@ -181,7 +181,7 @@ def probe_model(
         workers=workers,
         progress=progress,
     )
-    _log.info("probing %d layers for %d concepts", len(check_layers(model, layers)), len(concept_sets))
+    _log.info("probing %d layers for %d concepts", len(layers), len(concept_sets))
     study = ProbingStudy(
         model,
         layers,

@@ -19,6 +19,7 @@ from neuroprobe.dissection import dissect
 from neuroprobe.exceptions import InputError
 from neuroprobe.given_labels import GivenLabels
 from neuroprobe.images import Images
+from neuroprobe.pipeline import dissect_model
 from neuroprobe.recorder import ActivationRecorder
 from neuroprobe.vocabulary import Vocabulary
 from neuroprobe.world import ATTRIBUTES, WorldDataset, load_target, target_transform
@@ -247,3 +248,15 @@ def test_images_without_labels_are_told_before_any_is_read() -> None:
     images = Images(Unread(range(5)), ids=["0", "1", "a", "2", "b"])
     with pytest.raises(InputError, match=r"labels of all 5 images, but 2 have none, such as 'a'\. The table has 3 ids, such as '2'"):
         GivenLabels(TABLE).score(images)
+
+
+def test_the_whole_path_asks_a_source_for_its_consumer_alone(world: Images) -> None:
+    class Source:
+        """Somebody's own."""
+
+        def consumer(self) -> Any:
+            return GivenLabels({id_: {"even": i % 2 == 0, "late": i > 5} for i, id_ in enumerate(world.ids)}).consumer()
+
+    transform = target_transform()
+    report = dissect_model(load_target(), world, Source(), layers=["classifier"], transform=transform, n_null=100, n_bootstrap=0)
+    assert set(report.table["candidate"]) <= {"even", "late"}
