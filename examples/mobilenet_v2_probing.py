@@ -59,6 +59,7 @@ def probe(arguments: argparse.Namespace) -> None:
         n_jobs=-1,
     )
     save(report, arguments.out)
+    report.to_html(arguments.out)
     draw(report, arguments.out)
 
 

@@ -84,6 +84,7 @@ def name_units(arguments: argparse.Namespace) -> None:
         transform=get_model_weights("resnet18").IMAGENET1K_V1.transforms(),  # Places' own preparation is the same
         similarity=arguments.similarity,
         false_discovery_rate=arguments.false_discovery_rate,
+        page=arguments.out,
         batch_size=arguments.batch_size,
         workers=arguments.workers,
     )

@@ -45,6 +45,7 @@ def name_units(arguments: argparse.Namespace) -> None:
         transform=transform,
         similarity=arguments.similarity,
         false_discovery_rate=arguments.false_discovery_rate,
+        page=arguments.out,
         batch_size=arguments.batch_size,
         workers=arguments.workers,
     )

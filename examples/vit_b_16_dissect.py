@@ -42,6 +42,7 @@ def name_units(arguments: argparse.Namespace) -> None:
         layout="nlc",  # images, tokens, units
         similarity=arguments.similarity,
         false_discovery_rate=arguments.false_discovery_rate,
+        page=arguments.out,
         batch_size=arguments.batch_size,
         workers=arguments.workers,
     )
