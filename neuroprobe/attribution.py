@@ -28,7 +28,7 @@ from torch import nn
 
 from neuroprobe.collection import BatchRecord, Collected, Transform, collect
 from neuroprobe.exceptions import InputError, MissingDependencyError, UnknownNameError, shown, suggest
-from neuroprobe.gradients import Output, _Moved, output_values
+from neuroprobe.gradients import MovedOutputs, Output, output_values
 from neuroprobe.held_out import Floats
 from neuroprobe.images import Images
 from neuroprobe.judgements import check_counts
@@ -255,7 +255,7 @@ class _Attributions:
 
     def _at_image(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, UnitAxes]:
         """The output of every image [n], what the layer gives there, the gradient, and which axes are which."""
-        moved, seen = _Moved(self._model, [self._layer], self._layout), {}
+        moved, seen = MovedOutputs(self._model, [self._layer], self._layout), {}
         handle = self._module().register_forward_hook(lambda module, args, output: seen.update({"output": output}))
         try:
             with moved.following():

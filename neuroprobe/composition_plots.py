@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from neuroprobe.judgement_plots import shortened
+from neuroprobe.plots import axes_or_new
 
 #: For what adds to a score, and what takes from it.
 _COLOURS = ("#0072b2", "#d55e00")
@@ -54,7 +54,7 @@ def plot_attributions(table: pd.DataFrame, *, title: str = "", ax: Axes | None =
 
 def _concept_axes(table: pd.DataFrame, title: str, ax: Axes | None) -> Axes:
     """A line per concept, the first on top."""
-    ax = _axes(ax, 6.5, 1.4 + 0.3 * max(len(table), 1))
+    ax = axes_or_new(ax, 6.5, 1.4 + 0.3 * max(len(table), 1))
     names = [f"{shortened(str(row.concept), 32)} ({row.n_units} unit{'s' * (row.n_units > 1)})" for row in table.itertuples()]
     ax.set_yticks(np.arange(len(table)), names)
     ax.set_ylim(max(len(table), 1) - 0.4, -0.6)
@@ -76,7 +76,7 @@ def plot_explained(table: pd.DataFrame, *, k: int, title: str = "", ax: Axes | N
     ax : matplotlib Axes, optional
         By default those of a new figure.
     """
-    ax = _axes(ax, 5.5, 3.6)
+    ax = axes_or_new(ax, 5.5, 3.6)
     ranks, named = table["rank"].to_numpy(), table["named"].to_numpy(dtype=bool)
     ax.fill_between(ranks, table["r2_low"], table["r2_high"], color=_COLOURS[0], alpha=0.25, linewidth=0)
     ax.plot(ranks, table["r2"], color=_COLOURS[0], linewidth=1)
@@ -107,7 +107,7 @@ def plot_unit_correlations(table: pd.DataFrame, *, title: str = "", ax: Axes | N
     ax : matplotlib Axes, optional
         By default those of a new figure.
     """
-    ax = _axes(ax, 5, 4.2)
+    ax = axes_or_new(ax, 5, 4.2)
     for layer, rows in table.groupby("layer", sort=False):
         ax.plot(
             rows["first_correlation"],
@@ -125,8 +125,3 @@ def plot_unit_correlations(table: pd.DataFrame, *, title: str = "", ax: Axes | N
     if len(table):
         ax.legend(fontsize=8, loc="lower right")
     return ax
-
-
-def _axes(ax: Axes | None, width: float, height: float) -> Axes:
-    # a Figure of its own, without pyplot: nothing global changes and nothing is shown
-    return Figure(figsize=(width, height)).subplots() if ax is None else ax

@@ -73,11 +73,11 @@ class FormulaReport(Report):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """AUC of every unit's formula against that of its best single concept."""
-        from neuroprobe.plots import _axes, _shortened
+        from neuroprobe.plots import axes_or_new, shortened
 
-        ax = _axes(ax, 5.4, 5.0)
+        ax = axes_or_new(ax, 5.4, 5.0)
         for layer, rows in self._table.groupby("layer", sort=False):
-            ax.scatter(rows["concept_auc"], rows["auc"], s=12, alpha=0.6, label=_shortened(str(layer)))
+            ax.scatter(rows["concept_auc"], rows["auc"], s=12, alpha=0.6, label=shortened(str(layer)))
         ax.plot([0.5, 1], [0.5, 1], color="grey", linewidth=1)
         ax.set_xlabel("AUC of the best single concept")
         ax.set_ylabel("AUC of the formula")

@@ -69,7 +69,7 @@ def contact_sheet(
     n_rows = -(-len(shown) // columns)
     figure = Figure(figsize=(1.75 * max(columns, 2) + 0.3, 2.15 * n_rows + 0.5), layout="constrained", dpi=110)
     which = f"every image of {len(all_ids[:first])}" if step == 1 else f"one in {step} of {len(all_ids[:first])}"
-    figure.suptitle(_printable(f"{concept_set.concept}, {side}: {which}", 17 * max(columns, 2)), parse_math=False, fontsize=11)
+    figure.suptitle(printable(f"{concept_set.concept}, {side}: {which}", 17 * max(columns, 2)), parse_math=False, fontsize=11)
     grid = figure.subplots(n_rows, columns, squeeze=False).ravel()
     for place, ax in enumerate(grid):
         ax.axis("off")
@@ -97,14 +97,14 @@ def _caption(concept_set: ConceptSet, id_: str) -> str:
     row = concept_set.ids.index(id_)
     known = [f"rank {concept_set.ranks[row]}"] if concept_set.ranks else []
     known += [f"likelihood {_shown(concept_set.likelihoods[row])}"] if concept_set.likelihoods else []
-    return "\n".join([_printable(id_, 26), ", ".join(known)])
+    return "\n".join([printable(id_, 26), ", ".join(known)])
 
 
 def _shown(likelihood: float) -> str:
     return f"{likelihood:.3f}" if 0.0005 <= likelihood < 0.9995 else ("> .999" if likelihood > 0.5 else "< .001")
 
 
-def _printable(text: str, width: int) -> str:
+def printable(text: str, width: int) -> str:
     """The text without what a font cannot draw, and with its middle left out if it is long."""
     from matplotlib import font_manager
 

@@ -7,7 +7,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from neuroprobe.causal_effects import in_words
-from neuroprobe.judgement_plots import _axes, shortened
+from neuroprobe.judgement_plots import shortened
+from neuroprobe.plots import axes_or_new
 
 
 def plot_effects(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
@@ -20,7 +21,7 @@ def plot_effects(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     ax : matplotlib Axes, optional
         By default those of a new figure.
     """
-    ax = _axes(ax, 6.5, 1.5 + 0.3 * max(len(table), 1))
+    ax = axes_or_new(ax, 6.5, 1.5 + 0.3 * max(len(table), 1))
     places = np.arange(len(table))
     if table["random_low"].notna().any():
         widths = table["random_high"] - table["random_low"]

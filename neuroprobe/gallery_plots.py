@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuroprobe.curation import _printable
+from neuroprobe.curation import printable
 from neuroprobe.exceptions import InputError, UnreadableImageError, shown
 from neuroprobe.facets import UnitFacets
 from neuroprobe.gallery import Example, check_examples, check_images
@@ -165,7 +165,7 @@ def _canvas(n_rows: int, n_columns: int, title: str) -> tuple[Figure, list[list[
 
     size = (_WIDTH * max(n_columns, 3) + _MARGIN, _HEIGHT * n_rows + 0.4)
     figure = Figure(figsize=size, layout="constrained", dpi=110)
-    figure.suptitle(_printable(title, 18 * max(n_columns, 3)), parse_math=False, fontsize=10)
+    figure.suptitle(printable(title, 18 * max(n_columns, 3)), parse_math=False, fontsize=10)
     axes = figure.subplots(n_rows, n_columns, squeeze=False)
     for ax in axes.ravel():
         ax.axis("off")
@@ -207,7 +207,7 @@ def _read(images: Images, place: int) -> Image.Image | None:
 
 
 def _name_row(ax: Axes, name: str) -> None:
-    text = "\n".join(_printable(line, 24) for line in name.split("\n"))
+    text = "\n".join(printable(line, 24) for line in name.split("\n"))
     ax.text(
         -0.08,
         0.5,
@@ -224,7 +224,7 @@ def _name_row(ax: Axes, name: str) -> None:
 
 def _caption(example: Example) -> str:
     tied = f" = {example.tied}" if example.tied is not None and example.tied > 1 else ""
-    return f"{example.value:.3g}{tied}\n{_printable(example.image_id, 20)}"
+    return f"{example.value:.3g}{tied}\n{printable(example.image_id, 20)}"
 
 
 def _quantile_name(quantile: float) -> str:

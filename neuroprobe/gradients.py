@@ -91,7 +91,7 @@ class _Derivatives:
     def consume(self, batch: torch.Tensor, record: BatchRecord) -> None:
         found = np.empty((self._n, len(self._outputs), len(batch)))
         with torch.inference_mode(False), torch.enable_grad(), evaluating(self._model):
-            moved = _Moved(self._model, self._layers, self._layout)
+            moved = MovedOutputs(self._model, self._layers, self._layout)
             with moved.following():
                 # a batch made in inference mode cannot be saved for a gradient
                 returned = self._model((batch.clone() if batch.is_inference() else batch).to(device_of(self._model)))
@@ -120,7 +120,7 @@ class _Derivatives:
         return np.concatenate(self._found, axis=2)
 
 
-class _Moved:
+class MovedOutputs:
     """Nothing is added to what some layers give, so that there is something to take the gradient with respect to."""
 
     def __init__(self, model: nn.Module, layers: Sequence[str], layout: Layout | None) -> None:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+
+from neuroprobe import plots
+from neuroprobe.plots import axes_or_new
 
 _LONGEST = 60
 
@@ -24,7 +26,7 @@ def plot_quantities(overall: pd.DataFrame, *, title: str = "", ax: Axes | None =
         By default those of a new figure.
     """
     rows = overall[np.isfinite(overall["value"].to_numpy(dtype=float))]
-    ax = _axes(ax, 6.5, 1.4 + 0.32 * max(len(rows), 1))
+    ax = axes_or_new(ax, 6.5, 1.4 + 0.32 * max(len(rows), 1))
     values = rows["value"].to_numpy(dtype=float)
     for i, (value, low, high) in enumerate(zip(values, rows["low"], rows["high"], strict=True)):
         if np.isfinite(low) and np.isfinite(high):
@@ -52,7 +54,7 @@ def plot_shares(shares: pd.DataFrame, *, title: str = "", ax: Axes | None = None
     ax : matplotlib Axes, optional
         By default those of a new figure.
     """
-    ax = _axes(ax, 7, 1.4 + 0.32 * max(len(shares), 1))
+    ax = axes_or_new(ax, 7, 1.4 + 0.32 * max(len(shares), 1))
     left = np.zeros(len(shares))
     for kind in shares:
         ax.barh(range(len(shares)), shares[kind], left=left, label=shortened(str(kind)))
@@ -78,7 +80,7 @@ def plot_lines(table: pd.DataFrame, *, label: str, title: str = "", ax: Axes | N
     ax : matplotlib Axes, optional
         By default those of a new figure.
     """
-    ax = _axes(ax, 3.5 + 0.5 * table.shape[1], 4.2)
+    ax = axes_or_new(ax, 3.5 + 0.5 * table.shape[1], 4.2)
     for name, values in table.iterrows():
         ax.plot(range(table.shape[1]), values, marker="o", markersize=3, label=shortened(str(name)))
     ax.set_xticks(range(table.shape[1]), [shortened(str(column)) for column in table.columns], rotation=90)
@@ -102,7 +104,7 @@ def plot_pairs(table: pd.DataFrame, *, columns: Sequence[str], title: str = "", 
         By default those of a new figure.
     """
     across, up = columns
-    ax = _axes(ax, 5, 4.2)
+    ax = axes_or_new(ax, 5, 4.2)
     ax.plot(table[across], table[up], linestyle="", marker="o", markersize=3, alpha=0.7)
     ax.set_xlabel(shortened(across))
     ax.set_ylabel(shortened(up))
@@ -111,11 +113,5 @@ def plot_pairs(table: pd.DataFrame, *, columns: Sequence[str], title: str = "", 
 
 
 def shortened(text: str, limit: int = _LONGEST) -> str:
-    """Text that any font and matplotlib's formulas take as it is."""
-    text = " ".join(text.split())
-    return (text if len(text) <= limit else text[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}").replace("$", r"\$")
-
-
-def _axes(ax: Axes | None, width: float, height: float) -> Axes:
-    # a Figure of its own, without pyplot: nothing global changes and nothing is shown
-    return Figure(figsize=(width, height)).subplots() if ax is None else ax
+    """As `neuroprobe.plots.shortened`, with room for sentences."""
+    return plots.shortened(text, limit)

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 
 from neuroprobe.exceptions import InputError, suggest
-from neuroprobe.plots import _axes, _layer_ticks, _shortened
+from neuroprobe.plots import axes_or_new, layer_ticks, shortened
 from neuroprobe.probe_summary import summarise_seeds
 
 _BASELINE = "baseline: the more frequent class"
@@ -53,21 +53,21 @@ def plot_mean_layers(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     if regression:
         summary = summary.assign(test_accuracy=summary["r2"], test_accuracy_low=np.nan, test_accuracy_high=np.nan, baseline=0.0)
     shades = np.linspace(0.3 if len(checkpoints) > 1 else 1, 1, len(checkpoints))
-    ax = _axes(ax, 3.5 + 0.38 * len(layers), 4.6)
+    ax = axes_or_new(ax, 3.5 + 0.38 * len(layers), 4.6)
     for checkpoint, shade in zip(checkpoints, shades, strict=True):
         part = summary[_is(summary, "checkpoint", checkpoint)]
         for i, (scope, kind, features) in enumerate(probes):
             rows = part[(part["scope"] == scope) & (part["kind"] == kind) & (part["features"] == features)]
             means = rows.groupby("layer")[["test_accuracy", "test_accuracy_low", "test_accuracy_high"]].mean().reindex(layers)
-            label = _probe_name(scope, kind, features) + (f", {_shortened(checkpoint)}" if len(checkpoints) > 1 else "")
+            label = _probe_name(scope, kind, features) + (f", {shortened(checkpoint)}" if len(checkpoints) > 1 else "")
             _line(ax, means, color=_shaded(f"C{i % 10}", shade), label=label, band=len(checkpoints) < 3)
     ax.axhline(float(summary["baseline"].mean()), color="grey", linewidth=1, label=_BASELINE)
-    _layer_ticks(ax, layers)
+    layer_ticks(ax, layers)
     ax.set_ylabel("R2 on held-out images" if regression else "accuracy on held-out images")
     n_concepts = summary["concept"].nunique()
-    ax.set_title(f"Mean over {n_concepts} concepts" if n_concepts > 1 else _shortened(summary["concept"].iloc[0]))
+    ax.set_title(f"Mean over {n_concepts} concepts" if n_concepts > 1 else shortened(summary["concept"].iloc[0]))
     handles = _handles(probes, "baseline: the mean" if regression else _BASELINE) + [
-        Line2D([], [], color=_shaded("black", shade), label=_shortened(name)) for name, shade in _few(checkpoints, shades)
+        Line2D([], [], color=_shaded("black", shade), label=shortened(name)) for name, shade in _few(checkpoints, shades)
     ]
     ax.legend(handles=handles, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return ax
@@ -94,7 +94,7 @@ def plot_layers(table: pd.DataFrame, *, checkpoint: str | None = None, figure: F
             rows = part[(part["scope"] == scope) & (part["kind"] == kind) & (part["features"] == features)]
             _line(panel, rows.set_index("layer").reindex(layers), color=f"C{color % 10}", label="", band=True)
         panel.axhline(float(part["baseline"].mean()), color="grey", linewidth=1)
-        panel.set_title(_shortened(concept), fontsize=10)
+        panel.set_title(shortened(concept), fontsize=10)
         panel.set_xlim(-0.5, len(layers) - 0.5)
         panel.grid(axis="y", alpha=0.25)
         _name_layers(panel, layers)
@@ -140,8 +140,8 @@ def plot_what_where_when(
         picture = panel.imshow(gain, cmap="RdBu_r", norm=norm, aspect="auto", origin="lower", interpolation="nearest")
         rows, columns = np.nonzero(doubt == 1)
         panel.scatter(columns, rows, s=4, color="0.25", linewidths=0)
-        panel.set_title(_shortened(concept), fontsize=10)
-        panel.set_yticks(range(len(checkpoints)), [_shortened(name, 18) for name in checkpoints], fontsize=8)
+        panel.set_title(shortened(concept), fontsize=10)
+        panel.set_yticks(range(len(checkpoints)), [shortened(name, 18) for name in checkpoints], fontsize=8)
         _name_layers(panel, layers)
     figure.colorbar(picture, ax=list(panels), label="accuracy above the baseline", pad=0.02).ax.yaxis.label.set_fontsize(9)
     figure.suptitle(f"What is read where and when: {_probe_name(scope, kind, features)}\n(dot: not surely above the baseline)", fontsize=11)
@@ -203,10 +203,10 @@ def _scatter_units(panel: Axes, part: pd.DataFrame, layers: list[str], score: st
     panel.scatter(x[~found], y[~found], s=3, color="0.75", linewidths=0, rasterized=True)
     panel.scatter(x[found], y[found], s=5, color="C3", linewidths=0, rasterized=True)
     best = [i for i in np.argsort(-y, kind="stable")[:3] if found[i] or "q_value" not in part]
-    names = ", ".join(f"{_shortened(part['layer'].iloc[i], 18)}:{int(part['unit'].iloc[i])}" for i in best)
+    names = ", ".join(f"{shortened(part['layer'].iloc[i], 18)}:{int(part['unit'].iloc[i])}" for i in best)
     panel.scatter(x[best], y[best], s=28, facecolors="none", edgecolors="black", linewidths=0.8)
     counted = f": {found.sum()} of {len(part)}" if "q_value" in part else ""
-    panel.set_title(_shortened(part["concept"].iloc[0]) + counted, fontsize=10)
+    panel.set_title(shortened(part["concept"].iloc[0]) + counted, fontsize=10)
     panel.text(0.02, 0.97, names, transform=panel.transAxes, fontsize=7, va="top")
     panel.margins(y=0.12)
 
@@ -248,7 +248,7 @@ def _at_checkpoint(summary: pd.DataFrame, checkpoint: str | None) -> tuple[pd.Da
 
 
 def _said(summary: pd.DataFrame, checkpoint: str) -> str:
-    return f" at {_shortened(checkpoint)}" if checkpoint not in ("", "model") else ""
+    return f" at {shortened(checkpoint)}" if checkpoint not in ("", "model") else ""
 
 
 def _doubtful(part: pd.DataFrame) -> pd.Series[float]:
@@ -304,5 +304,5 @@ def _panels(figure: FigureBase | None, n: int, *, width: float, height: float, s
 
 def _name_layers(panel: Axes, layers: list[str]) -> None:
     step = -(-len(layers) // _MOST_TICKS)
-    names = [_shortened(layer, limit=24) for layer in layers[::step]]
+    names = [shortened(layer, limit=24) for layer in layers[::step]]
     panel.set_xticks(range(0, len(layers), step), names, rotation=90, fontsize=7)

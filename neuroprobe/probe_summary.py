@@ -7,7 +7,7 @@ import pandas as pd
 
 from neuroprobe.exceptions import InputError
 from neuroprobe.intervals import Interval, accuracy_interval, balanced_accuracy_interval, corrected_interval
-from neuroprobe.report import _markdown_cell
+from neuroprobe.report import markdown_cell
 from neuroprobe.statistics import Floats, benjamini_hochberg
 
 #: What tells one cell of a study from another; its seeds are what is left.
@@ -174,11 +174,9 @@ def _blog_table(key: tuple[str, ...], part: pd.DataFrame, columns: list[str], se
     best = values.round(3).eq(values.round(3).max())
     marked = shown.where(~best, "**" + shown + "**")
     lines = ["| layer | " + " | ".join(columns) + " |", "| --- |" + " ---: |" * len(columns)]
-    lines += [f"| {_markdown_cell(layer)} | " + " | ".join(marked.loc[layer]) + " |" for layer in layers]
+    lines += [f"| {markdown_cell(layer)} | " + " | ".join(marked.loc[layer]) + " |" for layer in layers]
     return (
-        f"### {_markdown_cell(key[0])}{f' at {_markdown_cell(key[1])}' if several else ''}\n\n"
-        + "\n".join(lines)
-        + f"\n\n{_caption(part)}\n"
+        f"### {markdown_cell(key[0])}{f' at {markdown_cell(key[1])}' if several else ''}\n\n" + "\n".join(lines) + f"\n\n{_caption(part)}\n"
     )
 
 

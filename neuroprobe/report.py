@@ -89,7 +89,7 @@ class Report:
     def to_markdown(self, path: str | Path | None = None) -> str:
         """The table as Markdown, also written to `path` if one is given."""
         rows = [self._table.columns.tolist(), ["---"] * self._table.shape[1], *self._table.itertuples(index=False)]
-        lines = ["| " + " | ".join(_markdown_cell(value) for value in row) + " |" for row in rows]
+        lines = ["| " + " | ".join(markdown_cell(value) for value in row) + " |" for row in rows]
         return _written("\n".join(lines) + "\n", path)
 
     def to_single_html(self, path: str | Path | None = None) -> str:
@@ -367,7 +367,7 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def _markdown_cell(value: Any) -> str:
+def markdown_cell(value: Any) -> str:
     text = _cell(value).replace("\\", "\\\\").replace("|", "\\|").replace("[", "\\[").replace("<", "&lt;")
     return text.replace("\n", " ").replace("\r", " ")
 

@@ -61,14 +61,14 @@ class UnitScoreReport(Report):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """The mean of every score along the layers."""
-        from neuroprobe.plots import _axes, _layer_ticks
+        from neuroprobe.plots import axes_or_new, layer_ticks
 
         layers = list(dict.fromkeys(self._table["layer"]))
-        ax = _axes(ax, 3.5 + 0.38 * len(layers), 4.2)
+        ax = axes_or_new(ax, 3.5 + 0.38 * len(layers), 4.2)
         means = self._table.groupby("layer", sort=False)[list(SCORES)].mean().reindex(layers)
         for name in SCORES:
             ax.plot(range(len(layers)), means[name], marker="o", markersize=3, label=name)
-        _layer_ticks(ax, layers)
+        layer_ticks(ax, layers)
         ax.set_ylabel("mean over the layer's units")
         ax.set_title(f"Scores of {len(self._table)} units")
         ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))

@@ -57,16 +57,16 @@ class UnitSearchReport(Report):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """The best units of the first query, with their z."""
-        from neuroprobe.plots import _axes, _shortened
+        from neuroprobe.plots import axes_or_new, shortened
 
         query = self._table["query"].iloc[0]
         best = self._table[self._table["query"] == query].head(_SHOWN_UNITS)
-        ax = _axes(ax, 6.0, 1.4 + 0.24 * len(best))
+        ax = axes_or_new(ax, 6.0, 1.4 + 0.24 * len(best))
         ax.barh(range(len(best)), best["z"])
-        ax.set_yticks(range(len(best)), [_shortened(f"{row.layer}, {row.unit}") for row in best.itertuples()])
+        ax.set_yticks(range(len(best)), [shortened(f"{row.layer}, {row.unit}") for row in best.itertuples()])
         ax.invert_yaxis()
         ax.set_xlabel("standard deviations above random images")
-        ax.set_title(f"Units like: {_shortened(query, limit=60)}")
+        ax.set_title(f"Units like: {shortened(query, limit=60)}")
         return ax
 
 

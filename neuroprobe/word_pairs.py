@@ -85,12 +85,12 @@ class PairReport(Report):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """The score of every unit's best pair against that of its best word."""
-        from neuroprobe.plots import _axes, _shortened
+        from neuroprobe.plots import axes_or_new, shortened
 
-        ax = _axes(ax, 5.4, 5.0)
+        ax = axes_or_new(ax, 5.4, 5.0)
         paired = self._table[self._table["status"] == "paired"]
         for layer, rows in paired.groupby("layer", sort=False):
-            ax.scatter(rows["word_score"], rows["score"], s=12, alpha=0.6, label=_shortened(str(layer)))
+            ax.scatter(rows["word_score"], rows["score"], s=12, alpha=0.6, label=shortened(str(layer)))
         if len(paired):
             ends = [paired["word_score"].min(), paired["word_score"].max()]
             ax.plot(ends, ends, color="grey", linewidth=1)

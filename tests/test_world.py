@@ -31,7 +31,7 @@ from neuroprobe.world import (
 )
 from neuroprobe.world.captions import TEMPLATES, UNKNOWN_WORD, Caption, SceneTable, sample_caption, truth_matrix, wrap_in_unknown_words
 from neuroprobe.world.images import draw
-from neuroprobe.world.rendering import _RGB, render
+from neuroprobe.world.rendering import RGB, render
 from neuroprobe.world.scenes import SceneObject, phrase, sample_scene
 
 
@@ -196,7 +196,7 @@ class TestRendering:
     @pytest.mark.parametrize("colour", COLOURS)
     def test_colours(self, colour: str) -> None:
         picture = self.picture(replace(self.plain, colour=colour))
-        np.testing.assert_allclose(picture[32, 32] / 255, _RGB[colour], atol=0.045)  # 0.04 of jitter, and rounding
+        np.testing.assert_allclose(picture[32, 32] / 255, RGB[colour], atol=0.045)  # 0.04 of jitter, and rounding
         assert set(picture[0].flatten()) == {242}
 
     def test_the_square_is_where_it_should_be(self) -> None:

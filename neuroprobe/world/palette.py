@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from neuroprobe.world.rendering import _RGB
+from neuroprobe.world.rendering import RGB
 from neuroprobe.world.scenes import COLOURS
 
 #: The plain backgrounds: white, grey, black and beige. Pixels nearest to one of them show no colour.
@@ -36,7 +36,7 @@ def colour_votes(images: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
     >>> colour_votes(red).tolist()
     [[4, 0, 0, 0, 0, 0, 0, 0]]
     """
-    palette = lab(np.array([*(_RGB[name] for name in COLOURS), *_NEUTRAL]))
+    palette = lab(np.array([*(RGB[name] for name in COLOURS), *_NEUTRAL]))
     pixels = lab(np.moveaxis(images, 1, -1)).reshape(len(images), -1, 1, 3)
     nearest = ((pixels - palette) ** 2).sum(axis=-1).argmin(axis=-1)  # [n, h * w]
     return np.stack([np.bincount(row, minlength=len(palette))[: len(COLOURS)] for row in nearest])

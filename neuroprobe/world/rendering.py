@@ -18,7 +18,7 @@ _OVERSAMPLING = 2
 _Plane = npt.NDArray[np.float32]
 _Mask = npt.NDArray[np.bool_]
 
-_RGB = {
+RGB = {
     "red": (0.86, 0.12, 0.14),
     "yellow": (0.95, 0.86, 0.15),
     "blue": (0.13, 0.27, 0.85),
@@ -46,7 +46,7 @@ def render(scene: Scene, generator: np.random.Generator) -> npt.NDArray[np.uint8
     picture = _background(scene.background, generator)
     for item in scene.objects:
         inside, tone = _draw_object(item)
-        colour = np.asarray(_RGB[item.colour], dtype=np.float32) + (generator.random(3, dtype=np.float32) - 0.5) * 0.08
+        colour = np.asarray(RGB[item.colour], dtype=np.float32) + (generator.random(3, dtype=np.float32) - 0.5) * 0.08
         picture = picture * (1 - inside[..., None]) + (tone[..., None] * colour) * inside[..., None]
     picture = picture * scene.light + scene.noise * generator.standard_normal(picture.shape, dtype=np.float32)
     return np.asarray(np.clip(picture, 0, 1) * 255 + 0.5, dtype=np.uint8)
