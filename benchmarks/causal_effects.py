@@ -1,7 +1,7 @@
-"""Do units named with a colour carry it? ``python benchmarks/causal_effects.py``.
+"""Do units named with a color carry it? ``python benchmarks/causal_effects.py``.
 
-In late modules of the world's target, the units that `dissect` names with a colour are set to their means, and the outputs of all
-colours are looked at: on images with the colour ("on the same images"), and each on images with its own colour ("each on its own"),
+In late modules of the world's target, the units that `dissect` names with a color are set to their means, and the outputs of all
+colors are looked at: on images with the color ("on the same images"), and each on images with its own color ("each on its own"),
 always against matched images without. The labels come from other images than the effects.
 """
 
@@ -20,7 +20,7 @@ from neuroprobe.concept_sets import ConceptSets
 from neuroprobe.world import (
     ATTRIBUTES,
     CLIP_PATH,
-    COLOURS,
+    COLORS,
     WorldDataset,
     load_target,
     target_transform,
@@ -30,42 +30,42 @@ from neuroprobe.world import (
 
 
 def measured(layers: list[str], *, n_labels: int, n_images: int, n_pairs: int, n_random: int, seed: int) -> pd.DataFrame:
-    """A row per layer and colour that names units in it."""
+    """A row per layer and color that names units in it."""
     model, source = load_target(), ConceptSource(ClipEncoder(CLIP_PATH, device="cpu"), world_vocabulary())
     recorder = ActivationRecorder(model, layers)
     activations, scores = collect(world_images(n_labels, seed=seed), [recorder.consumer(target_transform()), source.consumer()])
     labels = dissect(activations, scores)
     data = WorldDataset(n_images, seed=seed + 1)
     images, truth = Images(data), pd.DataFrame(data.truth(), index=data.ids, columns=list(ATTRIBUTES))
-    sets = ConceptSets.from_labels(truth[list(COLOURS)], n_positive=n_pairs, n_negative=3 * n_pairs)
+    sets = ConceptSets.from_labels(truth[list(COLORS)], n_positive=n_pairs, n_negative=3 * n_pairs)
     shared: dict[str, Any] = {
-        "outputs": {colour: ATTRIBUTES.index(colour) for colour in COLOURS},
+        "outputs": {color: ATTRIBUTES.index(color) for color in COLORS},
         "transform": target_transform(), "activations": activations, "scores": source.score(images),
     }  # fmt: skip
     rows = []
     for layer in layers:
-        for colour in COLOURS:
-            units = units_named(labels, layer, colour)
+        for color in COLORS:
+            units = units_named(labels, layer, color)
             if not units:
                 continue
             every = causal_effect(model, images, sets, layer=layer, units=units, n_random=0, **shared)
-            alone = causal_effect(model, images, sets[colour], layer=layer, units=units, n_random=n_random, **shared).table
-            apart = every.hurts_most(colour, concept=colour)
-            rows.append({"layer": layer, "colour": colour, "units": len(units), **_row(every.table, alone, colour, apart)})
+            alone = causal_effect(model, images, sets[color], layer=layer, units=units, n_random=n_random, **shared).table
+            apart = every.hurts_most(color, concept=color)
+            rows.append({"layer": layer, "color": color, "units": len(units), **_row(every.table, alone, color, apart)})
             print(rows[-1], flush=True)
     return pd.DataFrame(rows)
 
 
-def _row(every: pd.DataFrame, alone: pd.DataFrame, colour: str, apart: bool) -> dict[str, Any]:
-    same = every[every["concept"] == colour].set_index("output")
+def _row(every: pd.DataFrame, alone: pd.DataFrame, color: str, apart: bool) -> dict[str, Any]:
+    same = every[every["concept"] == color].set_index("output")
     own = every[every["concept"] == every["output"]].set_index("output")
-    control = alone.set_index("output").loc[colour]
+    control = alone.set_index("output").loc[color]
     return {
-        "effect": _interval(own.loc[colour]),
-        "next on the same images": _lowest(same.drop(colour)),
+        "effect": _interval(own.loc[color]),
+        "next on the same images": _lowest(same.drop(color)),
         "apart (same images)": apart,
-        "next, each on its own": _lowest(own.drop(colour)),
-        "apart (own images)": bool(own.loc[colour, "high"] < own.drop(colour)["low"].min()),
+        "next, each on its own": _lowest(own.drop(color)),
+        "apart (own images)": bool(own.loc[color, "high"] < own.drop(color)["low"].min()),
         "random units": f"{control['random_low']:.2f} to {control['random_high']:.2f}",
         "p": f"{control['p_value']:.3f}",
     }

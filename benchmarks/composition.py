@@ -20,7 +20,7 @@ from neuroprobe.world import (
     ATTRIBUTES,
     BACKGROUNDS,
     CLIP_PATH,
-    COLOURS,
+    COLORS,
     PATTERNS,
     SHAPES,
     WorldDataset,
@@ -31,7 +31,7 @@ from neuroprobe.world import (
 )
 
 LAYER, HEAD = "features.18", "classifier"
-GROUPS = {"all": ATTRIBUTES, "colours": COLOURS, "shapes": SHAPES, "patterns": PATTERNS, "backgrounds": BACKGROUNDS}
+GROUPS = {"all": ATTRIBUTES, "colors": COLORS, "shapes": SHAPES, "patterns": PATTERNS, "backgrounds": BACKGROUNDS}
 
 
 def recorded(n_images: int, seed: int) -> tuple[neuroprobe.Activations, neuroprobe.ConceptScores]:

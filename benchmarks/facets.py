@@ -17,7 +17,7 @@ import torch
 
 from neuroprobe import Activations, ClipEncoder, ConceptSource, Images
 from neuroprobe.facets import layer_facets
-from neuroprobe.world import ATTRIBUTES, CLIP_PATH, COLOURS, PATTERNS, world_vocabulary
+from neuroprobe.world import ATTRIBUTES, CLIP_PATH, COLORS, PATTERNS, world_vocabulary
 from neuroprobe.world.images import WorldDataset
 
 SEED = 12
@@ -51,7 +51,7 @@ def kinds() -> dict[str, list[tuple[str, ...]]]:
         choices = list(itertools.combinations(ATTRIBUTES, size))
         return [choices[i] for i in generator.choice(len(choices), count, replace=False)]
 
-    together = list(itertools.product(COLOURS, PATTERNS))
+    together = list(itertools.product(COLORS, PATTERNS))
     return {
         "one": [(name,) for name in ATTRIBUTES],
         "two": drawn(2, 60),

@@ -119,8 +119,8 @@ def recording_figures(n: int) -> None:
     def record_early() -> object:
         return early.record(images, transform=transform, batch_size=BATCH)
 
-    def summarise() -> object:
-        return recorder.summarise(images, transform=transform, batch_size=BATCH, k=20)
+    def summarize() -> object:
+        return recorder.summarize(images, transform=transform, batch_size=BATCH, k=20)
 
     show("record 19 modules / bare forward loop", *paired(record, lambda: bare_loop(model, data)), "aim: at most 1.03")
     show("the same / bare loop that is fed channels last too", *paired(record, lambda: bare_loop(model, data, channels_last=True)))
@@ -128,7 +128,7 @@ def recording_figures(n: int) -> None:
     show("record features.0 to 6 / all 19 (stops early)", *paired(record_early, record), f"{share:.2f} of the forward pass")
     show("torchvision's feature extractor / record", *paired(lambda: feature_extractor(extractor, data), record), "aim: at least 1")
     if importlib.util.find_spec("semanticlens"):
-        show("semanticlens' cache / summarise", *paired(lambda: semanticlens(model, data), summarise), "aim: at least 1.5")
+        show("semanticlens' cache / summarize", *paired(lambda: semanticlens(model, data), summarize), "aim: at least 1.5")
     else:
         print("semanticlens is not installed: no figure")
 
@@ -172,20 +172,20 @@ def make_photographs(folder: Path, n: int = 24) -> None:
 
 
 def memory_figures() -> None:
-    few, many = (float(run_self("summarise", str(n))) / 1e6 for n in (1_000, 100_000))
+    few, many = (float(run_self("summarize", str(n))) / 1e6 for n in (1_000, 100_000))
     print(
         f"{'peak memory of summaries, 100,000 / 1,000 images':54} {many / few:5.2f}   {'aim: at most 1.10':24} {many:.0f} MB / {few:.0f} MB"
     )
 
 
-def summarise_small(n: int) -> None:
+def summarize_small(n: int) -> None:
     """Summaries of a small network on `n` images; prints this process's peak memory."""
     import resource
 
     torch.set_num_threads(1)
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 256, 4, stride=4), torch.nn.ReLU()).eval()
     transform = torchvision.transforms.ToTensor()
-    ActivationRecorder(model, ["0", "1"]).summarise(Images(Noise(n, 8)), transform=transform, batch_size=256, k=50)
+    ActivationRecorder(model, ["0", "1"]).summarize(Images(Noise(n, 8)), transform=transform, batch_size=256, k=50)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
@@ -229,8 +229,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["summarise"]:
-        summarise_small(int(sys.argv[2]))
+    if sys.argv[1:2] == ["summarize"]:
+        summarize_small(int(sys.argv[2]))
     elif sys.argv[1:2] == ["shared"]:
         share_work(int(sys.argv[2]))
     else:

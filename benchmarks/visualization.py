@@ -1,8 +1,8 @@
 """How fast images are made, and how good they are where the truth is known: ``python benchmarks/visualization.py``.
 
 Speed: units of the world's head in batches of 8, and one at a time, in turn in one run. Quality (``--quality``, some minutes):
-how many of the head's units reach more than on 99 % of 2,000 rendered images, and how many of its eight colour units' images show that
-colour more than any other (`neuroprobe.world.palette.colour_votes`), by setting, over several seeds.
+how many of the head's units reach more than on 99 % of 2,000 rendered images, and how many of its eight color units' images show that
+color more than any other (`neuroprobe.world.palette.color_votes`), by setting, over several seeds.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from neuroprobe import ActivationRecorder
 from neuroprobe.feature_visualization import Visualization, visualize
 from neuroprobe.image_jitter import Jitter
 from neuroprobe.image_spectrum import image_spectrum
-from neuroprobe.world import ATTRIBUTES, COLOURS, load_target, target_transform, world_images
-from neuroprobe.world.palette import colour_votes
+from neuroprobe.world import ATTRIBUTES, COLORS, load_target, target_transform, world_images
+from neuroprobe.world.palette import color_votes
 
 HEAD = "classifier"
-FIRST_COLOUR = ATTRIBUTES.index(COLOURS[0])
+FIRST_COLOR = ATTRIBUTES.index(COLORS[0])
 N_UNITS = len(ATTRIBUTES)
 STILL = Jitter(0, 0, 0, 0)
 
 #: What differs from the defaults with a spectrum of the world's own images.
 SETTINGS: dict[str, dict[str, Any]] = {
     "defaults": {},
-    "ImageNet's colours": {"spectrum": None},
+    "ImageNet's colors": {"spectrum": None},
     "64 steps": {"steps": 64},
     "256 steps": {"steps": 256},
     "no jitter": {"jitter": STILL},
@@ -64,10 +64,10 @@ def speed(repeats: int, n_units: int) -> None:
 
 
 def judge(found: Visualization, high: np.ndarray) -> tuple[int, int, float]:
-    """Units above `high`, colour units whose image shows their colour most, and neighbouring pixels' mean difference over the spread."""
-    colours = colour_votes(found.images[FIRST_COLOUR : FIRST_COLOUR + len(COLOURS)]).argmax(axis=1)
+    """Units above `high`, color units whose image shows their color most, and neighboring pixels' mean difference over the spread."""
+    colors = color_votes(found.images[FIRST_COLOR : FIRST_COLOR + len(COLORS)]).argmax(axis=1)
     rough = np.abs(np.diff(found.images, axis=3)).mean() / found.images.std()
-    return int((found.values > high).sum()), int((colours == np.arange(len(COLOURS))).sum()), float(rough)
+    return int((found.values > high).sum()), int((colors == np.arange(len(COLORS))).sum()), float(rough)
 
 
 def quality(seeds: Sequence[int], names: Sequence[str]) -> None:
@@ -76,7 +76,7 @@ def quality(seeds: Sequence[int], names: Sequence[str]) -> None:
     recorded = ActivationRecorder(model, [HEAD]).record(world_images(2000, seed=1), transform=transform, progress=False)[HEAD]
     high = np.quantile(recorded, 0.99, axis=0)
     spectrum = image_spectrum(world_images(300, seed=5), transform=transform, progress=False)
-    print(f"| setting | above the 99 % quantile (of {N_UNITS}) | own colour (of 8) | roughness | s per unit |\n|---|---|---|---|---|")
+    print(f"| setting | above the 99 % quantile (of {N_UNITS}) | own color (of 8) | roughness | s per unit |\n|---|---|---|---|---|")
     for name in names:
         started = time.perf_counter()
         arguments = {"spectrum": spectrum, **SETTINGS[name]}

@@ -51,7 +51,7 @@ def recording() -> Figure:
         for ax, unit in zip(axes[row, 1:5], units, strict=True):
             ax.imshow(cube[unit], cmap="viridis")
             ax.set_title(f"unit {unit}: mean {means[layer][shown, unit]:.2f}", fontsize=7)
-        axes[row, 5].imshow(_standardised(means[layer]), aspect="auto", cmap="viridis")
+        axes[row, 5].imshow(_standardized(means[layer]), aspect="auto", cmap="viridis")
         axes[row, 5].set_title(f"recorded: {len(images)} images x {n_units} units", fontsize=8)
         for ax in axes[row]:
             ax.set_xticks([], [])
@@ -61,7 +61,7 @@ def recording() -> Figure:
     return figure
 
 
-def _standardised(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _standardized(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     scaled: npt.NDArray[np.float32] = np.clip((values - values.mean(0)) / (values.std(0) + 1e-9), -2.5, 2.5)
     return scaled
 
@@ -185,7 +185,7 @@ def judging() -> Figure:
 ROOMS = (
     (("use", "cli, pipeline, world.demo, examples"),),
     (
-        ("name", "dissection, labelling\nsignificance, scorers"),
+        ("name", "dissection, labeling\nsignificance, scorers"),
         ("judge", "judging, image_checks\nlabel_changes, ..."),
         ("probe", "study, probes, cells\ngram, statistics"),
         ("see", "gallery, facets, composition\nvisualization, interventions"),
@@ -222,7 +222,7 @@ def architecture() -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure with a palette of its colours, which a page loads faster."""
+    """Write a figure with a palette of its colors, which a page loads faster."""
     memory = io.BytesIO()
     figure.savefig(memory, dpi=100)
     with Image.open(memory) as picture:

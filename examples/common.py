@@ -35,7 +35,7 @@ def example_parser(description: str | None, *, out: str, count: int) -> argparse
     return parser
 
 
-def add_labelling(parser: argparse.ArgumentParser) -> None:
+def add_labeling(parser: argparse.ArgumentParser) -> None:
     """The options of the examples that name units."""
     parser.add_argument("--words", type=Path, metavar="FILE", help="one concept per line (default: the class names; offline: the world's)")
     parser.add_argument("--similarity", default="peak_correlation", help="soft_wpmi is CLIP-Dissect's (default: %(default)s)")

@@ -1,4 +1,4 @@
-"""The probing blog, end to end: which of MobileNetV2's 19 modules know a colour, a pattern or a sex, and since when.
+"""The probing blog, end to end: which of MobileNetV2's 19 modules know a color, a pattern or a sex, and since when.
 
 CLIP ranks the images by each of nine concepts ("This image has a concept: red", a softmax within the concept's group). The likeliest
 100 are the concept's positives, 200 others its negatives. From every module three probes read every concept: linear and nonlinear on

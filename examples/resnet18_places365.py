@@ -19,7 +19,7 @@ from itertools import islice, product
 from pathlib import Path
 
 import torch
-from common import add_labelling, example_parser, load_encoder, load_images, run, save
+from common import add_labeling, example_parser, load_encoder, load_images, run, save
 from sentences import add_sentences, text_encoders
 from torch import nn
 from torchvision.models import get_model, get_model_weights
@@ -29,7 +29,7 @@ from neuroprobe.checkpoints import load_checkpoint
 from neuroprobe.exceptions import InputError
 from neuroprobe.modes import resolve_device
 from neuroprobe.pipeline import dissect_model
-from neuroprobe.world import COLOURS, PATTERNS, SHAPES, world_vocabulary
+from neuroprobe.world import COLORS, PATTERNS, SHAPES, world_vocabulary
 
 LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4", "fc")
 CHECKPOINT, CATEGORIES = Path("resnet18_places365.pth.tar"), Path("categories_places365.txt")
@@ -63,7 +63,7 @@ def write_stand_ins(folder: Path) -> tuple[Path, Path]:
         model = nn.DataParallel(get_model("resnet18", weights=None, num_classes=365))
     state = {key: tensor for key, tensor in model.state_dict().items() if not key.endswith("num_batches_tracked")}
     torch.save({"epoch": 0, "arch": "resnet18", "state_dict": state, "best_prec1": 0.0}, folder / CHECKPOINT)
-    names = ("_".join(names) for names in islice(product(PATTERNS, COLOURS, SHAPES), 365))
+    names = ("_".join(names) for names in islice(product(PATTERNS, COLORS, SHAPES), 365))
     (folder / CATEGORIES).write_text("".join(f"/{name[0]}/{name} {i}\n" for i, name in enumerate(names)), encoding="utf-8")
     return folder / CHECKPOINT, folder / CATEGORIES
 
@@ -98,7 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = example_parser(__doc__, out="places365-labels", count=300)
     parser.add_argument("--checkpoint", type=Path, metavar="FILE", help=f"of Places365 (default: {CHECKPOINT}; offline: random)")
     parser.add_argument("--categories", type=Path, metavar="FILE", help=f"of Places365 (default: {CATEGORIES}; offline: made)")
-    add_labelling(parser)
+    add_labeling(parser)
     add_sentences(parser)
     parser.epilog = EXAMPLES
     return parser

@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from common import add_labelling, add_weights, chosen_weights, example_parser, load_encoder, load_images, load_words, run, save
+from common import add_labeling, add_weights, chosen_weights, example_parser, load_encoder, load_images, load_words, run, save
 from sentences import add_sentences, text_encoders
 from torchvision.models import get_model_weights
 
@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The options."""
     parser = example_parser(__doc__, out="resnet50-labels", count=150)
     add_weights(parser, WEIGHTS)
-    add_labelling(parser)
+    add_labeling(parser)
     add_sentences(parser)
     parser.epilog = EXAMPLES
     return parser

@@ -7,7 +7,7 @@ all probes, more splits, a what-where-when picture. Whoever has only the files o
 
 The images to train on are in one folder per class; those to probe with, another folder or the same, need no classes: CLIP ranks them.
 
-Offline: rendered images to train on, labelled with the world's 31 attributes, others to probe with, and the world's CLIP.
+Offline: rendered images to train on, labeled with the world's 31 attributes, others to probe with, and the world's CLIP.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ EXAMPLES = """examples:
 
 
 class SmallNet(nn.Module):
-    """Four blocks of convolution (every second position), normalisation and ReLU, and a linear head."""
+    """Four blocks of convolution (every second position), normalization and ReLU, and a linear head."""
 
     def __init__(self, n_classes: int, *, widths: Sequence[int] = (16, 32, 64, 64)) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ def training_data(arguments: argparse.Namespace) -> tuple[torch.Tensor, torch.Te
 
 def train(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, probing: Probing, epochs: int, every: int) -> dict[str, Path]:
     """One's own training loop, with one line for probing; returns the files of weights by the moment's name."""
-    optimiser = torch.optim.Adam(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     files = {}
     for epoch in range(epochs + 1):
         if epoch % every == 0 or epoch == epochs:
@@ -76,9 +76,9 @@ def train(model: nn.Module, x: torch.Tensor, y: torch.Tensor, *, probing: Probin
         model.train()
         for rows in torch.randperm(len(x)).split(64):
             loss = nn.functional.binary_cross_entropy_with_logits(model(x[rows]), y[rows])
-            optimiser.zero_grad()
+            optimizer.zero_grad()
             loss.backward()
-            optimiser.step()
+            optimizer.step()
     return files
 
 

@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from common import add_labelling, add_weights, chosen_weights, example_parser, load_encoder, load_images, load_words, run, save
+from common import add_labeling, add_weights, chosen_weights, example_parser, load_encoder, load_images, load_words, run, save
 
 from neuroprobe import ConceptSource
 from neuroprobe.models import load_model
@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The options."""
     parser = example_parser(__doc__, out="vit-b-16-labels", count=80)
     add_weights(parser, WEIGHTS)
-    add_labelling(parser)
+    add_labeling(parser)
     parser.add_argument("--layers", nargs="+", default=LAYERS, metavar="LAYER", help="exact module names (default: the 12 blocks)")
     parser.add_argument(
         "--pooling", default="class_token", choices=("class_token", "mean_tokens", "max"), help="over tokens (default: %(default)s)"

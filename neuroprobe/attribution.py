@@ -31,7 +31,7 @@ from neuroprobe.exceptions import InputError, MissingDependencyError, UnknownNam
 from neuroprobe.gradients import MovedOutputs, Output, output_values
 from neuroprobe.held_out import Floats
 from neuroprobe.images import Images
-from neuroprobe.judgements import check_counts
+from neuroprobe.judgments import check_counts
 from neuroprobe.layers import check_layers, check_model
 from neuroprobe.modes import device_of, evaluating
 from neuroprobe.report import LabelReport, Report, versions

@@ -27,7 +27,7 @@ from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
 from neuroprobe.fingerprints import fingerprint_model
 from neuroprobe.images import Images, first_readable
 from neuroprobe.interventions import UnitNumbers, Value, ablate, changed_output, checked_units, mean_values
-from neuroprobe.judgements import check_labels, check_level
+from neuroprobe.judgments import check_labels, check_level
 from neuroprobe.matched_images import Match, MatchedImages, Sides, concept_sides, match_images
 from neuroprobe.report import LabelReport, Report, versions
 from neuroprobe.statistics import permutation_p_value

@@ -105,7 +105,7 @@ def _layers(arguments: argparse.Namespace) -> None:
     from neuroprobe.models import load_model
 
     model, transform = load_model(arguments.model, weights=_weights(arguments))
-    table = list_layers(model, _grey_image(transform))
+    table = list_layers(model, _gray_image(transform))
     if not arguments.all:
         table = table[table["name"].isin(block_layers(model))]
     with pd.option_context("display.max_rows", None, "display.max_colwidth", None, "display.width", None):
@@ -114,7 +114,7 @@ def _layers(arguments: argparse.Namespace) -> None:
         print("These are the blocks; --all lists every module.")
 
 
-def _grey_image(transform: Transform) -> torch.Tensor:
+def _gray_image(transform: Transform) -> torch.Tensor:
     """A batch of one image, as a model gets it."""
     from PIL import Image
 

@@ -187,7 +187,7 @@ def _add_probe(commands: Commands) -> None:
     parser.add_argument(
         "--words", type=_path, action="append", metavar="FILE",
         help='word list of one group of concepts that exclude each other, to which "none" is added; give it once per group '
-        "(default: the probing blog's groups colour, pattern and sex)",
+        "(default: the probing blog's groups color, pattern and sex)",
     )  # fmt: skip
     parser.add_argument("--positives", type=int, default=100, help="likeliest images per concept (default: %(default)s)")
     parser.add_argument("--negatives", type=int, default=200, help="others per concept (default: %(default)s)")
@@ -201,7 +201,7 @@ def _add_probe(commands: Commands) -> None:
     parser.add_argument(
         "--scopes", nargs="+", default=["layer"], choices=("neuron", "layer", "full"), help="what one probe may read (default: layer)"
     )
-    parser.add_argument("--controls", type=int, default=0, help="control labellings per split, for selectivity (default: none)")
+    parser.add_argument("--controls", type=int, default=0, help="control labelings per split, for selectivity (default: none)")
     parser.add_argument("--held-out", type=float, default=0.3, help="share of each class kept for the test (default: %(default)s)")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)), help="one split each (default: 0 to 4)")
     parser.add_argument("--checkpoints", type=_path, nargs="+", metavar="FILE", help="state dicts to probe in turn instead of the weights")

@@ -22,7 +22,7 @@ from neuroprobe.activations import Activations
 from neuroprobe.exceptions import InputError, shown
 from neuroprobe.heads import Head, HeadLike, resolve_head
 from neuroprobe.held_out import Floats, Quality, Rows, correlations, draw_counts, explained_shares, interval, quality, split_images
-from neuroprobe.judgements import JudgementReport, check_counts, check_level, quantity
+from neuroprobe.judgments import JudgmentReport, check_counts, check_level, quantity
 from neuroprobe.report import LabelReport, versions
 from neuroprobe.statistics import permutation_p_value
 from neuroprobe.unit_groups import Labels, UnitGroup, Unnamed, forward_order, group_sums, unit_groups
@@ -37,7 +37,7 @@ _TOP_SHARE = 0.1
 _FEW = 0.05
 
 
-class CompositionReport(JudgementReport):
+class CompositionReport(JudgmentReport):
     """What a class's score is made of, as `explain_class` finds it; how much the first concepts explain is in `overall`.
 
     Columns: rank (the order in which concepts are taken), concept, named (False for what is no concept: "(unnamed)", or
@@ -201,8 +201,8 @@ class _Score:
 
     def predicted(self, order: Sequence[int]) -> Floats:
         """The same from the first 1, 2, ... groups, [n_test, n_groups]; all others are taken for their mean in the training part."""
-        centred = self.parts[self.test][:, order] - self.parts[self.train][:, order].mean(axis=0)
-        return np.asarray(self.whole[self.train].mean() + centred.cumsum(axis=1))
+        centered = self.parts[self.test][:, order] - self.parts[self.train][:, order].mean(axis=0)
+        return np.asarray(self.whole[self.train].mean() + centered.cumsum(axis=1))
 
 
 class _Draws(NamedTuple):

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from neuroprobe.judgement_plots import shortened
+from neuroprobe.judgment_plots import shortened
 from neuroprobe.plots import axes_or_new
 
 #: For what adds to a score, and what takes from it.
-_COLOURS = ("#0072b2", "#d55e00")
+_COLORS = ("#0072b2", "#d55e00")
 
 
 def plot_contributions(table: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
@@ -25,8 +25,8 @@ def plot_contributions(table: pd.DataFrame, *, title: str = "", ax: Axes | None 
         By default those of a new figure.
     """
     ax, places = _concept_axes(table, title, ax), np.arange(len(table))
-    ax.barh(places, table["highest"], height=0.6, color=_COLOURS[0], alpha=0.75, label="where it adds most (5 % of the images)")
-    ax.barh(places, table["lowest"], height=0.6, color=_COLOURS[1], alpha=0.75, label="where it takes most (5 %)")
+    ax.barh(places, table["highest"], height=0.6, color=_COLORS[0], alpha=0.75, label="where it adds most (5 % of the images)")
+    ax.barh(places, table["lowest"], height=0.6, color=_COLORS[1], alpha=0.75, label="where it takes most (5 %)")
     for place, low, high in zip(places, table["low"], table["high"], strict=True):
         ax.plot([low, high], [place, place], color="black", linewidth=1.5)
     ax.plot(table["contribution"], places, linestyle="", marker="o", markersize=4, color="black", label="mean, images of the class")
@@ -47,7 +47,7 @@ def plot_attributions(table: pd.DataFrame, *, title: str = "", ax: Axes | None =
         By default those of a new figure.
     """
     ax, values = _concept_axes(table, title, ax), table["attribution"].to_numpy(dtype=float)
-    ax.barh(np.arange(len(table)), values, height=0.6, color=[_COLOURS[int(value < 0)] for value in values])
+    ax.barh(np.arange(len(table)), values, height=0.6, color=[_COLORS[int(value < 0)] for value in values])
     ax.set_xlabel("attribution")
     return ax
 
@@ -78,15 +78,15 @@ def plot_explained(table: pd.DataFrame, *, k: int, title: str = "", ax: Axes | N
     """
     ax = axes_or_new(ax, 5.5, 3.6)
     ranks, named = table["rank"].to_numpy(), table["named"].to_numpy(dtype=bool)
-    ax.fill_between(ranks, table["r2_low"], table["r2_high"], color=_COLOURS[0], alpha=0.25, linewidth=0)
-    ax.plot(ranks, table["r2"], color=_COLOURS[0], linewidth=1)
-    ax.plot(ranks[named], table["r2"][named], marker="o", markersize=4, linestyle="", color=_COLOURS[0], label="concepts")
+    ax.fill_between(ranks, table["r2_low"], table["r2_high"], color=_COLORS[0], alpha=0.25, linewidth=0)
+    ax.plot(ranks, table["r2"], color=_COLORS[0], linewidth=1)
+    ax.plot(ranks[named], table["r2"][named], marker="o", markersize=4, linestyle="", color=_COLORS[0], label="concepts")
     if not named.all():
         ax.plot(
-            ranks[~named], table["r2"][~named], marker="o", markersize=4, linestyle="", markerfacecolor="white", color=_COLOURS[0],
+            ranks[~named], table["r2"][~named], marker="o", markersize=4, linestyle="", markerfacecolor="white", color=_COLORS[0],
             label="units without a label",
         )  # fmt: skip
-    ax.axvline(k, color="grey", linewidth=1, linestyle=":", label=f"the first {k}")
+    ax.axvline(k, color="gray", linewidth=1, linestyle=":", label=f"the first {k}")
     ax.axhline(0, color="black", linewidth=0.8)
     ax.set_ylim(max(-1.0, min(-0.02, float(table["r2_low"].min()))), 1.03)
     ax.set_xlabel("number of concepts added up")
@@ -118,7 +118,7 @@ def plot_unit_correlations(table: pd.DataFrame, *, title: str = "", ax: Axes | N
             alpha=0.6,
             label=shortened(str(layer), 40),
         )
-    ax.axline((0, 0), slope=1, color="grey", linewidth=1)
+    ax.axline((0, 0), slope=1, color="gray", linewidth=1)
     ax.set_xlabel("held-out correlation of one concept")
     ax.set_ylabel("of all chosen concepts")
     ax.set_title(shortened(title))

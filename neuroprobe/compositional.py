@@ -1,4 +1,4 @@
-"""Compositional labels: for every unit a logical formula over labelled concepts, such as "red and not striped".
+"""Compositional labels: for every unit a logical formula over labeled concepts, such as "red and not striped".
 
 It needs labels of the images. Without labels, `neuroprobe.word_pairs` scores pairs of words as texts of their own.
 
@@ -20,7 +20,7 @@ from neuroprobe.activations import Activations
 from neuroprobe.exceptions import InputError, UnknownNameError, shown
 from neuroprobe.fingerprints import fingerprint_bytes, fingerprint_texts
 from neuroprobe.formula_significance import SearchNull
-from neuroprobe.formulas import Formula, FormulaSearch, Found, centred_ranks
+from neuroprobe.formulas import Formula, FormulaSearch, Found, centered_ranks
 from neuroprobe.given_labels import GivenLabels
 from neuroprobe.recorded import check_layers
 from neuroprobe.report import Report, versions
@@ -78,7 +78,7 @@ class FormulaReport(Report):
         ax = axes_or_new(ax, 5.4, 5.0)
         for layer, rows in self._table.groupby("layer", sort=False):
             ax.scatter(rows["concept_auc"], rows["auc"], s=12, alpha=0.6, label=shortened(str(layer)))
-        ax.plot([0.5, 1], [0.5, 1], color="grey", linewidth=1)
+        ax.plot([0.5, 1], [0.5, 1], color="gray", linewidth=1)
         ax.set_xlabel("AUC of the best single concept")
         ax.set_ylabel("AUC of the formula")
         ax.set_title(f"Formulas of {len(self._table)} units")
@@ -102,7 +102,7 @@ def dissect_formulas(
     seed: int = 0,
     max_q: float = 0.05,
 ) -> FormulaReport:
-    """The logical formula over labelled concepts that every unit tells apart best, by its AUC.
+    """The logical formula over labeled concepts that every unit tells apart best, by its AUC.
 
     A beam search: the best concepts and negations first, then each of them joined by "and" or "or" to every concept
     and negation, and so on. Formulas true of too few or too many images are left out, also on the way to longer
@@ -199,7 +199,7 @@ def dissect_formulas(
 def _layer_table(layer: str, values: npt.NDArray[Any], search: FormulaSearch, null: SearchNull, max_q: float) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for start in range(0, values.shape[1], _UNITS):
-        ranks = centred_ranks(values[:, start : start + _UNITS])
+        ranks = centered_ranks(values[:, start : start + _UNITS])
         live = np.flatnonzero(ranks.any(axis=0)).tolist()
         found = dict(zip(live, search.best(ranks[:, live]), strict=True)) if live else {}
         rows += [_row(ranks[:, i], found.get(i), null) for i in range(ranks.shape[1])]

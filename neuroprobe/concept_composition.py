@@ -27,8 +27,8 @@ from neuroprobe.concepts import ConceptScores
 from neuroprobe.exceptions import InputError, shown
 from neuroprobe.forward_selection import Selection, fit_weights, select_forward
 from neuroprobe.held_out import Floats, Quality, Rows, correlations, draw_counts, explained_shares, interval, quality, split_images
-from neuroprobe.image_checks import labelled_units
-from neuroprobe.judgements import ALL_LAYERS, JudgementReport, Unit, check_counts, check_level, quantity
+from neuroprobe.image_checks import labeled_units
+from neuroprobe.judgments import ALL_LAYERS, JudgmentReport, Unit, check_counts, check_level, quantity
 from neuroprobe.recorded import check_layers, check_same_images
 from neuroprobe.report import LabelReport, versions
 from neuroprobe.unit_groups import Labels
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _VALIDATION = 1 / 3  # of the images not held out, on which the number of concepts is decided
 
 
-class UnitCompositionReport(JudgementReport):
+class UnitCompositionReport(JudgmentReport):
     """Units as weighted sums of concepts, as `explain_units` finds them; the means over units are in `overall`.
 
     Columns: layer, unit, formula (the sum in words), n_concepts; on held-out images correlation of the sum with the unit, low and high
@@ -127,7 +127,7 @@ def explain_units(
         Of the same images.
     labels : LabelReport, or mapping from (layer, unit) to a concept, optional
         To compare with: what a unit's one label predicts on the same held-out images. If these were among the images of the labels,
-        the comparison favours the labels.
+        the comparison favors the labels.
     layers : sequence of str, optional
         By default all that were recorded.
     units : sequence of int, optional
@@ -371,7 +371,7 @@ def _used(table: pd.DataFrame, k: int) -> list[str]:
 
 
 def _named_units(labels: Labels, chosen: Mapping[str, Sequence[int]]) -> dict[Unit, str]:
-    named = labelled_units(labels)
+    named = labeled_units(labels)
     if not any((layer, unit) in named for layer, units in chosen.items() for unit in units):
         layers = ", ".join(repr(name) for name in dict.fromkeys(owner for owner, _ in named)) or "no layer"
         raise InputError(f"Expected labels of units that are explained, of {', '.join(map(repr, chosen))}, but got some of {layers}.")

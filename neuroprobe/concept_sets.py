@@ -328,7 +328,7 @@ def check_labels(labels: pd.DataFrame) -> npt.NDArray[np.bool_]:
         row, column = np.argwhere(wrong.to_numpy())[0]
         raise InputError(
             f"Expected labels that are True or False, but {labels.index[row]!r} has {labels.iat[row, column]!r} for "
-            f"{labels.columns[column]!r}. Leave out images that nobody labelled."
+            f"{labels.columns[column]!r}. Leave out images that nobody labeled."
         )
     shown: npt.NDArray[np.bool_] = labels.to_numpy().astype(bool)
     return shown

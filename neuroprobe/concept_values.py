@@ -34,7 +34,7 @@ class ConceptValues:
     kind : {"presence", "similarity", "likelihood", "labels"}
     names : tuple of str
         The concepts.
-    centre, spread : ndarray, [n_concepts]
+    center, spread : ndarray, [n_concepts]
         Mean and standard deviation of the similarities; used by "presence".
     encoder : str or None
         Fingerprint of what the scores came from.
@@ -42,7 +42,7 @@ class ConceptValues:
 
     kind: Values
     names: tuple[str, ...]
-    centre: npt.NDArray[np.float64]
+    center: npt.NDArray[np.float64]
     spread: npt.NDArray[np.float64]
     encoder: str | None
 
@@ -94,18 +94,18 @@ class ConceptValues:
         return similarities if self.kind != "presence" else self._presence(similarities)
 
     def _presence(self, similarities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        above = (similarities - self.centre) / np.where(self.spread > 0, self.spread, 1)
+        above = (similarities - self.center) / np.where(self.spread > 0, self.spread, 1)
         return np.asarray(expit(STEEPNESS * (above - MIDDLE)))
 
     def to_json(self, names: Iterable[str]) -> dict[str, Any]:
         """What `from_json` reads, of some of the concepts."""
         places = [self.names.index(name) for name in names]
-        listed = {"names": [self.names[i] for i in places], "centre": self.centre[places].tolist(), "spread": self.spread[places].tolist()}
+        listed = {"names": [self.names[i] for i in places], "center": self.center[places].tolist(), "spread": self.spread[places].tolist()}
         return {"kind": self.kind, "encoder": self.encoder, **listed}
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> ConceptValues:
-        return cls(facts["kind"], tuple(facts["names"]), np.array(facts["centre"]), np.array(facts["spread"]), facts["encoder"])
+        return cls(facts["kind"], tuple(facts["names"]), np.array(facts["center"]), np.array(facts["spread"]), facts["encoder"])
 
 
 def _check_finite(similarities: npt.NDArray[Any]) -> None:

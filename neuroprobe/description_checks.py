@@ -19,8 +19,8 @@ from scipy.stats import rankdata
 
 from neuroprobe.activations import Activations
 from neuroprobe.exceptions import InputError
-from neuroprobe.image_checks import labelled_units
-from neuroprobe.judgements import FloatArray, JudgementReport, TextEncoder, Unit, average, check_level, quantity, share, text_vectors
+from neuroprobe.image_checks import labeled_units
+from neuroprobe.judgments import FloatArray, JudgmentReport, TextEncoder, Unit, average, check_level, quantity, share, text_vectors
 from neuroprobe.report import LabelReport, versions
 from neuroprobe.statistics import benjamini_hochberg, permutation_p_value
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 Labels = LabelReport | Mapping[Unit, str]
 
 
-class WeightReport(JudgementReport):
+class WeightReport(JudgmentReport):
     """Whether upper units read from lower units of like labels, as `compare_weights` finds it; the means are in `overall`.
 
     Columns: layer and unit (the upper one), concept, correlation (Spearman's, of weight and likeness of the labels, over the
@@ -45,10 +45,10 @@ class WeightReport(JudgementReport):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """For every upper unit, its top lower units' likeness against the others'."""
-        from neuroprobe.judgement_plots import plot_pairs
+        from neuroprobe.judgment_plots import plot_pairs
 
         ax = plot_pairs(self._table, columns=("other_likeness", "top_likeness"), title=self.title, ax=ax)
-        ax.axline((0, 0), slope=1, color="grey", linewidth=1)
+        ax.axline((0, 0), slope=1, color="gray", linewidth=1)
         return ax
 
 
@@ -99,7 +99,7 @@ def compare_weights(
     Raises
     ------
     InputError
-        Weights that do not fit the labelled units, one without a value, or too few units with a label.
+        Weights that do not fit the labeled units, one without a value, or too few units with a label.
     """
     check_level(level, seed)
     _check_counts(top=top, n_permutations=n_permutations)
@@ -133,7 +133,7 @@ def compare_weights(
     return WeightReport(table[list(WeightReport.required)], metadata, overall=overall)
 
 
-class ClassReport(JudgementReport):
+class ClassReport(JudgmentReport):
     """How well classes are read from the labels of active units, as `classes_from_labels` finds it; accuracy is in `overall`.
 
     Columns: class, n_images, n_right, recall, low, high (its interval), n_predicted (images given this class).
@@ -160,7 +160,7 @@ def classes_from_labels(
 ) -> ClassReport:
     """Predict the class of every image from nothing but the labels of its most active units.
 
-    Activations are standardised over the images, so that no unit is always among the most active; the labels of the top
+    Activations are standardized over the images, so that no unit is always among the most active; the labels of the top
     units are embedded, averaged, and less their mean over all images compared with the names of the classes.
 
     Parameters
@@ -190,7 +190,7 @@ def classes_from_labels(
     Raises
     ------
     InputError
-        Targets that are not one per image or not among the classes, fewer than two classes, or too few labelled units.
+        Targets that are not one per image or not among the classes, fewer than two classes, or too few labeled units.
     """
     check_level(level, seed)
     _check_counts(top=top, n_permutations=n_permutations)
@@ -228,7 +228,7 @@ def _weight_matrix(weights: npt.ArrayLike | torch.Tensor) -> FloatArray:
 
 
 def _labels_of(labels: Labels, layer: str, n_units: int) -> dict[int, str]:
-    found = {unit: concept for (owner, unit), concept in labelled_units(labels).items() if owner == layer}
+    found = {unit: concept for (owner, unit), concept in labeled_units(labels).items() if owner == layer}
     if not found:
         raise InputError(f"Expected labels of units of {layer!r}, but there are none.")
     if max(found) >= n_units:
@@ -253,7 +253,7 @@ def _rank_correlations(matrix: FloatArray, alike: FloatArray, n_permutations: in
 
 
 def _standard_ranks(values: FloatArray) -> FloatArray:
-    """Ranks along every row, ties in their middle, centred and of length 1; NaN for a row of equal values."""
+    """Ranks along every row, ties in their middle, centered and of length 1; NaN for a row of equal values."""
     ranks = rankdata(values, axis=1)
     ranks = ranks - ranks.mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(ranks, axis=1, keepdims=True)

@@ -13,7 +13,7 @@ import torch
 from neuroprobe.activations import Activations
 from neuroprobe.concepts import ConceptScores
 from neuroprobe.exceptions import InputError, UnknownNameError, shown
-from neuroprobe.labelling import LayerLabels, check_prior, label_layer
+from neuroprobe.labeling import LayerLabels, check_prior, label_layer
 from neuroprobe.modes import resolve_device
 from neuroprobe.recorded import check_layers, check_same_images
 from neuroprobe.report import LabelReport, versions
@@ -89,7 +89,7 @@ def dissect(
     control : sequence of Activations, default ()
         The same layers on the same images, of networks of the same architecture that have learned nothing (several
         seeds give finer p-values). Their units then take the null units' place. Against shuffled images a random
-        filter that sees colour is named, and rightly; against a control only what training has made is.
+        filter that sees color is named, and rightly; against a control only what training has made is.
     seed : int, default 0
         Of shuffles and resamples.
     device : str or torch.device, default "cpu"

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from neuroprobe.causal_effects import in_words
-from neuroprobe.judgement_plots import shortened
+from neuroprobe.judgment_plots import shortened
 from neuroprobe.plots import axes_or_new
 
 

@@ -1,6 +1,6 @@
 """Scorers whose score is a weighted sum over the images of a concept's scaled similarities.
 
-Such a sum happens among the embeddings: sum_i w[i, u] (v_i - centre) . t_c / length_c is one product
+Such a sum happens among the embeddings: sum_i w[i, u] (v_i - center) . t_c / length_c is one product
 [n_units, d] x [d, n_concepts], and the matrix of images by concepts is never made. The functions are defined, on that
 matrix, in `neuroprobe.similarity`.
 
@@ -40,7 +40,7 @@ class EmbeddingScorer(Scorer):
     scores : ConceptScores
     weights : callable
         From activations [n_images, n_units] to the weights of the images, of the same shape.
-    centred : bool, default True
+    centered : bool, default True
         Whether concept scores are taken about their mean over the images.
     standard : bool, default False
         Whether each concept's scores are scaled to standard deviation 1 over the images, and not to length 1.
@@ -53,12 +53,12 @@ class EmbeddingScorer(Scorer):
         scores: ConceptScores,
         *,
         weights: Callable[[torch.Tensor], torch.Tensor],
-        centred: bool = True,
+        centered: bool = True,
         standard: bool = False,
         decorrelate: bool = False,
     ) -> None:
         super().__init__(scores)
-        self._weights, self._centred, self._standard = weights, centred, standard
+        self._weights, self._centered, self._standard = weights, centered, standard
         if decorrelate:
             self.image_vectors = decorrelated(self.image_vectors)
         self._prepare()
@@ -70,7 +70,7 @@ class EmbeddingScorer(Scorer):
 
     def _prepare(self) -> None:
         vectors = self.image_vectors
-        self._vectors = vectors - vectors.mean(dim=0) if self._centred else vectors
+        self._vectors = vectors - vectors.mean(dim=0) if self._centered else vectors
         n, d = vectors.shape
         self._gram = _gram(self._vectors, torch.zeros(d, dtype=torch.float64, device=vectors.device)) if d <= n else None
 
@@ -124,9 +124,9 @@ def decorrelated(vectors: torch.Tensor, *, shrinkage: float = SHRINKAGE) -> torc
     n, d = vectors.shape
     mean = vectors.mean(dim=0, dtype=torch.float64)
     if d > n:  # the same from the n x n products: the span of the vectors is all that counts
-        centred = vectors.double() - mean
-        values, left = torch.linalg.eigh(centred @ centred.T / n)
-        turned: torch.Tensor = (left * _shrunk(values, shrinkage, d)) @ (left.T @ centred)
+        centered = vectors.double() - mean
+        values, left = torch.linalg.eigh(centered @ centered.T / n)
+        turned: torch.Tensor = (left * _shrunk(values, shrinkage, d)) @ (left.T @ centered)
         return turned.to(torch.float32)
     values, axes = torch.linalg.eigh(_gram(vectors, mean) / n)
     turn = (axes * _shrunk(values, shrinkage, d)) @ axes.T
@@ -146,8 +146,8 @@ def _gram(vectors: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
     """Inner products of the columns, about `mean`, [d, d], float64; some rows at a time, so that no copy of all is made."""
     total = torch.zeros(vectors.shape[1], vectors.shape[1], dtype=torch.float64, device=vectors.device)
     for rows in torch.split(vectors, _ROWS):
-        centred = rows.double() - mean
-        total += centred.T @ centred
+        centered = rows.double() - mean
+        total += centered.T @ centered
     return total
 
 
@@ -155,7 +155,7 @@ class CosScorer(EmbeddingScorer):
     """`neuroprobe.similarity.cos_similarity`."""
 
     def __init__(self, scores: ConceptScores) -> None:
-        super().__init__(scores, weights=cos_similarity_parts().units, centred=False)
+        super().__init__(scores, weights=cos_similarity_parts().units, centered=False)
 
 
 class PearsonScorer(EmbeddingScorer):

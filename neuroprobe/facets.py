@@ -1,7 +1,7 @@
 """Facets: the several things a unit fires for, found by clustering its strongest images in the encoder's space.
 
 A unit's strongest images are clustered (k-means) after the image embeddings of the whole probing set have been decorrelated, so that
-what makes images differ everywhere, such as their shapes, does not make facets of a unit that fires for one colour. Whether there
+what makes images differ everywhere, such as their shapes, does not make facets of a unit that fires for one color. Whether there
 are facets at all is decided by the silhouette against a null: as many images drawn at random from the probing set, clustered in the
 same way: images of one concept fall apart no better than any images do. And several facets have to say more than one concept would.
 

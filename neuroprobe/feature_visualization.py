@@ -29,11 +29,11 @@ from neuroprobe.fingerprints import fingerprint_model
 from neuroprobe.fourier_images import FourierImages, ImageBasis, PhaseImages
 from neuroprobe.gradient_ascent import Ascent, Climbed, Settings, batches, repeatable
 from neuroprobe.image_jitter import Jitter
-from neuroprobe.image_spectrum import ImageSpectrum, imagenet_colours
+from neuroprobe.image_spectrum import ImageSpectrum, imagenet_colors
 from neuroprobe.modes import device_of, evaluating
 from neuroprobe.outputs import Selection
 from neuroprobe.pooling import describe_pooling
-from neuroprobe.preprocessing import Normalise, Preprocessing, preprocessing
+from neuroprobe.preprocessing import Normalize, Preprocessing, preprocessing
 from neuroprobe.unit_axes import Axes, Layout
 from neuroprobe.visualization_objectives import LayerOutput, Place, Target, check_place, check_targets, target_values
 
@@ -57,7 +57,7 @@ class Visualization:
     units : tuple of int or Direction
         What each image was made for: one entry per image.
     images : ndarray, [n, 3, h, w], float32
-        RGB in [0, 1], before the model's normalisation.
+        RGB in [0, 1], before the model's normalization.
     values : ndarray, [n], float32
         What the model says of each finished image: the unit's activation, pooled as asked, or the direction's log-odds.
     importance : ndarray, [n, h, w], float32
@@ -149,7 +149,7 @@ def visualize(
     size: int | tuple[int, int] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    normalise: Normalise | None = None,
+    normalize: Normalize | None = None,
     basis: Basis = "fourier",
     spectrum: ImageSpectrum | None = None,
     pooling: Place = "mean",
@@ -181,26 +181,26 @@ def visualize(
     unit : int or Direction, or a sequence of either
         Several are made at once, in batches. A direction, such as a probe's, is climbed by its log-odds.
     transform : callable, optional
-        From a PIL image to the model's input, as everywhere in this library. Its size and its scaling of colours are measured.
+        From a PIL image to the model's input, as everywhere in this library. Its size and its scaling of colors are measured.
     size : int or (int, int), optional
         In pixels, (height, width); by default the transform's, or 224.
     mean, std : three numbers each, optional
         Instead of a transform: of images in [0, 1]. By default ImageNet's.
-    normalise : callable, optional
+    normalize : callable, optional
         Instead of these: any differentiable function from RGB images [n, 3, h, w] in [0, 1] to the model's input.
     basis : {"fourier", "phase"}, default "fourier"
         "fourier": magnitudes and phases of the image's Fourier coefficients are free (Olah et al.). "phase": MACO (Fel et al.),
         phases are free and magnitudes those of `spectrum`.
     spectrum : ImageSpectrum, optional
-        Of `neuroprobe.image_spectrum` from the user's own images. With it, colours are decorrelated as they are in those images;
+        Of `neuroprobe.image_spectrum` from the user's own images. With it, colors are decorrelated as they are in those images;
         otherwise as in ImageNet. "phase" needs one, of images of this size.
     pooling : default "mean"
-        What of the unit is climbed: "mean" over positions, "max", "centre" (the position in the middle of a map, and so a small
+        What of the unit is climbed: "mean" over positions, "max", "center" (the position in the middle of a map, and so a small
         picture), "class_token", ("token", i), or a function, as in `neuroprobe.ActivationRecorder`.
     n_images : int, default 1
         Images per unit, from different noise.
     diversity : float, default 0
-        How strongly the images of a unit are pushed to be unlike each other in this layer: 1 is as strongly as towards the unit.
+        How strongly the images of a unit are pushed to be unlike each other in this layer: 1 is as strongly as toward the unit.
     steps : int, optional
         By default 128; of "phase", 512.
     step_size : float, optional
@@ -255,13 +255,13 @@ def visualize(
     steps, step_size = usual_steps if steps is None else steps, usual_size if step_size is None else step_size
     settings = Settings(steps, step_size, jitter, diversity, n_images, seed, batch_size)
     listener = LayerOutput(model, layer, layout=layout, select=select)
-    prepared = preprocessing(transform, size=size, mean=mean, std=std, normalise=normalise)
+    prepared = preprocessing(transform, size=size, mean=mean, std=std, normalize=normalize)
     images = _basis(basis, prepared.size, spectrum, decay, contrast)
     value = partial(target_values, pooling=pooling, layer=layer)
     found = _climb(model, listener, prepared, targets, images, value, settings, progress)
     chosen = {"basis": basis, "decay": decay, "contrast": contrast, "spectrum": None if spectrum is None else spectrum.images}
     metadata = {
-        "model": fingerprint_model(model), "layer": layer, "pooling": "centre" if pooling == "centre" else describe_pooling(pooling),
+        "model": fingerprint_model(model), "layer": layer, "pooling": "center" if pooling == "center" else describe_pooling(pooling),
         **prepared.facts, **chosen, **dataclasses.asdict(settings),
     }  # fmt: skip
     return Visualization(
@@ -277,8 +277,8 @@ def visualize(
 
 def _basis(basis: str, size: tuple[int, int], spectrum: ImageSpectrum | None, decay: float, contrast: float) -> ImageBasis:
     if basis == "fourier":
-        mean, colours = imagenet_colours() if spectrum is None else (spectrum.mean, spectrum.colours)
-        return FourierImages(size, mean=mean, colours=colours, decay=decay, contrast=contrast)
+        mean, colors = imagenet_colors() if spectrum is None else (spectrum.mean, spectrum.colors)
+        return FourierImages(size, mean=mean, colors=colors, decay=decay, contrast=contrast)
     if spectrum is None:
         raise InputError(
             "Expected a `spectrum` for basis='phase', but got none. Make one of your images: neuroprobe.image_spectrum(images)."
@@ -305,9 +305,9 @@ def _climb(
 
     def forward(images: torch.Tensor) -> tuple[torch.Tensor, Axes]:
         # channels last is the same, and faster on a CPU
-        inputs = prepared.normalise(images)
+        inputs = prepared.normalize(images)
         if not isinstance(inputs, torch.Tensor) or inputs.ndim != 4:
-            raise InputError(f"Expected `normalise` to give a model's input [n, channels, height, width], but got {shown(inputs)}.")
+            raise InputError(f"Expected `normalize` to give a model's input [n, channels, height, width], but got {shown(inputs)}.")
         return listener.of(inputs.to(dtype).contiguous(memory_format=torch.channels_last))
 
     parts = list(batches(targets, settings))

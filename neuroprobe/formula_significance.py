@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from neuroprobe.formulas import FormulaSearch, centred_ranks
+from neuroprobe.formulas import FormulaSearch, centered_ranks
 
 _ORDERS = 64  # random orders made at a time
 
@@ -50,7 +50,7 @@ class SearchNull:
         auc : float
             Of the formula found.
         ranks : ndarray, [n_images]
-            Doubled centred ranks of the unit's activations.
+            Doubled centered ranks of the unit's activations.
         mask : ndarray of bool, [n_images]
             Where the formula is true.
 
@@ -84,7 +84,7 @@ class SearchNull:
         found: list[float] = []
         for start in range(0, self._n, _ORDERS):
             orders = generator.permuted(np.repeat(values, min(_ORDERS, self._n - start), axis=1), axis=0)
-            found += [one.auc for one in self._search.best(centred_ranks(orders))]
+            found += [one.auc for one in self._search.best(centered_ranks(orders))]
         return found
 
 
@@ -97,7 +97,7 @@ def log_tail_bound(ranks: npt.NDArray[np.float64], mask: npt.NDArray[np.bool_]) 
     Parameters
     ----------
     ranks : ndarray, [n_images]
-        Centred; they sum to zero.
+        Centered; they sum to zero.
     mask : ndarray of bool, [n_images]
     """
     from scipy.optimize import minimize_scalar

@@ -1,4 +1,4 @@
-"""Logical formulas over labelled concepts, and the beam search for those that a unit tells apart best.
+"""Logical formulas over labeled concepts, and the beam search for those that a unit tells apart best.
 
 A formula is a chain: a concept or its negation, then "and" or "or" another, and so on, worked off from left to right.
 Its measure is the AUC of the unit's activations as a detector of the images of which the formula is true.
@@ -154,7 +154,7 @@ class _Candidate(NamedTuple):
 class FormulaSearch:
     """A beam search over formulas for any number of units.
 
-    Sums of doubled, centred ranks are whole numbers that float64 holds exactly, so AUCs are exact, and equal ones
+    Sums of doubled, centered ranks are whole numbers that float64 holds exactly, so AUCs are exact, and equal ones
     are told to be equal. Of equal ones the shorter formula comes first, then the one whose beginning ranks higher,
     then "and" before "or", no negation before negation, and the concept that comes first. Of formulas true of the
     same images only the first stays in the beam.
@@ -210,7 +210,7 @@ class FormulaSearch:
         return sum((2 * self.n_concepts) ** length * 2 ** (length - 1) for length in range(1, self.max_length + 1))
 
     def best(self, ranks: _Floats) -> list[Found]:
-        """The best formula of every unit, from doubled centred ranks [n_images, n_units] (see `centred_ranks`)."""
+        """The best formula of every unit, from doubled centered ranks [n_images, n_units] (see `centered_ranks`)."""
         size = max(1, _VALUES // (self.n_images * self.beam_width))
         found: list[Found] = []
         for start in range(0, ranks.shape[1], size):
@@ -317,7 +317,7 @@ class FormulaSearch:
         return Formula(tuple(Term(_OPERATORS[op] if i else "", self.concepts[c], neg) for i, (op, c, neg) in enumerate(ordered)))
 
 
-def centred_ranks(values: npt.ArrayLike) -> _Floats:
+def centered_ranks(values: npt.ArrayLike) -> _Floats:
     """Twice the rank of every value among its column's, ties shared, minus n + 1: whole numbers that sum to zero.
 
     Parameters

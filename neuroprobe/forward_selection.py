@@ -70,7 +70,7 @@ def select_forward(X: npt.ArrayLike, Y: npt.ArrayLike, *, k: int, signed: bool =
     >>> select_forward(X, X @ [[3.0], [0], [-1]], k=3).columns
     array([[ 0,  2, -1]])
     """
-    scaled, targets = _standardised(np.asarray(X)), _centred(np.asarray(Y, dtype=np.float64))
+    scaled, targets = _standardized(np.asarray(X)), _centered(np.asarray(Y, dtype=np.float64))
     blocks = [targets[:, start : start + _BLOCK] for start in range(0, targets.shape[1], _BLOCK)]
     return Selection(np.concatenate([_select(scaled, block, k, signed, most_shared) for block in blocks]))
 
@@ -125,21 +125,21 @@ def fit_weights(X: npt.ArrayLike, y: npt.ArrayLike, *, signed: bool = True) -> t
     intercept : float
     """
     columns, target = np.asarray(X, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    centred, distance = _centred(columns), target - target.mean()
+    centered, distance = _centered(columns), target - target.mean()
     if columns.shape[1] == 0:
         return np.zeros(0), float(target.mean())
-    weights = np.linalg.lstsq(centred, distance, rcond=None)[0] if signed else nnls(centred, distance)[0]
+    weights = np.linalg.lstsq(centered, distance, rcond=None)[0] if signed else nnls(centered, distance)[0]
     return weights, float(target.mean() - columns.mean(axis=0) @ weights)
 
 
-def _centred(values: Floats) -> Floats:
+def _centered(values: Floats) -> Floats:
     return np.asarray(values - values.mean(axis=0))
 
 
-def _standardised(X: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+def _standardized(X: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
     """Columns less their mean, at length 1; 0 for one that never varies."""
-    centred = X - X.mean(axis=0, dtype=np.float64)
-    lengths = np.linalg.norm(centred, axis=0)
+    centered = X - X.mean(axis=0, dtype=np.float64)
+    lengths = np.linalg.norm(centered, axis=0)
     scale = np.abs(X).max(axis=0, initial=0) * np.sqrt(len(X))
     varies = lengths > 1e-6 * np.maximum(scale, np.finfo(np.float32).tiny)
-    return np.asarray(np.where(varies, centred / np.where(varies, lengths, 1), 0), dtype=np.float32)
+    return np.asarray(np.where(varies, centered / np.where(varies, lengths, 1), 0), dtype=np.float32)

@@ -1,6 +1,6 @@
-"""Images as Fourier coefficients of decorrelated colours, so that a step of gradient ascent changes them as natural images vary.
+"""Images as Fourier coefficients of decorrelated colors, so that a step of gradient ascent changes them as natural images vary.
 
-Both kinds are one map, ``image = sigmoid(4 (mean + colours @ z - 1/2))``, where the three planes of z are inverse Fourier transforms:
+Both kinds are one map, ``image = sigmoid(4 (mean + colors @ z - 1/2))``, where the three planes of z are inverse Fourier transforms:
 its slope in the middle is 1, so that small contrasts stay as they are and nothing leaves [0, 1]. What is free differs: magnitude and
 phase (`FourierImages`), or phase alone (`PhaseImages`).
 """
@@ -33,11 +33,11 @@ class ImageBasis(Protocol):
         """The parameters, or the nearest that are allowed."""
 
 
-class _Colours:
+class _Colors:
     """From the planes z to pixels."""
 
-    def __init__(self, mean: npt.NDArray[np.float32], colours: npt.NDArray[np.float32]) -> None:
-        self._mean, self._matrix = torch.from_numpy(mean.copy()), torch.from_numpy(colours.copy())
+    def __init__(self, mean: npt.NDArray[np.float32], colors: npt.NDArray[np.float32]) -> None:
+        self._mean, self._matrix = torch.from_numpy(mean.copy()), torch.from_numpy(colors.copy())
 
     def pixels(self, planes: torch.Tensor) -> torch.Tensor:
         mixed = torch.einsum("cr,nrhw->nchw", self._matrix.to(planes), planes)
@@ -53,7 +53,7 @@ class FourierImages:
     ----------
     size : (int, int)
         Height and width.
-    mean, colours : ndarray, [3] and [3, 3]
+    mean, colors : ndarray, [3] and [3, 3]
         As of `neuroprobe.image_spectrum.ImageSpectrum`.
     decay : float, default 1
         Larger for smoother images.
@@ -70,13 +70,13 @@ class FourierImages:
         size: tuple[int, int],
         *,
         mean: npt.NDArray[np.float32],
-        colours: npt.NDArray[np.float32],
+        colors: npt.NDArray[np.float32],
         decay: float = 1.0,
         contrast: float = 1.5,
     ) -> None:
         check_number("contrast", contrast, low=0, above=True)
         self._size, self._contrast = size, contrast
-        self._colours = _Colours(mean, colours)
+        self._colors = _Colors(mean, colors)
         self._scale = natural_scale(size, decay)  # [h, w // 2 + 1]
 
     def start(self, generator: torch.Generator, *, attempt: int = 0) -> torch.Tensor:
@@ -85,7 +85,7 @@ class FourierImages:
         return noise
 
     def images(self, parameters: torch.Tensor) -> torch.Tensor:
-        return self._colours.pixels(self._planes(parameters))
+        return self._colors.pixels(self._planes(parameters))
 
     def allowed(self, parameters: torch.Tensor) -> torch.Tensor:
         contrast = self._planes(parameters).square().mean((1, 2, 3)).sqrt()
@@ -112,14 +112,14 @@ class PhaseImages:
 
     def __init__(self, spectrum: ImageSpectrum) -> None:
         self._size = spectrum.size
-        self._colours = _Colours(spectrum.mean, spectrum.colours)
+        self._colors = _Colors(spectrum.mean, spectrum.colors)
         self._magnitudes = torch.from_numpy(spectrum.magnitudes.copy())
 
     def start(self, generator: torch.Generator, *, attempt: int = 0) -> torch.Tensor:
         return 2 * math.pi * torch.rand(self._magnitudes.shape, generator=generator)
 
     def images(self, parameters: torch.Tensor) -> torch.Tensor:
-        return self._colours.pixels(self._planes(parameters))
+        return self._colors.pixels(self._planes(parameters))
 
     def allowed(self, parameters: torch.Tensor) -> torch.Tensor:
         return parameters
@@ -140,8 +140,8 @@ def natural_scale(size: tuple[int, int], decay: float) -> torch.Tensor:
     twice[0] = 1
     if width % 2 == 0:
         twice[-1] = 1
-    normalised: torch.Tensor = scale / ((scale**2 * twice).sum() / (height * width)).sqrt()
-    return normalised
+    normalized: torch.Tensor = scale / ((scale**2 * twice).sum() / (height * width)).sqrt()
+    return normalized
 
 
 def _planes(coefficients: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

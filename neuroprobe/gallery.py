@@ -107,7 +107,7 @@ def quantile_examples(
 
     With the n images ranked from 0, weakest, to n - 1, those at the quantile q are the k whose ranks are nearest to q (n - 1).
     Images on which the unit is equally active share their ranks; if only some of them are wanted, they are taken evenly
-    over their rows, as neighbours in a folder are often alike. On few images, one may be at two quantiles.
+    over their rows, as neighbors in a folder are often alike. On few images, one may be at two quantiles.
 
     Parameters
     ----------
@@ -196,7 +196,7 @@ def _top_of_summary(summary: ActivationSummary, layer: str, unit: int, k: int) -
     values, rows = found.top_values[unit], found.top_rows[unit]
     if k > len(values):
         raise InputError(
-            f"Expected `k` from 1 to {len(values)}, the images that the summary keeps of a unit, but got {k}. Summarise with k={k}."
+            f"Expected `k` from 1 to {len(values)}, the images that the summary keeps of a unit, but got {k}. Summarize with k={k}."
         )
     constant = bool(found.maximum[unit] == found.minimum[unit])
     examples = []

@@ -68,7 +68,7 @@ class Climbed:
     images : Tensor, [n, 3, h, w], float32
     values : Tensor, [n], float32
     importance : Tensor, [n, h, w], float32
-        Mean over the steps of the absolute gradient of the value, summed over colours; the largest is 1.
+        Mean over the steps of the absolute gradient of the value, summed over colors; the largest is 1.
     moved : list of bool
         Whether there was a gradient to climb.
     """

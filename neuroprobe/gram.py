@@ -24,7 +24,7 @@ def gram_matrix(
 ) -> torch.Tensor:
     """Inner products of the rows of X, from which their mean was subtracted first (of float32 rows, to its last digits but one).
 
-    Centring only afterwards would lose the digits that rows with a large common part need for it.
+    Centering only afterward would lose the digits that rows with a large common part need for it.
 
     Parameters
     ----------
@@ -85,9 +85,9 @@ def layer_scaled(Z: torch.Tensor, train: torch.Tensor, *, n_features: float) -> 
     -------
     Tensor, [n_splits, n_images, r]
     """
-    centred = Z - Z[train].mean(dim=1, keepdim=True)  # [n_splits, n_images, r]
-    squares = _rows(centred, train).square().sum(dim=2).mean(dim=1) / n_features
-    return centred / _divisors(squares, Z.square().sum() / n_features)[:, None, None]
+    centered = Z - Z[train].mean(dim=1, keepdim=True)  # [n_splits, n_images, r]
+    squares = _rows(centered, train).square().sum(dim=2).mean(dim=1) / n_features
+    return centered / _divisors(squares, Z.square().sum() / n_features)[:, None, None]
 
 
 def unit_scaled(X: torch.Tensor, train: torch.Tensor) -> torch.Tensor:
@@ -104,9 +104,9 @@ def unit_scaled(X: torch.Tensor, train: torch.Tensor) -> torch.Tensor:
     """
     X = X.double()
     means = X[train].mean(dim=1, keepdim=True)  # [n_splits, 1, n_units]
-    centred = X - means
-    squares = _rows(centred, train).square().mean(dim=1, keepdim=True)
-    return centred / _divisors(squares, means.square())
+    centered = X - means
+    squares = _rows(centered, train).square().mean(dim=1, keepdim=True)
+    return centered / _divisors(squares, means.square())
 
 
 def _rows(Z: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:

@@ -102,7 +102,7 @@ def correlations(predicted: npt.ArrayLike, measured: npt.ArrayLike, counts: npt.
     -------
     ndarray, [n_columns], or [n_draws, n_columns]
     """
-    x, y, weights = _centred(predicted), _centred(measured), _weights(counts, len(np.asarray(measured)))
+    x, y, weights = _centered(predicted), _centered(measured), _weights(counts, len(np.asarray(measured)))
     mean_x, mean_y = weights @ x, weights @ y
     variances = _variance(x, mean_x, weights) * _variance(y, mean_y, weights)
     found = (weights @ (x * y) - mean_x * mean_y) / np.sqrt(variances)
@@ -124,7 +124,7 @@ def explained_shares(predicted: npt.ArrayLike, measured: npt.ArrayLike, counts: 
     ndarray, [n_columns], or [n_draws, n_columns]
     """
     truth = np.asarray(measured, dtype=np.float64)
-    y, weights = _centred(truth), _weights(counts, len(truth))
+    y, weights = _centered(truth), _weights(counts, len(truth))
     errors = weights @ (np.asarray(predicted, dtype=np.float64) - truth) ** 2
     found = 1 - errors / _variance(y, weights @ y, weights)
     return np.asarray(found[0] if counts is None else found)
@@ -185,7 +185,7 @@ def draw_counts(n_images: int, *, n_resamples: int, seed: int) -> Floats:
     return np.asarray(drawn, dtype=np.float64)
 
 
-def _centred(values: npt.ArrayLike) -> Floats:
+def _centered(values: npt.ArrayLike) -> Floats:
     """Less their mean, so that sums of squares lose no digits."""
     array = np.asarray(values, dtype=np.float64)
     return np.asarray(array - array.mean(axis=0))
@@ -196,9 +196,9 @@ def _weights(counts: npt.ArrayLike | None, n_images: int) -> Floats:
     return np.asarray(given / given.sum(axis=1, keepdims=True))
 
 
-def _variance(centred: Floats, means: Floats, weights: Floats) -> Floats:
+def _variance(centered: Floats, means: Floats, weights: Floats) -> Floats:
     """[n_draws, n_columns]; NaN where there is none."""
-    squares = weights @ centred**2
+    squares = weights @ centered**2
     variance = squares - means**2
-    scale = np.maximum(squares, (centred**2).mean(axis=0))
+    scale = np.maximum(squares, (centered**2).mean(axis=0))
     return np.where(variance > _NO_VARIANCE * scale, variance, np.nan)

@@ -25,10 +25,10 @@ from neuroprobe.concepts import ConceptScores
 from neuroprobe.exceptions import InputError
 from neuroprobe.exceptions import shown as said
 from neuroprobe.given_labels import GivenLabels
-from neuroprobe.judgements import (
+from neuroprobe.judgments import (
     ALL_LAYERS,
     FloatArray,
-    JudgementReport,
+    JudgmentReport,
     Unit,
     auroc_interval,
     average,
@@ -48,15 +48,15 @@ Shown: TypeAlias = "Mapping[str, npt.ArrayLike] | pd.DataFrame | GivenLabels | C
 _UNITS = 1024  # read at a time: a layer may be on disk, and larger than memory
 
 
-class ImageCheckReport(JudgementReport):
-    """AUC and MAD of every labelled unit on held-out images, as `check_on_images` finds them; their means are in `overall`.
+class ImageCheckReport(JudgmentReport):
+    """AUC and MAD of every labeled unit on held-out images, as `check_on_images` finds them; their means are in `overall`.
 
     Columns: layer, unit, concept, auc, auc_low, auc_high, mad, mad_low, mad_high, n_positive, n_control (images), status
     ("checked", or why not).
     """
 
     name = "image_check"
-    title = "Labelled units on held-out images"
+    title = "Labeled units on held-out images"
     required = ("layer", "unit", "concept", "auc", "auc_low", "auc_high", "mad", "mad_low", "mad_high", "n_positive", "n_control", "status")
     text_columns = ("layer", "concept", "status")
 
@@ -114,7 +114,7 @@ def check_on_images(
     if not same_images:
         _check_held_out(labels, activations)
     known = shown_concepts(shown, activations.ids)
-    named = labelled_units(labels)
+    named = labeled_units(labels)
     rows = {
         (row["layer"], row["unit"]): row
         for layer, units in _by_layer(named).items()
@@ -212,7 +212,7 @@ def _in_order(table: pd.DataFrame, ids: list[str]) -> pd.DataFrame:
     return table.loc[ids]
 
 
-def labelled_units(labels: LabelReport | Mapping[Unit, str]) -> dict[Unit, str]:
+def labeled_units(labels: LabelReport | Mapping[Unit, str]) -> dict[Unit, str]:
     """The label of every unit that has one."""
     if isinstance(labels, LabelReport):
         table = labels.table

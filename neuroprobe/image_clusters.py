@@ -102,9 +102,9 @@ class ClusterSpace:
 
 def _leading(vectors: npt.NDArray[np.float32]) -> _Floats:
     """Coordinates of sets of images [n_sets, n, d] along the principal axes of each, [n_sets, n, 8]."""
-    centred = vectors.astype(np.float64)
-    centred -= centred.mean(axis=1, keepdims=True)
-    variances, axes = np.linalg.eigh(centred @ centred.transpose(0, 2, 1))  # by the n x n products, as d may be large
+    centered = vectors.astype(np.float64)
+    centered -= centered.mean(axis=1, keepdims=True)
+    variances, axes = np.linalg.eigh(centered @ centered.transpose(0, 2, 1))  # by the n x n products, as d may be large
     found: _Floats = axes[:, :, -_AXES:] * np.sqrt(variances[:, None, -_AXES:].clip(min=0))
     return found
 
@@ -133,25 +133,25 @@ def k_means(points: npt.ArrayLike, m: int, *, seed: int = 0, starts: int = _STAR
     generator = np.random.default_rng((seed, n, m))
     best, least = np.zeros((n_sets, n), np.int64), np.full(n_sets, np.inf)
     for _ in range(starts):
-        centres = sets[:, generator.choice(n, m, replace=False)]
-        labels, spread = _from_centres(sets, centres)
+        centers = sets[:, generator.choice(n, m, replace=False)]
+        labels, spread = _from_centers(sets, centers)
         better = spread < least
         best[better], least[better] = labels[better], spread[better]
     return best
 
 
-def _from_centres(sets: _Floats, centres: _Floats) -> tuple[npt.NDArray[np.int64], _Floats]:
-    """Where Lloyd's algorithm ends: the labels, and each set's sum of squared distances to the centres."""
+def _from_centers(sets: _Floats, centers: _Floats) -> tuple[npt.NDArray[np.int64], _Floats]:
+    """Where Lloyd's algorithm ends: the labels, and each set's sum of squared distances to the centers."""
     labels = np.full(sets.shape[:2], -1)
     for _ in range(_STEPS):
-        distances = (centres**2).sum(-1)[:, None] - 2 * sets @ centres.transpose(0, 2, 1)  # [n_sets, n, m], less the points' squares
+        distances = (centers**2).sum(-1)[:, None] - 2 * sets @ centers.transpose(0, 2, 1)  # [n_sets, n, m], less the points' squares
         nearest = distances.argmin(-1)
         if (nearest == labels).all():
             break
         labels = nearest
-        members = _one_hot(labels, centres.shape[1])
+        members = _one_hot(labels, centers.shape[1])
         sizes = members.sum(1)[..., None]
-        centres = np.where(sizes > 0, members.transpose(0, 2, 1) @ sets / np.maximum(sizes, 1), centres)
+        centers = np.where(sizes > 0, members.transpose(0, 2, 1) @ sets / np.maximum(sizes, 1), centers)
     spread: _Floats = distances.min(-1).sum(1) + (sets**2).sum((1, 2))
     return labels, spread
 

@@ -116,16 +116,16 @@ def unreadable(what: str, error: Exception) -> str:
 
 
 def as_rgb(image: Image.Image, what: str = "the image") -> Image.Image:
-    """An RGB image, turned as its EXIF orientation says; alpha is left out, 16-bit greys keep their range."""
+    """An RGB image, turned as its EXIF orientation says; alpha is left out, 16-bit grays keep their range."""
     image.load()
     turn = _TURNS.get(_orientation(image))
-    if image.mode.startswith("I"):  # 16-bit grey, which PIL's own conversion would clip at 255
+    if image.mode.startswith("I"):  # 16-bit gray, which PIL's own conversion would clip at 255
         image = Image.fromarray(np.clip(np.asarray(image, dtype=np.int64) // 257, 0, 255).astype(np.uint8))
     elif image.mode == "F":
         image = _array_to_image(np.asarray(image)[..., None], what)
     elif image.mode == "CMYK" and image.format == "JPEG" and "adobe" not in image.info:
         image = ImageChops.invert(image)  # PIL takes all of them for Adobe's, which hold the inverse
-    elif image.mode in ("La", "RGBa"):  # colours multiplied by alpha, which only their own kind undoes
+    elif image.mode in ("La", "RGBa"):  # colors multiplied by alpha, which only their own kind undoes
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     rgb = image.convert("RGB")
     return rgb if turn is None else rgb.transpose(turn)
@@ -194,7 +194,7 @@ def _array_to_image(array: npt.NDArray[Any], what: str) -> Image.Image:
         if not (low >= 0 and high <= 1):
             raise UnreadableImageError(
                 f"Expected {what} to hold values in [0, 1], but got {low:.3g} to {high:.3g}. "
-                "Give images without a normalising transform: each model brings its own."
+                "Give images without a normalizing transform: each model brings its own."
             )
         array = (array * 255).round().astype(np.uint8)
     if array.dtype != np.uint8:

@@ -67,7 +67,7 @@ def rotate(images: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
     """Images [n, c, h, w] turned about their middle by angles [n], in radians, clockwise if positive.
 
     By three shears, each exact for band-limited images (Paeth 1986; Unser, Thevenaz and Yaroslavsky 1995). No pixel is averaged with
-    its neighbours, and gradients are sums in one order on every device.
+    its neighbors, and gradients are sums in one order on every device.
     """
     along = -torch.tan(angles / 2)
     return _shear(_shear(_shear(images, along, axis=3), torch.sin(angles), axis=2), along, axis=3)

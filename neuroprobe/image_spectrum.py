@@ -1,6 +1,6 @@
-"""What images look like on average: their mean colour, how their colours vary together, and their Fourier magnitudes.
+"""What images look like on average: their mean color, how their colors vary together, and their Fourier magnitudes.
 
-Colours are *decorrelated*: a pixel is ``mean + colours @ z``, and the three components of z are uncorrelated over the pixels of the
+Colors are *decorrelated*: a pixel is ``mean + colors @ z``, and the three components of z are uncorrelated over the pixels of the
 images, with variance 1 (Olah et al., 2017). The magnitudes are of z.
 """
 
@@ -21,22 +21,22 @@ from neuroprobe.preprocessing import IMAGENET_MEAN, preprocessing
 
 _Result = TypeVar("_Result")
 
-#: ImageNet's colours: the square root of their covariance that the authors of Olah et al. (2017) published with lucid.
-IMAGENET_COLOURS = ((0.26, 0.09, 0.02), (0.27, 0.0, -0.05), (0.27, -0.09, 0.03))
+#: ImageNet's colors: the square root of their covariance that the authors of Olah et al. (2017) published with lucid.
+IMAGENET_COLORS = ((0.26, 0.09, 0.02), (0.27, 0.0, -0.05), (0.27, -0.09, 0.03))
 
-_SMALLEST_SHARE = 1e-6  # of the colours' variance: grey images have no other
+_SMALLEST_SHARE = 1e-6  # of the colors' variance: gray images have no other
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSpectrum:
-    """Colours and Fourier magnitudes of images.
+    """Colors and Fourier magnitudes of images.
 
     Attributes
     ----------
     mean : ndarray, [3], float32
-        Mean colour, RGB in [0, 1].
-    colours : ndarray, [3, 3], float32
-        A pixel is ``mean + colours @ z``; columns by rising variance, ``colours @ colours.T`` is the colours' covariance.
+        Mean color, RGB in [0, 1].
+    colors : ndarray, [3, 3], float32
+        A pixel is ``mean + colors @ z``; columns by rising variance, ``colors @ colors.T`` is the colors' covariance.
     magnitudes : ndarray, [3, h, w // 2 + 1], float32
         The mean over the images of ``abs(rfft2(z))`` (orthonormal), of images of h x w pixels.
     size : (int, int)
@@ -46,14 +46,14 @@ class ImageSpectrum:
     """
 
     mean: npt.NDArray[np.float32]
-    colours: npt.NDArray[np.float32]
+    colors: npt.NDArray[np.float32]
     magnitudes: npt.NDArray[np.float32]
     size: tuple[int, int]
     images: str = ""
 
     def __post_init__(self) -> None:
         height, width = self.size
-        shapes = {"mean": (3,), "colours": (3, 3), "magnitudes": (3, height, width // 2 + 1)}
+        shapes = {"mean": (3,), "colors": (3, 3), "magnitudes": (3, height, width // 2 + 1)}
         for name, shape in shapes.items():
             value = np.asarray(getattr(self, name), dtype=np.float32)
             if value.shape != shape or not np.isfinite(value).all():
@@ -72,7 +72,7 @@ def image_spectrum(
     workers: int = 0,
     progress: bool | None = None,
 ) -> ImageSpectrum:
-    """Measure colours and Fourier magnitudes of the user's own images; they are gone through twice.
+    """Measure colors and Fourier magnitudes of the user's own images; they are gone through twice.
 
     Parameters
     ----------
@@ -101,8 +101,8 @@ def image_spectrum(
         raise InputError("Expected `transform` or `size`, but got both: the transform has a size.")
     reading = {"batch_size": batch_size, "workers": workers, "progress": progress}
     measured = preprocessing(transform, size=size)
-    colours = _Colours(transform, measured.size, measured.facts)
-    (mean, factor, fingerprint) = collect(images, [colours], description="colours", **reading)[0]  # type: ignore[arg-type]
+    colors = _Colors(transform, measured.size, measured.facts)
+    (mean, factor, fingerprint) = collect(images, [colors], description="colors", **reading)[0]  # type: ignore[arg-type]
     magnitudes = _Magnitudes(transform, measured.size, measured.facts, mean, factor)
     (found,) = collect(images, [magnitudes], description="magnitudes", **reading)  # type: ignore[arg-type]
     return ImageSpectrum(mean.numpy(), factor.numpy(), found, measured.size, fingerprint)
@@ -124,7 +124,7 @@ class _Pixels:
         return batch.double() * self._std + self._mean
 
 
-class _Colours(_Pixels):
+class _Colors(_Pixels):
     """Mean and square root of the covariance of all pixels."""
 
     def __init__(self, transform: Transform | None, size: tuple[int, int], facts: dict[str, Any]) -> None:
@@ -141,29 +141,29 @@ class _Colours(_Pixels):
         covariance = self._products / self._n - mean[:, None] * mean
         values, vectors = torch.linalg.eigh(covariance)
         if values[-1] < 1e-10:
-            raise InputError("Expected images that vary, but all their pixels have one colour.")
-        # grey images vary in one direction only; the others get next to nothing instead of a division by 0
+            raise InputError("Expected images that vary, but all their pixels have one color.")
+        # gray images vary in one direction only; the others get next to nothing instead of a division by 0
         return mean, vectors * values.clamp(min=_SMALLEST_SHARE * float(values[-1])).sqrt(), collected.fingerprint
 
 
 class _Magnitudes(_Pixels):
-    """Mean Fourier magnitudes in decorrelated colours."""
+    """Mean Fourier magnitudes in decorrelated colors."""
 
     def __init__(
-        self, transform: Transform | None, size: tuple[int, int], facts: dict[str, Any], mean: torch.Tensor, colours: torch.Tensor
+        self, transform: Transform | None, size: tuple[int, int], facts: dict[str, Any], mean: torch.Tensor, colors: torch.Tensor
     ) -> None:
         super().__init__(transform, size, facts)
-        self._colour, self._inverse = mean[:, None, None], torch.linalg.inv(colours)
+        self._color, self._inverse = mean[:, None, None], torch.linalg.inv(colors)
         self._sum = torch.zeros(3, size[0], size[1] // 2 + 1, dtype=torch.float64)
 
     def consume(self, batch: torch.Tensor, record: BatchRecord) -> None:
-        components = torch.einsum("rc,nchw->nrhw", self._inverse, self._pixels(batch) - self._colour)
+        components = torch.einsum("rc,nchw->nrhw", self._inverse, self._pixels(batch) - self._color)
         self._sum += torch.fft.rfft2(components, norm="ortho").abs().sum(0)
 
     def finish(self, collected: Collected) -> npt.NDArray[np.float32]:
         return np.asarray((self._sum / self._n).numpy(), dtype=np.float32)
 
 
-def imagenet_colours() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Mean [3] and colours [3, 3] of ImageNet, where no images of one's own are given."""
-    return np.asarray(IMAGENET_MEAN, dtype=np.float32), np.asarray(IMAGENET_COLOURS, dtype=np.float32)
+def imagenet_colors() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Mean [3] and colors [3, 3] of ImageNet, where no images of one's own are given."""
+    return np.asarray(IMAGENET_MEAN, dtype=np.float32), np.asarray(IMAGENET_COLORS, dtype=np.float32)

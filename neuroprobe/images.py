@@ -49,7 +49,7 @@ class Images:
 
         Items are PIL images, encoded bytes, paths, uint8 arrays [h, w, 3], tensors [3, h, w] (uint8, or float in
         [0, 1]), or tuples or dicts (key "image", "img", or a format such as "jpg") that begin with or hold one.
-        They are given *without* a normalising transform: each model brings its own.
+        They are given *without* a normalizing transform: each model brings its own.
     ids : sequence of str, optional
         One unique id per image, instead of the source's; not for a stream.
     on_error : {"raise", "skip"}, default "raise"

@@ -47,10 +47,10 @@ def wilson_interval(n_right: npt.ArrayLike, n: npt.ArrayLike, *, level: float = 
         raise InputError(f"Expected 0 <= n_right <= n and n > 0, but got n_right = {right} and n = {total}.")
     z = stats.norm.ppf(0.5 + _checked_level(level) / 2)
     share, room = right / total, z**2 / total
-    centre = (share + room / 2) / (1 + room)
+    center = (share + room / 2) / (1 + room)
     half = z / (1 + room) * np.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
     # without rounding at the ends
-    return np.where(share == 0, 0, np.clip(centre - half, 0, 1)), np.where(share == 1, 1, np.clip(centre + half, 0, 1))
+    return np.where(share == 0, 0, np.clip(center - half, 0, 1)), np.where(share == 1, 1, np.clip(center + half, 0, 1))
 
 
 def corrected_interval(scores: npt.ArrayLike, *, n_train: npt.ArrayLike, n_test: npt.ArrayLike, level: float = 0.95) -> Interval:
@@ -187,9 +187,9 @@ def balanced_accuracy_interval(
     seeds_are_worth = effective_size(test, n_train=train, n_seeds=shares[0].shape[-1]) / test
     means = [values.mean(axis=-1) for values in shares]
     ends = [_wilson_of_shares(mean, size * seeds_are_worth, level=level) for mean, size in zip(means, (positive, negative), strict=True)]
-    centre = (means[0] + means[1]) / 2
-    low = centre - np.hypot(means[0] - ends[0][0], means[1] - ends[1][0]) / 2
-    high = centre + np.hypot(ends[0][1] - means[0], ends[1][1] - means[1]) / 2
+    center = (means[0] + means[1]) / 2
+    low = center - np.hypot(means[0] - ends[0][0], means[1] - ends[1][0]) / 2
+    high = center + np.hypot(ends[0][1] - means[0], ends[1][1] - means[1]) / 2
     chance = (means[0] * (1 - means[0]) / positive + means[1] * (1 - means[1]) / negative) / 4
     return _wider_where_unstable((shares[0] + shares[1]) / 2, chance, (low, high), train, test, level)
 

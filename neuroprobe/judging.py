@@ -17,10 +17,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.judgements import (
+from neuroprobe.judgments import (
     ALL_LAYERS,
     FloatArray,
-    JudgementReport,
+    JudgmentReport,
     TextEncoder,
     Truth,
     auroc_interval,
@@ -45,7 +45,7 @@ _KEPT = 5
 _SEPARATOR = " | "
 
 
-class EvaluationReport(JudgementReport):
+class EvaluationReport(JudgmentReport):
     """How right labels are, as `evaluate_labels` finds it; the quantities are in `overall`.
 
     Columns: layer, unit, truth (the accepted names), concept (the label, "" without one), score, right, right_in_top
@@ -91,7 +91,7 @@ def evaluate_labels(
     ----------
     report : LabelReport
     truth : mapping
-        See `neuroprobe.judgements`.
+        See `neuroprobe.judgments`.
     encoder : encoder of texts, or mapping from name to encoder, optional
         Anything with ``encode_texts``; texts are embedded as they are, without a template.
     similarities : mapping or callable, optional
@@ -118,7 +118,7 @@ def evaluate_labels(
 
     References
     ----------
-    CLIP-Dissect, ICLR 2023, section 4 and Tables 1 to 3; Newcombe 2006 (see `neuroprobe.judgements.auroc_interval`).
+    CLIP-Dissect, ICLR 2023, section 4 and Tables 1 to 3; Newcombe 2006 (see `neuroprobe.judgments.auroc_interval`).
 
     Examples
     --------

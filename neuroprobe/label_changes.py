@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
-from neuroprobe.judgements import ALL_LAYERS, JudgementReport, check_labels, check_level, share, units_of
+from neuroprobe.judgments import ALL_LAYERS, JudgmentReport, check_labels, check_level, share, units_of
 from neuroprobe.report import LabelReport, versions
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _LABEL = "label at "
 _KEPT = {"concept": _LABEL, "score": "score at ", "q_value": "q_value at ", "stability": "stability at "}
 
 
-class ComparisonReport(JudgementReport):
+class ComparisonReport(JudgmentReport):
     """Both labels of every unit of two reports, as `compare_reports` finds them; `overall` has the shares unchanged.
 
     Columns: layer, unit, concept_a, concept_b, change ("same", "renamed", "gained", "lost", or "unnamed" in both), status_a,
@@ -41,7 +41,7 @@ class ComparisonReport(JudgementReport):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """What became of each layer's labels."""
-        from neuroprobe.judgement_plots import plot_shares
+        from neuroprobe.judgment_plots import plot_shares
 
         counts = pd.crosstab(self._table["layer"], self._table["change"], normalize="index")
         counts = counts.reindex(index=list(dict.fromkeys(self._table["layer"])), columns=list(_CHANGES), fill_value=0.0)
@@ -106,7 +106,7 @@ def compare_reports(
     return ComparisonReport(table, metadata, overall=overall)
 
 
-class LabelHistoryReport(JudgementReport):
+class LabelHistoryReport(JudgmentReport):
     """The label of every unit at every checkpoint, as `labels_along` finds them.
 
     Columns: layer, unit, concept (the last label), stays_from (the first checkpoint from which it stays; "" for a unit
@@ -140,7 +140,7 @@ class LabelHistoryReport(JudgementReport):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Which share of each layer's units already has its last label, among those with a last label."""
-        from neuroprobe.judgement_plots import plot_lines
+        from neuroprobe.judgment_plots import plot_lines
 
         named = self._table[self._table["concept"] != ""]
         order = {name: place for place, name in enumerate(self.checkpoints)}
@@ -204,7 +204,7 @@ def labels_along(reports: Mapping[str, LabelReport], *, level: float = 0.95) -> 
 
 def _stays_from(labels: Any) -> Any:
     """For every unit the first row from which its label is that of the last row: [n_checkpoints, n_units] -> [n_units]."""
-    other = labels[::-1] != labels[-1]  # backwards from the last checkpoint
+    other = labels[::-1] != labels[-1]  # backward from the last checkpoint
     return len(labels) - np.where(other.any(axis=0), other.argmax(axis=0), len(labels))
 
 

@@ -17,7 +17,7 @@ _MOST_HALVINGS = 20
 
 
 class Problem(Protocol):
-    """What is minimised: losses of n_problems independent problems."""
+    """What is minimized: losses of n_problems independent problems."""
 
     def subset(self, rows: torch.Tensor) -> Self:
         """Some of the problems, by their numbers."""
@@ -28,10 +28,10 @@ class Problem(Protocol):
         ...
 
 
-def minimise(
+def minimize(
     problem: Problem, start: torch.Tensor, *, max_iter: int = 100, tol: float = 1e-5, gradient_tol: float = 0.0, history: int = 10
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Minimise every problem from its own start.
+    """Minimize every problem from its own start.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What else is fitted in batches: an L1 path, ridge regression, class means, and the regularisation by cross-validation.
+"""What else is fitted in batches: an L1 path, ridge regression, class means, and the regularization by cross-validation.
 
 As in `neuroprobe.probe_solver`, tensors are [n_problems, n_images, r] on any device, and a problem never feels the others.
 """
@@ -45,7 +45,7 @@ def solve_linear(Z: torch.Tensor, targets: torch.Tensor, C: torch.Tensor, *, n_c
 def solve_sparse(
     Z: torch.Tensor, targets: torch.Tensor, C: torch.Tensor, *, n_classes: int = 2, max_iter: int = 3000, tol: float = 1e-6
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """L1-regularised logistic regression: minimise the sum of ``|w|`` + C * the sum of the log-losses, by FISTA with restarts.
+    """L1-regularized logistic regression: minimize the sum of ``|w|`` + C * the sum of the log-losses, by FISTA with restarts.
 
     Parameters and results as in `solve_linear`; `tol` is the largest change of a weight at which a problem is done.
 
@@ -127,8 +127,8 @@ def solve_ridge(Z: torch.Tensor, values: torch.Tensor, alphas: Sequence[float]) 
     alpha : Tensor, [n_problems]
         The chosen strength.
     """
-    centre, mean = Z.mean(dim=1, keepdim=True), values.mean(dim=1, keepdim=True)
-    left, sizes, right = torch.linalg.svd(Z - centre, full_matrices=False)
+    center, mean = Z.mean(dim=1, keepdim=True), values.mean(dim=1, keepdim=True)
+    left, sizes, right = torch.linalg.svd(Z - center, full_matrices=False)
     along = (left.mT @ (values - mean)[..., None])[..., 0]  # [n_problems, rank]
     strengths = torch.as_tensor(list(alphas), dtype=Z.dtype, device=Z.device)
     shrunk = sizes.square()[:, None] / (sizes.square()[:, None] + strengths[:, None])  # [n_problems, n_alphas, rank]
@@ -139,7 +139,7 @@ def solve_ridge(Z: torch.Tensor, values: torch.Tensor, alphas: Sequence[float]) 
     kept = sizes > 1e-12 * sizes[:, :1]
     scaled = torch.where(kept, along * sizes / (sizes.square() + chosen[:, None]), 0)
     weights = (right.mT @ scaled[..., None])[..., 0]
-    return weights, mean[:, 0] - (centre @ weights[..., None])[:, 0, 0], chosen
+    return weights, mean[:, 0] - (center @ weights[..., None])[:, 0, 0], chosen
 
 
 def choose_C(
@@ -199,7 +199,7 @@ def _left_out_losses(Z: torch.Tensor, targets: torch.Tensor, out: torch.Tensor, 
 
 
 def least_C(Z: torch.Tensor, targets: torch.Tensor, n_classes: int) -> float:
-    """The C [of Z, [1, n_images, r]] below which every weight of L1-regularised logistic regression is 0."""
+    """The C [of Z, [1, n_images, r]] below which every weight of L1-regularized logistic regression is 0."""
     member = F.one_hot(targets, n_classes).to(Z.dtype)
     pull = Z.mT @ (member - member.mean(dim=1, keepdim=True))
     return 1 / max(float(pull.abs().max()), 1e-12)

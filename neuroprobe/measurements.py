@@ -16,7 +16,7 @@ from neuroprobe.concept_sets import ConceptSet
 from neuroprobe.estimator_probes import EstimatorProbe
 from neuroprobe.gram import coordinates, gram_matrix, layer_scaled, reduced, unit_scaled
 from neuroprobe.statistics import codelength_ends, control_labels, online_codelength, permutation_p_value
-from neuroprobe.unit_cells import UnitScores, fit_units, summarise_units
+from neuroprobe.unit_cells import UnitScores, fit_units, summarize_units
 
 Features: TypeAlias = Literal["pooled", "spatial"]
 Scope: TypeAlias = Literal["neuron", "layer", "full"]
@@ -208,7 +208,7 @@ def _add_extras(rows: list[Row], probe: AnyProbe, batch: _Batch, options: Option
 
 
 def _control_accuracy(probe: AnyProbe, batch: _Batch, n: int) -> npt.NDArray[np.float64]:
-    """Mean held-out accuracy on n labellings that are random per type of image, [n_problems]."""
+    """Mean held-out accuracy on n labelings that are random per type of image, [n_problems]."""
     accuracies = []
     for i in range(n):
         drawn = [
@@ -271,7 +271,7 @@ def _fit_units(sample: Sample, task: Task, device: torch.device) -> CellResult:
         found, part = fit_units(task.probe, X, targets, *_rows_of(sample, seeds, device), tuple(seeds))
         rows += [{"seed": seed, **row} for seed, row in zip(seeds, found, strict=True)]
         scores += part
-    units = summarise_units(values, sample.concept_set.targets, scores)
+    units = summarize_units(values, sample.concept_set.targets, scores)
     for row in rows:
         row["p_value"] = float(units.p_value[row["unit"]])
     return CellResult(sorted(rows, key=lambda row: row["seed"]), units=units)
@@ -295,10 +295,10 @@ def _direction(
     scale = part.std(axis=0) if features == "pooled" else np.full(X.shape[1], np.sqrt(np.square(part).mean()))
     scale = np.where(scale > 1e-13 * np.abs(mean), scale, 1)
     part /= scale
-    centre = values[train].mean()
+    center = values[train].mean()
     inner = np.linalg.pinv(part @ part.T, rcond=1e-10, hermitian=True)
-    weights = (part.T @ (inner @ (values[train] - centre))) / scale
-    return weights.astype(np.float32), float(centre - weights @ mean)
+    weights = (part.T @ (inner @ (values[train] - center))) / scale
+    return weights.astype(np.float32), float(center - weights @ mean)
 
 
 @dataclass

@@ -22,8 +22,8 @@ import pandas as pd
 from neuroprobe.activations import Activations
 from neuroprobe.concept_sets import ConceptSets
 from neuroprobe.exceptions import InputError
-from neuroprobe.image_checks import BoolArray, Shown, labelled_units, shown_concepts
-from neuroprobe.judgements import Truth, Unit, check_level, share, true_concepts
+from neuroprobe.image_checks import BoolArray, Shown, labeled_units, shown_concepts
+from neuroprobe.judgments import Truth, Unit, check_level, share, true_concepts
 from neuroprobe.report import LabelReport, Report, versions
 from neuroprobe.similarity import Similarity, get_similarity, list_similarities
 
@@ -55,7 +55,7 @@ class MetricCheckReport(Report):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """The shares with their intervals."""
-        from neuroprobe.judgement_plots import plot_quantities
+        from neuroprobe.judgment_plots import plot_quantities
 
         rows = self._table.rename(columns={"metric": "quantity", "test": "layer", "share": "value"})
         return plot_quantities(rows, title="share of units whose score falls", ax=ax)
@@ -85,7 +85,7 @@ def check_metrics(
     shown : mapping, DataFrame or ConceptScores
         Which images show which concept, as in `neuroprobe.image_checks.Shown`.
     truth : mapping or LabelReport
-        The concept of each unit, as in `neuroprobe.judgements`; with several accepted names the first that is
+        The concept of each unit, as in `neuroprobe.judgments`; with several accepted names the first that is
         known counts. Of a report, the labels.
     metrics : sequence of names or functions, or mapping from name to either, optional
         By default all of `neuroprobe.similarity.list_similarities`. They are called as those are, with the labels as
@@ -176,7 +176,7 @@ def _label_matrix(shown: Shown, ids: Sequence[str]) -> tuple[list[str], BoolArra
 def _concept_columns(activations: Activations, truth: Truth | LabelReport, names: Sequence[str]) -> dict[Unit, int]:
     columns = {name: column for column, name in enumerate(names)}
     recorded = [(layer, unit) for layer in activations.layers for unit in range(activations[layer].shape[1])]
-    given = {unit: (label,) for unit, label in labelled_units(truth).items()} if isinstance(truth, LabelReport) else truth
+    given = {unit: (label,) for unit, label in labeled_units(truth).items()} if isinstance(truth, LabelReport) else truth
     accepted = true_concepts(given, recorded)
     known = {unit: [columns[name] for name in concepts if name in columns] for unit, concepts in accepted.items()}
     return {unit: found[0] for unit, found in known.items() if found}

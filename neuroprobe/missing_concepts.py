@@ -1,7 +1,7 @@
 """A concept that no image of the probing set shows, or that the vocabulary lacks: what are its units named then, and how surely?
 
 Every label is the best of what was asked on the images there were. Here a concept that is known to be there is taken
-away, so that what labelling does without it can be seen.
+away, so that what labeling does without it can be seen.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from neuroprobe.concepts import ConceptScores
 from neuroprobe.dissection import dissect
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.fingerprints import fingerprint_texts
-from neuroprobe.image_checks import Shown, labelled_units, shown_concepts
-from neuroprobe.judgements import (
+from neuroprobe.image_checks import Shown, labeled_units, shown_concepts
+from neuroprobe.judgments import (
     ALL_LAYERS,
-    JudgementReport,
+    JudgmentReport,
     TextEncoder,
     Truth,
     Unit,
@@ -45,7 +45,7 @@ Dropped: TypeAlias = Literal["images", "word", "both"]
 _FACTS = ("status", "candidate", "score", "margin", "p_value", "q_value", "stability")
 
 
-class MissingConceptReport(JudgementReport):
+class MissingConceptReport(JudgmentReport):
     """What units are named while their concept is missing, as `dissect_without` finds it.
 
     Columns: concept (the missing one), dropped ("images", "word" or "both"), n_images (left), layer, unit, before and after
@@ -71,7 +71,7 @@ class MissingConceptReport(JudgementReport):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """For what was dropped, the shares of units that keep the name, get another one, and lose theirs."""
-        from neuroprobe.judgement_plots import plot_shares
+        from neuroprobe.judgment_plots import plot_shares
 
         kinds = np.select(
             [self._table["after"] == "", self._table["after"] == self._table["concept"]], ["no label", "named after it"], "another label"
@@ -109,8 +109,8 @@ def dissect_without(
     dropped : sequence of {"images", "word", "both"}, default ("images", "word")
         What to take away: the images that show the concept, the concept from the vocabulary, or both.
     truth : mapping, optional
-        Whose units to report: those whose true concept it is, as in `neuroprobe.judgements`. By default those that are
-        labelled with it when nothing is missing.
+        Whose units to report: those whose true concept it is, as in `neuroprobe.judgments`. By default those that are
+        labeled with it when nothing is missing.
     encoder : encoder of texts, optional
         For the cosine of the label after and the missing concept.
     options : mapping, optional
@@ -211,7 +211,7 @@ def _check_left(concepts: Sequence[str], dropped: Sequence[Dropped], masks: Mapp
 
 
 def _owners(before: LabelReport, truth: Truth | None, concepts: Sequence[str]) -> dict[str, list[Unit]]:
-    truth = labelled_units(before) if truth is None else truth
+    truth = labeled_units(before) if truth is None else truth
     names = true_concepts(truth, units_of(before.table))
     owners = {concept: [unit for unit, accepted in names.items() if concept in accepted] for concept in concepts}
     owners = {concept: units for concept, units in owners.items() if units}

@@ -28,11 +28,11 @@ def near_duplicates(
 ) -> dict[str, int]:
     """Groups of images whose average hashes hardly differ; one pass over the images.
 
-    The hash of an image has one bit per field of a grid: whether its mean grey is above the mean of all fields. Two images
+    The hash of an image has one bit per field of a grid: whether its mean gray is above the mean of all fields. Two images
     are near-duplicates if few bits differ; a group is what a chain of them links. Copies that were scaled, compressed anew or
-    turned grey are found (all of 600 photographs, and none of their 179,700 pairs taken for one), most of those made
+    turned gray are found (all of 600 photographs, and none of their 179,700 pairs taken for one), most of those made
     brighter, few of those cropped, and no mirrored ones. Drawings on an even ground can have equal hashes without being
-    alike, and all pictures of one even grey have: look at what was found, or use `near_duplicate_vectors` on embeddings.
+    alike, and all pictures of one even gray have: look at what was found, or use `near_duplicate_vectors` on embeddings.
 
     Parameters
     ----------
@@ -113,8 +113,8 @@ def check_min_cosine(min_cosine: float) -> None:
 
 def average_hash(image: Image.Image, *, side: int = 16) -> npt.NDArray[np.int8]:
     """+1 where a field of the grid is brighter than the mean of all, else -1; int8 [side * side]."""
-    grey = np.asarray(image.convert("F").resize((side, side), Image.Resampling.BOX))
-    return np.where(grey > grey.mean(), 1, -1).astype(np.int8).reshape(-1)
+    gray = np.asarray(image.convert("F").resize((side, side), Image.Resampling.BOX))
+    return np.where(gray > gray.mean(), 1, -1).astype(np.int8).reshape(-1)
 
 
 class _HashPass:

@@ -17,9 +17,9 @@ def picture_of(
 ) -> Image.Image:
     """A model's input as a picture, pixel by pixel: nothing is resized or cropped.
 
-    The normalisation is taken back: by `mean` and `std` if they are given, else by those of a
+    The normalization is taken back: by `mean` and `std` if they are given, else by those of a
     `torchvision.transforms.Normalize` in the transform; values that are all in [0, 1], and bytes, then stay as they are, and others
-    are stretched from the lowest to the highest, which changes colours.
+    are stretched from the lowest to the highest, which changes colors.
 
     Parameters
     ----------

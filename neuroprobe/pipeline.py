@@ -93,7 +93,7 @@ def dissect_model(
         distributed=distributed,
         progress=progress,
     )
-    _log.info("labelling the units of %d images", len(activations.ids))
+    _log.info("labeling the units of %d images", len(activations.ids))
     report = dissect(
         activations,
         scores,

@@ -13,7 +13,7 @@ from neuroprobe.exceptions import InputError
 
 
 def strengths(given: float | Sequence[float], name: str) -> tuple[float, ...]:
-    """One strength of regularisation, or several to choose from, as a tuple.
+    """One strength of regularization, or several to choose from, as a tuple.
 
     Raises
     ------
@@ -38,9 +38,9 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
     ------
     InputError
     """
-    unpenalised = "hidden" in parameters and parameters["alpha"] == 0  # a hidden layer can do without
+    unpenalized = "hidden" in parameters and parameters["alpha"] == 0  # a hidden layer can do without
     for name in ("C", "alpha", "path"):
-        if name in parameters and not unpenalised:
+        if name in parameters and not unpenalized:
             strengths([parameters[name]] if "hidden" in parameters else parameters[name], name)
     for name, fewest in (("cv", 2), ("hidden", 1), ("max_iter", 1)):
         value = parameters.get(name, fewest)

@@ -17,14 +17,14 @@ from matplotlib.lines import Line2D
 
 from neuroprobe.exceptions import InputError, suggest
 from neuroprobe.plots import axes_or_new, layer_ticks, shortened
-from neuroprobe.probe_summary import summarise_seeds
+from neuroprobe.probe_summary import summarize_seeds
 
 _BASELINE = "baseline: the more frequent class"
 
 #: More layers than this are not all named.
 _MOST_TICKS = 20
 
-#: The colours' scale reaches at least so far from the baseline: what is only noise stays pale.
+#: The colors' scale reaches at least so far from the baseline: what is only noise stays pale.
 _LEAST_SCALE = 0.1
 
 #: Inches that a name takes in a legend.
@@ -35,7 +35,7 @@ _MOST_NAMED = 10
 
 
 def plot_mean_layers(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Mean test accuracy over concepts along the layers: a colour per probe, darker for later checkpoints, and the baseline.
+    """Mean test accuracy over concepts along the layers: a color per probe, darker for later checkpoints, and the baseline.
 
     Of regressions alone, the R2. With one or two checkpoints, bands are the means of the concepts' 95 % intervals, as wide as
     if all concepts erred together.
@@ -48,7 +48,7 @@ def plot_mean_layers(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
         By default those of a new figure.
     """
     regression = not table["test_accuracy"].notna().any() and "r2" in table
-    summary = summarise_seeds(table if regression else _scored(table))
+    summary = summarize_seeds(table if regression else _scored(table))
     layers, checkpoints, probes = _unique(summary, "layer"), _unique(summary, "checkpoint"), _probes(summary)
     if regression:
         summary = summary.assign(test_accuracy=summary["r2"], test_accuracy_low=np.nan, test_accuracy_high=np.nan, baseline=0.0)
@@ -61,7 +61,7 @@ def plot_mean_layers(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
             means = rows.groupby("layer")[["test_accuracy", "test_accuracy_low", "test_accuracy_high"]].mean().reindex(layers)
             label = _probe_name(scope, kind, features) + (f", {shortened(checkpoint)}" if len(checkpoints) > 1 else "")
             _line(ax, means, color=_shaded(f"C{i % 10}", shade), label=label, band=len(checkpoints) < 3)
-    ax.axhline(float(summary["baseline"].mean()), color="grey", linewidth=1, label=_BASELINE)
+    ax.axhline(float(summary["baseline"].mean()), color="gray", linewidth=1, label=_BASELINE)
     layer_ticks(ax, layers)
     ax.set_ylabel("R2 on held-out images" if regression else "accuracy on held-out images")
     n_concepts = summary["concept"].nunique()
@@ -85,7 +85,7 @@ def plot_layers(table: pd.DataFrame, *, checkpoint: str | None = None, figure: F
     figure : matplotlib Figure or SubFigure, optional
         By default a new one.
     """
-    summary, checkpoint = _at_checkpoint(summarise_seeds(_scored(table)), checkpoint)
+    summary, checkpoint = _at_checkpoint(summarize_seeds(_scored(table)), checkpoint)
     layers, concepts, probes = _unique(summary, "layer"), _unique(summary, "concept"), _probes(summary)
     figure, panels = _panels(figure, len(concepts), width=1.4 + 0.17 * min(len(layers), 2 * _MOST_TICKS), height=1.9, sharey=True)
     for panel, concept in zip(panels, concepts, strict=True):
@@ -93,7 +93,7 @@ def plot_layers(table: pd.DataFrame, *, checkpoint: str | None = None, figure: F
         for color, (scope, kind, features) in enumerate(probes):
             rows = part[(part["scope"] == scope) & (part["kind"] == kind) & (part["features"] == features)]
             _line(panel, rows.set_index("layer").reindex(layers), color=f"C{color % 10}", label="", band=True)
-        panel.axhline(float(part["baseline"].mean()), color="grey", linewidth=1)
+        panel.axhline(float(part["baseline"].mean()), color="gray", linewidth=1)
         panel.set_title(shortened(concept), fontsize=10)
         panel.set_xlim(-0.5, len(layers) - 0.5)
         panel.grid(axis="y", alpha=0.25)
@@ -110,7 +110,7 @@ def plot_layers(table: pd.DataFrame, *, checkpoint: str | None = None, figure: F
 def plot_what_where_when(
     table: pd.DataFrame, *, kind: str = "linear", features: str = "pooled", scope: str = "layer", figure: FigureBase | None = None
 ) -> FigureBase:
-    """A panel per concept: layers across, checkpoints up, colour = test accuracy above the baseline.
+    """A panel per concept: layers across, checkpoints up, color = test accuracy above the baseline.
 
     The scale's white is the baseline. A dot marks what cannot be told from it: the 95 % interval reaches down to it.
 
@@ -127,7 +127,7 @@ def plot_what_where_when(
     if chosen.empty:
         there = "; ".join(sorted({_probe_name(*probe) for probe in _probes(table)}))
         raise InputError(f"Expected probes of this report but got {scope}, {kind}, {features}. It has: {there}.")
-    summary = summarise_seeds(_scored(chosen))
+    summary = summarize_seeds(_scored(chosen))
     layers, checkpoints, concepts = _unique(summary, "layer"), _unique(summary, "checkpoint"), _unique(summary, "concept")
     height = 0.75 + 0.2 * len(checkpoints)
     figure, panels = _panels(figure, len(concepts), width=1.2 + 0.17 * min(len(layers), 2 * _MOST_TICKS), height=height, sharey=True)
@@ -159,7 +159,7 @@ def plot_units(
     """Which units carry a concept: a panel per concept, layers across, a dot per unit at its held-out score.
 
     The score is the AUROC if the table has it, else the accuracy. Units whose false discovery rate is at most `rate` are in
-    colour, and the three best of them are named (without discovery rates, the three best are named and none is in colour).
+    color, and the three best of them are named (without discovery rates, the three best are named and none is in color).
 
     Parameters
     ----------
@@ -182,11 +182,11 @@ def plot_units(
     for panel, concept in zip(panels, concepts, strict=True):
         part = summary[summary["concept"] == concept]
         _scatter_units(panel, part, layers, score, _stand_out(part, rate))
-        panel.axhline(0.5 if score == "auroc" else float(part["baseline"].mean()), color="grey", linewidth=1)
+        panel.axhline(0.5 if score == "auroc" else float(part["baseline"].mean()), color="gray", linewidth=1)
         panel.set_xlim(-0.7, len(layers) - 0.3)
         _name_layers(panel, layers)
     figure.supylabel(f"{'AUROC' if score == 'auroc' else 'accuracy'} on held-out images", fontsize=9)
-    found = f"; in colour: false discovery rate up to {rate:g}" if "q_value" in summary else ""
+    found = f"; in color: false discovery rate up to {rate:g}" if "q_value" in summary else ""
     figure.suptitle(f"Which units carry a concept{_said(summary, checkpoint)}{found}", fontsize=11)
     return figure
 
@@ -271,7 +271,7 @@ def _line(ax: Axes, rows: pd.DataFrame, *, color: Any, label: str, band: bool) -
 
 
 def _shaded(color: str, shade: float) -> tuple[float, float, float]:
-    """A colour mixed with white: all of it for 1."""
+    """A color mixed with white: all of it for 1."""
     red, green, blue = (1 - shade * (1 - part) for part in to_rgb(color))
     return red, green, blue
 
@@ -284,7 +284,7 @@ def _few(names: Sequence[str], shades: np.ndarray) -> list[tuple[str, float]]:
 
 def _handles(probes: Sequence[tuple[str, str, str]], baseline: str = _BASELINE) -> list[Line2D]:
     lines = [Line2D([], [], color=f"C{i % 10}", marker="o", markersize=3, label=_probe_name(*probe)) for i, probe in enumerate(probes)]
-    return [*lines, Line2D([], [], color="grey", linewidth=1, label=baseline)]
+    return [*lines, Line2D([], [], color="gray", linewidth=1, label=baseline)]
 
 
 def _panels(figure: FigureBase | None, n: int, *, width: float, height: float, sharey: bool) -> tuple[FigureBase, list[Axes]]:

@@ -14,7 +14,7 @@ from neuroprobe.directions import Direction, directions_from_npz, directions_to_
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.files import write_whole
 from neuroprobe.fingerprints import fingerprint_bytes
-from neuroprobe.probe_summary import blog_tables, compare_scopes, summarise_seeds
+from neuroprobe.probe_summary import blog_tables, compare_scopes, summarize_seeds
 from neuroprobe.report import Report
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class ProbeReport(Report):
             - p_value, with several seeds twice their median (Meinshausen, Meier & Bühlmann 2009, valid however they hang
               together), and q_value, the false discovery rate among all cells of a checkpoint and probe.
         """
-        return summarise_seeds(self._table, level=level)
+        return summarize_seeds(self._table, level=level)
 
     def _page_table(self) -> pd.DataFrame:
         return self.summary_table()
@@ -294,7 +294,7 @@ class ProbeReport(Report):
     def plot_what_where_when(
         self, *, kind: str = "linear", features: str = "pooled", scope: str = "layer", figure: FigureBase | None = None
     ) -> FigureBase:
-        """What is known where and when: a panel per concept, layers across, checkpoints up, colour = accuracy above the baseline.
+        """What is known where and when: a panel per concept, layers across, checkpoints up, color = accuracy above the baseline.
 
         Parameters
         ----------
@@ -334,7 +334,7 @@ class ProbeReport(Report):
     def plot_units(
         self, *, checkpoint: str | None = None, kind: str = "linear", rate: float = 0.05, figure: FigureBase | None = None
     ) -> FigureBase:
-        """Which units carry a concept: a panel per concept, a dot per unit, those in colour that stand out.
+        """Which units carry a concept: a panel per concept, a dot per unit, those in color that stand out.
 
         Parameters
         ----------
@@ -342,7 +342,7 @@ class ProbeReport(Report):
             By default the last.
         kind : str, default "linear"
         rate : float, default 0.05
-            Units with a false discovery rate up to this are in colour.
+            Units with a false discovery rate up to this are in color.
         figure : matplotlib Figure or SubFigure, optional
             By default a new one.
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from neuroprobe.lbfgs import minimise
+from neuroprobe.lbfgs import minimize
 
 #: A Newton step of a single unit is cut to this, so that one from far away does not jump over the minimum.
 _LONGEST = 4.0
@@ -26,7 +26,7 @@ _LONGEST = 4.0
 def solve_logistic(
     Z: torch.Tensor, targets: torch.Tensor, *, C: torch.Tensor | float = 1.0, max_iter: int = 100, tol: float = 1e-10
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """L2-regularised logistic regression: minimise ``|w|^2 / 2`` + C * the sum of the log-losses, the offset left out of the first.
+    """L2-regularized logistic regression: minimize ``|w|^2 / 2`` + C * the sum of the log-losses, the offset left out of the first.
 
     Parameters
     ----------
@@ -175,13 +175,13 @@ def fit_hidden_layer(
     n_iter : LongTensor, [n_problems]
     """
     problem = _Hidden(Z, targets, (Z.shape[2], start.bias.shape[1], start.offset.shape[1]), alpha)
-    theta, loss, n_iter = minimise(problem, start.flat, max_iter=max_iter, tol=tol, history=history)
+    theta, loss, n_iter = minimize(problem, start.flat, max_iter=max_iter, tol=tol, history=history)
     return problem.layer(theta), loss, n_iter
 
 
 @dataclass(frozen=True)
 class _Hidden:
-    """Problems of a hidden layer, as `minimise` wants them."""
+    """Problems of a hidden layer, as `minimize` wants them."""
 
     Z: torch.Tensor
     targets: torch.Tensor
@@ -223,7 +223,7 @@ def _log_losses(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tens
 def solve_softmax(
     Z: torch.Tensor, targets: torch.Tensor, *, n_classes: int, C: torch.Tensor | float = 1.0, max_iter: int = 2000
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logistic regression with several classes: minimise ``|W|^2 / 2`` + C * the sum of the log-losses, by L-BFGS.
+    """Logistic regression with several classes: minimize ``|W|^2 / 2`` + C * the sum of the log-losses, by L-BFGS.
 
     Parameters
     ----------
@@ -244,14 +244,14 @@ def solve_softmax(
     strength = torch.as_tensor(C, dtype=Z.dtype, device=Z.device).expand(len(Z))
     problem = _Softmax(Z, targets, strength, n_classes)
     start = Z.new_zeros(len(Z), (Z.shape[2] + 1) * n_classes)
-    theta, _, n_iter = minimise(problem, start, max_iter=max_iter, tol=1e-15, gradient_tol=1e-9, history=20)
+    theta, _, n_iter = minimize(problem, start, max_iter=max_iter, tol=1e-15, gradient_tol=1e-9, history=20)
     weights, offsets = problem.parts(theta)
     return weights, offsets - offsets.mean(dim=1, keepdim=True), n_iter
 
 
 @dataclass(frozen=True)
 class _Softmax:
-    """Problems of logistic regression with several classes, as `minimise` wants them; losses are per image and C."""
+    """Problems of logistic regression with several classes, as `minimize` wants them; losses are per image and C."""
 
     Z: torch.Tensor
     targets: torch.Tensor
@@ -277,12 +277,12 @@ class _Softmax:
 def solve_units(
     values: torch.Tensor, targets: torch.Tensor, *, C: float = 1.0, max_iter: int = 30, tol: float = 1e-8
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """L2-regularised logistic regression on every unit by itself: Newton steps in two numbers.
+    """L2-regularized logistic regression on every unit by itself: Newton steps in two numbers.
 
     Parameters
     ----------
     values : Tensor, [n_units, n_images]
-        Standardised, so that a Newton step is never far too long.
+        Standardized, so that a Newton step is never far too long.
     targets : Tensor, [n_images] or [n_units, n_images]
         0 or 1.
     C : float, default 1

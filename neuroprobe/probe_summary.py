@@ -20,7 +20,7 @@ _AVERAGED = (
 )  # fmt: skip
 
 
-def summarise_seeds(table: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
+def summarize_seeds(table: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
     """One row per cell: the means over its seeds, with intervals.
 
     Parameters
@@ -161,7 +161,7 @@ def blog_tables(table: pd.DataFrame) -> str:
         names = ", ".join(f"{kind} on {features} features" for kind, features in BLOG_COLUMNS.values())
         raise InputError(f"Expected probes of the blog's kinds ({names}) in scope layer, but the report has none. Use style='rows'.")
     keys = [column for column in ("concept", "checkpoint") if column in table]
-    summary = summarise_seeds(pd.concat(wanted, names=["column"]).reset_index("column").assign(probe=lambda t: t["column"]))
+    summary = summarize_seeds(pd.concat(wanted, names=["column"]).reset_index("column").assign(probe=lambda t: t["column"]))
     several = "checkpoint" in table and table["checkpoint"].nunique() > 1
     blocks = [_blog_table(_tuple(key), part, list(wanted), several) for key, part in summary.groupby(keys, sort=False)]
     return "\n".join(blocks)

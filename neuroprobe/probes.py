@@ -99,12 +99,12 @@ class _Linear(_Classifier):
 
 
 class LinearProbe(_Linear):
-    """L2-regularised logistic regression; for several classes, multinomial.
+    """L2-regularized logistic regression; for several classes, multinomial.
 
     Parameters
     ----------
     C : float or sequence of float, default 1.0
-        Inverse strength of the regularisation, as in scikit-learn. Of several, the one with the least log-loss in a
+        Inverse strength of the regularization, as in scikit-learn. Of several, the one with the least log-loss in a
         cross-validation inside the training part.
     scaling : {"unit", "layer"}, default "unit"
         Divide every unit by its own standard deviation, or all of them by one number (for spatial features); from
@@ -150,7 +150,7 @@ class LinearProbe(_Linear):
 
 
 class SparseProbe(_Linear):
-    """L1-regularised logistic regression along a path of strengths: which few units carry a concept.
+    """L1-regularized logistic regression along a path of strengths: which few units carry a concept.
 
     Parameters
     ----------
@@ -246,7 +246,7 @@ class MeanDifferenceProbe(_Linear):
 
 
 class NonlinearProbe(_Classifier):
-    """One hidden ReLU layer, fitted by L-BFGS with L2 regularisation.
+    """One hidden ReLU layer, fitted by L-BFGS with L2 regularization.
 
     The first weights start Gaussian with variance 1 / n_units of the scaled units; a Gaussian is the same in rotated
     coordinates, and L-BFGS takes the same steps there. In directions that the training images do not span, weights only shrink.
@@ -256,7 +256,7 @@ class NonlinearProbe(_Classifier):
     hidden : int, default 32
         Width of the hidden layer.
     alpha : float, default 0.02
-        Strength of the L2 regularisation: the loss is the mean log-loss plus alpha / 2 times the sum of the
+        Strength of the L2 regularization: the loss is the mean log-loss plus alpha / 2 times the sum of the
         squared weights (biases left out).
     scaling : {"unit", "layer"}, default "unit"
         As in `LinearProbe`.
@@ -338,7 +338,7 @@ class RegressionProbe(RegressorMixin, _Probe):  # type: ignore[misc]
     Parameters
     ----------
     alpha : float or sequence of float, default 15 from 0.01 to 100,000
-        Strength of the regularisation. Of several, the one with the least squared error of leaving each training image out.
+        Strength of the regularization. Of several, the one with the least squared error of leaving each training image out.
     scaling : {"unit", "layer"}, default "unit"
         As in `LinearProbe`.
 

@@ -187,7 +187,7 @@ def _rows(
         return positives, _in_turns(likelihoods[:, competing], others, ranking.n_negative), order
     name = f"{group.name}/{group.concepts[column]}"
     generator = np.random.default_rng((ranking.seed, zlib.crc32(name.encode())))
-    # sorted, so that rounding, which can turn neighbours round, changes no draw
+    # sorted, so that rounding, which can turn neighbors round, changes no draw
     return positives, generator.choice(np.sort(others), size=ranking.n_negative, replace=False), order
 
 

@@ -198,7 +198,7 @@ class ActivationRecorder:
         dtype : {"float32", "float16"}, default "float32"
             Of the kept values.
         device : str or torch.device, optional
-            Where to run; the model goes there and comes back afterwards. "auto" takes cuda, then mps, then the CPU.
+            Where to run; the model goes there and comes back afterward. "auto" takes cuda, then mps, then the CPU.
             By default it runs where the model is.
         batch_size, workers, distributed, progress
             As in `neuroprobe.collection.collect`.
@@ -220,7 +220,7 @@ class ActivationRecorder:
                 batch_size=batch_size, workers=workers, distributed=distributed, progress=progress,
             )  # fmt: skip
 
-    def summarise(
+    def summarize(
         self,
         images: Images,
         *,
@@ -250,10 +250,10 @@ class ActivationRecorder:
         ActivationSummary
             Highest and lowest images with their values, count, mean, variance and fraction active of every unit.
         """
-        from neuroprobe.recording import summarise
+        from neuroprobe.recording import summarize
 
         with placed(self.model, device):
-            return summarise(
+            return summarize(
                 self, images, transform=transform, k=k,
                 batch_size=batch_size, workers=workers, distributed=distributed, progress=progress,
             )  # fmt: skip

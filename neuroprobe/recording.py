@@ -122,7 +122,7 @@ def record_beside(
         return collect(images, [consumer, *others], description="record", **settings)
 
 
-def summarise(
+def summarize(
     recorder: ActivationRecorder,
     images: Images,
     *,
@@ -133,12 +133,12 @@ def summarise(
     distributed: bool = False,
     progress: bool | None = None,
 ) -> ActivationSummary:
-    """Keep summaries of a whole probing set; see `neuroprobe.ActivationRecorder.summarise`."""
+    """Keep summaries of a whole probing set; see `neuroprobe.ActivationRecorder.summarize`."""
     if k < 1:
         raise InputError(f"Expected `k` to be at least 1, but got {k}.")
     consumer = ForwardPass({"": recorder}, transform, keepers={"": SummaryKeeper(recorder.layers, k=k)}, unwrap=True)
     (summary,) = collect(
-        images, [consumer], batch_size=batch_size, workers=workers, distributed=distributed, progress=progress, description="summarise"
+        images, [consumer], batch_size=batch_size, workers=workers, distributed=distributed, progress=progress, description="summarize"
     )
     return summary  # type: ignore[no-any-return]
 

@@ -62,7 +62,7 @@ class Region:
     def heat(self) -> npt.NDArray[np.float32]:
         """The map stretched over the picture from edge to edge (bilinear), [picture height, picture width].
 
-        Its positions then lie at the centres of equal fields of the picture. The centre of a position's receptive field can be up to
+        Its positions then lie at the centers of equal fields of the picture. The center of a position's receptive field can be up to
         half a stride away from there (ResNet's layer4: 16 of 224 pixels); the crop of the receptive field is exact.
         """
         width, height = self.picture.size

@@ -45,7 +45,7 @@ def set_quality(concept_sets: ConceptSets, truth: pd.DataFrame, *, level: float 
     Examples
     --------
     >>> truth = pd.DataFrame({"red": [True, True, False, False]}, index=["a", "b", "c", "d"])
-    >>> sets = ConceptSets({"red": ConceptSet("red", "colour", ("a", "c"), ("d",))}, {})
+    >>> sets = ConceptSets({"red": ConceptSet("red", "color", ("a", "c"), ("d",))}, {})
     >>> set_quality(sets, truth)["precision"].tolist()
     [0.5, 1.0]
     """

@@ -23,10 +23,10 @@ Floats = npt.NDArray[np.float64]
 #: No smaller p-value is given: a tail that was fitted to some tens of null units says nothing of what is so far out.
 SMALLEST_P = 1e-8
 
-#: Null units in the neighbourhood (of like concentration) that a p-value is taken from.
-NEIGHBOURS = 500
+#: Null units in the neighborhood (of like concentration) that a p-value is taken from.
+NEIGHBORS = 500
 
-#: Share of the null units in a neighbourhood whose excesses make the tail beyond them.
+#: Share of the null units in a neighborhood whose excesses make the tail beyond them.
 _TAIL = 0.1
 
 #: Relative difference of scores that is taken for rounding.
@@ -106,7 +106,7 @@ def p_values(
     """The probability that a null unit of like concentration scores at least as high.
 
     Within the null units it is (1 + number at least as high) / (1 + number of null units); beyond their highest tenth
-    the excesses are taken to be exponential or heavier (a generalised Pareto tail whose shape is fitted, never below
+    the excesses are taken to be exponential or heavier (a generalized Pareto tail whose shape is fitted, never below
     0), which keeps p-values from ending at 1 / (1 + number). Where the scores of a function can take so few values that
     most of that tenth are alike, they do end there.
 
@@ -117,7 +117,7 @@ def p_values(
     null_best : array-like, [n_null]
         The same of the null units.
     concentration, null_concentration : array-like, [n_units] and [n_null], optional
-        With them, every unit is compared with the `NEIGHBOURS` null units nearest in concentration, and with all that have
+        With them, every unit is compared with the `NEIGHBORS` null units nearest in concentration, and with all that have
         the same; else with all.
 
     Returns
@@ -125,26 +125,26 @@ def p_values(
     ndarray, [n_units], in [`SMALLEST_P`, 1]
     """
     best, null_best = np.asarray(best, float), np.asarray(null_best, float)
-    if concentration is None or null_concentration is None or len(null_best) <= NEIGHBOURS:
+    if concentration is None or null_concentration is None or len(null_best) <= NEIGHBORS:
         return _tail_p_values(best, np.sort(null_best))
     ours, theirs = (_logs(x) for x in (concentration, null_concentration))
     order = np.argsort(theirs, kind="stable")
     theirs, null_best = theirs[order], null_best[order]
-    starts, stops = _neighbourhoods(ours, theirs)
+    starts, stops = _neighborhoods(ours, theirs)
     found = np.empty(len(best))
     for start, stop in np.unique(np.stack([starts, stops], axis=1), axis=0):
         here, near = (starts == start) & (stops == stop), slice(start, stop)
-        # at the ends of the range the neighbours are less, or more, concentrated than the unit: along their trend
+        # at the ends of the range the neighbors are less, or more, concentrated than the unit: along their trend
         slope, level = _trend(theirs[near], null_best[near])
         found[here] = _tail_p_values(best[here] - slope * (ours[here] - level), np.sort(null_best[near] - slope * (theirs[near] - level)))
     return found
 
 
-def _neighbourhoods(ours: Floats, theirs: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _neighborhoods(ours: Floats, theirs: Floats) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """First and last of the sorted null units that each unit is compared with; all that are just like it are among them."""
     first, last = np.searchsorted(theirs, ours, side="left"), np.searchsorted(theirs, ours, side="right")
-    starts = np.minimum(first, np.clip((first + last - NEIGHBOURS) // 2, 0, len(theirs) - NEIGHBOURS))
-    return starts, np.maximum(last, starts + NEIGHBOURS)
+    starts = np.minimum(first, np.clip((first + last - NEIGHBORS) // 2, 0, len(theirs) - NEIGHBORS))
+    return starts, np.maximum(last, starts + NEIGHBORS)
 
 
 def _logs(concentration: npt.ArrayLike) -> Floats:
@@ -182,7 +182,7 @@ def _few_values(ordered: Floats) -> bool:
 
 
 def _pareto(excesses: Floats) -> tuple[float, float]:
-    """Shape (never below 0) and scale of a generalised Pareto distribution by probability-weighted moments.
+    """Shape (never below 0) and scale of a generalized Pareto distribution by probability-weighted moments.
 
     References
     ----------

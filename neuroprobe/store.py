@@ -312,7 +312,7 @@ def _close_gaps(path: Path, rows: tuple[int, ...], row_size: int) -> None:
 
 
 def _runs(rows: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Increasing row numbers as runs of neighbours: (first, how many)."""
+    """Increasing row numbers as runs of neighbors: (first, how many)."""
     start, n = None, 0
     for row in rows:
         if start is not None and row == start + n:

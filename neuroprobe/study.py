@@ -74,9 +74,9 @@ class ProbingStudy:
     layout : optional
         As in `ActivationRecorder`.
     controls : int, default 0
-        Control labellings per split, for selectivity (Hewitt & Liang 2019); the sets must know their images' types.
+        Control labelings per split, for selectivity (Hewitt & Liang 2019); the sets must know their images' types.
     permutations : int, default 0
-        Shuffled labellings per split, for a permutation p-value of the balanced accuracy.
+        Shuffled labelings per split, for a permutation p-value of the balanced accuracy.
     codelength : bool, default False
         Also measure the online codelength (Voita & Titov 2020), in bits, and the compression against sending the labels bare.
     keep_directions : bool, default False

@@ -289,7 +289,7 @@ def _check_top(rows: torch.Tensor, values: torch.Tensor, k: int, n_images: int) 
     if rows.shape[1] < k:
         raise InputError(
             f"Expected the {k} highest images of every unit, but the summary kept {rows.shape[1]}. "
-            f"Summarise with k={k} or more, or ask for fewer images."
+            f"Summarize with k={k} or more, or ask for fewer images."
         )
     if rows.numel() and not 0 <= int(rows.min()) <= int(rows.max()) < n_images:
         raise InputError(

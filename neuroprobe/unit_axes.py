@@ -212,7 +212,7 @@ def _has_own_forward(module: nn.Module) -> bool:
 
 
 def _seen_axis(module: nn.Module, output: torch.Tensor) -> int | None:
-    """The axis of as many units as are normalised; None if it could be the second or the last."""
+    """The axis of as many units as are normalized; None if it could be the second or the last."""
     (n_units,) = module.normalized_shape  # type: ignore[misc]
     found = [axis for axis in (1, -1) if output.shape[axis] == n_units]
     return found[0] if len(found) == 1 else None

@@ -83,7 +83,7 @@ def _unit_decisions(
     return decisions(probe, problems, at_a_time=1024)
 
 
-def summarise_units(X: npt.NDArray[np.float32], targets: npt.NDArray[np.int64], scores: list[npt.NDArray[np.float64]]) -> UnitScores:
+def summarize_units(X: npt.NDArray[np.float32], targets: npt.NDArray[np.int64], scores: list[npt.NDArray[np.float64]]) -> UnitScores:
     """Means of every split's scores, and what the units say of the concept without any probe.
 
     Parameters

@@ -1,4 +1,4 @@
-"""The units of a layer as probes see them: centred, scaled, and rotated into few dimensions where there are fewer images."""
+"""The units of a layer as probes see them: centered, scaled, and rotated into few dimensions where there are fewer images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RELATIVE_RANK = 1e-10
 
 
 class Coordinates:
-    """Centred and scaled units, rotated into the span of the training images if there are fewer images than units.
+    """Centered and scaled units, rotated into the span of the training images if there are fewer images than units.
 
     Everything is learned from the training part alone, and computed in float64, some columns at a time: spatial
     features are large, and a float64 copy of them all would be twice as large.
@@ -56,7 +56,7 @@ class Coordinates:
         return np.asarray(vectors * np.sqrt(values))
 
     def part(self, X: _Array, columns: slice) -> _Array:
-        """Some columns, centred and scaled."""
+        """Some columns, centered and scaled."""
         return np.asarray((X[:, columns].astype(np.float64) - self.mean[columns]) / self.scale[columns])
 
     def __call__(self, X: _Array) -> _Array:

@@ -11,8 +11,8 @@ from scipy.sparse import csr_array
 
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.held_out import Floats
-from neuroprobe.image_checks import labelled_units
-from neuroprobe.judgements import Unit
+from neuroprobe.image_checks import labeled_units
+from neuroprobe.judgments import Unit
 from neuroprobe.report import LabelReport
 
 Labels: TypeAlias = "LabelReport | Mapping[Unit, str]"
@@ -60,7 +60,7 @@ def unit_groups(labels: Labels, layer: str, *, n_units: int, unnamed: Unnamed = 
         raise UnknownNameError(
             f"Expected `unnamed` to be 'together' or 'apart', but got {unnamed!r}. {suggest(str(unnamed), get_args(Unnamed))}"
         )
-    given = labelled_units(labels)
+    given = labeled_units(labels)
     concepts = {unit: concept for (owner, unit), concept in given.items() if owner == layer}
     if not concepts:
         layers = ", ".join(repr(name) for name in dict.fromkeys(owner for owner, _ in given)) or "no layer"
@@ -112,15 +112,15 @@ def forward_order(parts: Floats, among: Sequence[int], *, first: int | None = No
     -------
     list of int
     """
-    centred = parts - parts.mean(axis=0)
-    left = centred.T @ centred.sum(axis=1)  # of every column with what is not yet explained
-    sizes = (centred**2).sum(axis=0)
-    products = centred.T @ centred if first is None else None  # [n_columns, n_columns]; for a few, their own rows are quicker
+    centered = parts - parts.mean(axis=0)
+    left = centered.T @ centered.sum(axis=1)  # of every column with what is not yet explained
+    sizes = (centered**2).sum(axis=0)
+    products = centered.T @ centered if first is None else None  # [n_columns, n_columns]; for a few, their own rows are quicker
     order: list[int] = []
     candidates = list(among)
     for _ in range(len(candidates) if first is None else min(first, len(candidates))):
         gains = 2 * left[candidates] - sizes[candidates]
         best = candidates.pop(int(np.argmax(gains)))
-        left = left - (centred.T @ centred[:, best] if products is None else products[best])
+        left = left - (centered.T @ centered[:, best] if products is None else products[best])
         order.append(best)
     return order

@@ -76,7 +76,7 @@ class RecordedUnits(LayerUnits):
         return joined([scorer.units(_on(scorer, block)) for block in blocks])
 
 
-class SummarisedUnits(LayerUnits):
+class SummarizedUnits(LayerUnits):
     """Units of which only the highest activations are known, and the mean and variance of all.
 
     Parameters
@@ -112,7 +112,7 @@ class SummarisedUnits(LayerUnits):
 def layer_units(recorded: Recorded, layer: str, ids: Sequence[str]) -> LayerUnits:
     """The units of a recorded layer, for scores of the images `ids`."""
     if isinstance(recorded, ActivationSummary):
-        return SummarisedUnits(recorded[layer], {id_: row for row, id_ in enumerate(ids)})
+        return SummarizedUnits(recorded[layer], {id_: row for row, id_ in enumerate(ids)})
     return RecordedUnits(recorded[layer])
 
 

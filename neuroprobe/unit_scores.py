@@ -167,7 +167,7 @@ def clarity(vectors: npt.ArrayLike) -> _Floats:
 
 
 def polysemanticity(vectors: npt.ArrayLike, *, seed: int = 0) -> _Floats:
-    """One minus the cosine similarity of the centres of two clusters of a unit's top images (k-means).
+    """One minus the cosine similarity of the centers of two clusters of a unit's top images (k-means).
 
     Where a cluster holds one image only, it says nothing; then, as published, one minus the mean cosine similarity
     of the mean of all and each of the first ten images.

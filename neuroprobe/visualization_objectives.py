@@ -21,8 +21,8 @@ from neuroprobe.unit_axes import Axes, Layout, UnitAxisTracker, check_layout
 #: A unit's number, or a direction such as a probe's.
 Target: TypeAlias = "int | Direction"
 
-#: How a layer's output becomes one row of units; "centre" is the position in the middle of a map.
-Place: TypeAlias = "Pooling | Literal['centre']"
+#: How a layer's output becomes one row of units; "center" is the position in the middle of a map.
+Place: TypeAlias = "Pooling | Literal['center']"
 
 
 class _Enough(BaseException):
@@ -139,8 +139,8 @@ def _target(layer: str, one: Any) -> Target:
 def check_place(pooling: Place) -> None:
     """Raise for what is no pooling to one value per unit."""
     if pooling == "none":
-        raise InputError("Expected a pooling to one value per unit such as 'mean', 'max' or 'centre', but got 'none'.")
-    if pooling != "centre":
+        raise InputError("Expected a pooling to one value per unit such as 'mean', 'max' or 'center', but got 'none'.")
+    if pooling != "center":
         check_pooling(pooling)
 
 
@@ -164,13 +164,13 @@ def target_values(output: torch.Tensor, axes: Axes, targets: Sequence[Target], *
 
 
 def _rows(output: torch.Tensor, axes: Axes, pooling: Place, layer: str) -> torch.Tensor:
-    if pooling == "centre" and output.ndim > 2:
+    if pooling == "center" and output.ndim > 2:
         if output.ndim != 4:
             shape = tuple(output.shape)
-            raise InputError(f"Expected maps for pooling='centre', but {layer!r} gives {shape}. Take 'mean' or a token: ('token', 3).")
+            raise InputError(f"Expected maps for pooling='center', but {layer!r} gives {shape}. Take 'mean' or a token: ('token', 3).")
         maps = output.movedim(axes.units, 1)  # [n, units, h, w]
         return maps[:, :, maps.shape[2] // 2, maps.shape[3] // 2].float()
-    return pool(output, "mean" if pooling == "centre" else pooling, unit_axis=axes.units, image_axis=axes.images, layer=layer)
+    return pool(output, "mean" if pooling == "center" else pooling, unit_axis=axes.units, image_axis=axes.images, layer=layer)
 
 
 def _check_fits(target: Target, n: int, layer: str) -> None:

@@ -120,7 +120,7 @@ class Vocabulary:
     >>> Vocabulary.from_words(["red", "striped"]).names
     ('red', 'striped')
     >>> [group.name for group in Vocabulary.probing_blog().groups]
-    ['colour', 'pattern', 'sex']
+    ['color', 'pattern', 'sex']
     """
 
     def __init__(self, groups: Sequence[ConceptGroup]) -> None:
@@ -283,10 +283,10 @@ class Vocabulary:
 
     @classmethod
     def probing_blog(cls) -> Vocabulary:
-        """The groups of "Probing Neurons with CLIP Concepts" (2023): colour, pattern and sex, each with its "none"."""
+        """The groups of "Probing Neurons with CLIP Concepts" (2023): color, pattern and sex, each with its "none"."""
         return cls(
             [
-                ConceptGroup("colour", ("red", "yellow", "blue", "green"), none="none"),
+                ConceptGroup("color", ("red", "yellow", "blue", "green"), none="none"),
                 ConceptGroup("pattern", ("zigzagged", "striped", "dotted"), none="none"),
                 ConceptGroup("sex", ("male", "female"), none="none"),
             ]

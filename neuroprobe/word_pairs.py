@@ -1,4 +1,4 @@
-"""Compositional labels without labelled images: pairs of a unit's best words, scored as texts of their own.
+"""Compositional labels without labeled images: pairs of a unit's best words, scored as texts of their own.
 
 As in CLIP-Dissect: the best words of a unit are found first; every two of them are then joined to one text ("red striped"),
 embedded by the encoder, and scored by the same similarity function.
@@ -93,7 +93,7 @@ class PairReport(Report):
             ax.scatter(rows["word_score"], rows["score"], s=12, alpha=0.6, label=shortened(str(layer)))
         if len(paired):
             ends = [paired["word_score"].min(), paired["word_score"].max()]
-            ax.plot(ends, ends, color="grey", linewidth=1)
+            ax.plot(ends, ends, color="gray", linewidth=1)
             ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
         ax.set_xlabel("score of the best word")
         ax.set_ylabel("score of the best pair")

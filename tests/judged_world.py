@@ -1,4 +1,4 @@
-"""The world's head, recorded and labelled once for all the tests that judge its labels."""
+"""The world's head, recorded and labeled once for all the tests that judge its labels."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def scored(seed: int = 11) -> ConceptScores:
 
 
 @functools.cache
-def labelled(checkpoint: str = "step_05000", *, layer: str = HEAD) -> LabelReport:
+def labeled(checkpoint: str = "step_05000", *, layer: str = HEAD) -> LabelReport:
     return dissect(recorded(checkpoint=checkpoint), scored(), layers=[layer], n_bootstrap=0)
 
 

@@ -72,7 +72,7 @@ def activations_for(labels: LabelReport, ids: tuple[str, ...], *, seed: int = 0)
 
 
 def pictures(ids: tuple[str, ...], *, size: tuple[int, int] = (120, 80), **options: Any) -> Images:
-    """Images of one colour each."""
+    """Images of one color each."""
     generator = np.random.default_rng(0)
     return Images([Image.new("RGB", size, tuple(int(c) for c in generator.integers(0, 256, 3))) for _ in ids], ids=ids, **options)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import noise_images
-from judged_world import BELOW, labelled, labels_of, recorded
+from judged_world import BELOW, labeled, labels_of, recorded
 from matplotlib.figure import Figure
 from torch import nn
 
@@ -115,7 +115,7 @@ def test_more_steps_close_the_gap_of_a_network_with_corners() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_on_the_world_they_are_the_contributions_to_the_class(method: str) -> None:
     """Before the target's linear head, from the units' means: exactly what `explain_class` adds up."""
-    activations, labels, images = recorded(), labelled(layer=BELOW), world_images(4, seed=11)
+    activations, labels, images = recorded(), labeled(layer=BELOW), world_images(4, seed=11)
     mean = activations[BELOW].mean(axis=0, dtype=np.float64)
     target = load_target()
     found = attribute_units(target, images, BELOW, 10, transform=target_transform(), method=method, baseline=mean, n_steps=5)
@@ -307,7 +307,7 @@ def test_attributions_that_are_not_finite_are_told() -> None:
 
 
 @needs_captum
-def test_before_a_layer_norm_gaps_are_wide_towards_zero_and_not_towards_other_baselines() -> None:
+def test_before_a_layer_norm_gaps_are_wide_toward_zero_and_not_toward_other_baselines() -> None:
     class Normed(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -33,7 +33,7 @@ from neuroprobe.vocabulary import Vocabulary
 from neuroprobe.world import (
     ATTRIBUTES,
     CLIP_PATH,
-    COLOURS,
+    COLORS,
     WorldDataset,
     load_target,
     target_transform,
@@ -55,7 +55,7 @@ def net() -> nn.Module:
 
 
 IMAGES = noise_images(12)
-RED = ConceptSet("red", "colour", ("0", "3", "4", "8"), ("1", "2", "5", "6", "9", "11"))
+RED = ConceptSet("red", "color", ("0", "3", "4", "8"), ("1", "2", "5", "6", "9", "11"))
 SETTINGS = {"transform": transform, "match": "random", "value": "zero", "n_random": 0}
 
 
@@ -343,7 +343,7 @@ def test_units_that_are_as_active_are_drawn_if_asked_for(net: nn.Module) -> None
     assert len(set(sets)) == 10
     recorder = ActivationRecorder(net, ["2"])
     activations = recorder.record(IMAGES, transform=transform)
-    summary = recorder.summarise(IMAGES, transform=transform)
+    summary = recorder.summarize(IMAGES, transform=transform)
     tables = [effects(net, units=1, control="magnitude", activations=a, n_random=3) for a in (activations, summary)]
     assert tables[0].metadata["random_units"] == tables[1].metadata["random_units"]
     with pytest.raises(InputError, match="units that are as active"):
@@ -496,27 +496,27 @@ def world_sets() -> tuple[Images, ConceptSets, ConceptScores]:
     data = WorldDataset(700, seed=42)
     images, table = Images(data), pd.DataFrame(data.truth(), index=data.ids, columns=list(ATTRIBUTES))
     scores = ConceptSource(ClipEncoder(CLIP_PATH, device="cpu"), world_vocabulary()).score(images)
-    return images, ConceptSets.from_labels(table[list(COLOURS)], n_positive=60, n_negative=120), scores
+    return images, ConceptSets.from_labels(table[list(COLORS)], n_positive=60, n_negative=120), scores
 
 
-def world_effect(layer: str, colour: str, **changed) -> EffectReport:
+def world_effect(layer: str, color: str, **changed) -> EffectReport:
     labels, activations = world_labels()
     images, sets, scores = world_sets()
     return causal_effect(
-        load_target(), images, sets, layer=layer, units=units_named(labels, layer, colour), transform=target_transform(),
-        outputs={c: ATTRIBUTES.index(c) for c in COLOURS}, activations=activations, scores=scores, **changed,
+        load_target(), images, sets, layer=layer, units=units_named(labels, layer, color), transform=target_transform(),
+        outputs={c: ATTRIBUTES.index(c) for c in COLORS}, activations=activations, scores=scores, **changed,
     )  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("layer", LATE)
-def test_ablating_units_named_red_hurts_red_more_than_any_other_colour(layer: str) -> None:
+def test_ablating_units_named_red_hurts_red_more_than_any_other_color(layer: str) -> None:
     report = world_effect(layer, "red", n_random=0)
     table = report.table
-    # on images with red, no other colour's output falls as the output red does
+    # on images with red, no other color's output falls as the output red does
     assert report.hurts_most("red", concept="red")
     assert report.table[(table["concept"] == "red") & (table["output"] == "red")]["n_pairs"].tolist() == [60]
-    # and no other colour suffers so on its own images
+    # and no other color suffers so on its own images
     own = table[table["concept"] == table["output"]].set_index("output")
     others = own.drop("red")
     assert own.loc["red", "high"] < others["low"].min()
@@ -536,12 +536,12 @@ def test_random_units_of_the_layer_do_not_do_what_the_named_ones_do() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("colour", COLOURS)
-def test_in_the_last_module_so_it_is_for_every_colour(colour: str) -> None:
-    report = world_effect("features.18", colour, n_random=0)
+@pytest.mark.parametrize("color", COLORS)
+def test_in_the_last_module_so_it_is_for_every_color(color: str) -> None:
+    report = world_effect("features.18", color, n_random=0)
     own = report.table[report.table["concept"] == report.table["output"]].set_index("output")
-    assert report.hurts_most(colour, concept=colour)
-    assert own.loc[colour, "high"] < own.drop(colour)["low"].min()
+    assert report.hurts_most(color, concept=color)
+    assert own.loc[color, "high"] < own.drop(color)["low"].min()
 
 
 @pytest.mark.slow

@@ -151,7 +151,7 @@ def test_units_are_what_a_layer_of_one_unit_is() -> None:
 
 
 def test_all_layers_together_have_equal_weights() -> None:
-    """As logistic regression on the standardised units of both layers, each divided by its number of units' root."""
+    """As logistic regression on the standardized units of both layers, each divided by its number of units' root."""
     a, b = sample(4, seed=1), sample(30, seed=2)
     full = FullScope()
     for s in (a, b):

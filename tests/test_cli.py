@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("words") / "colours.txt"
+    path = tmp_path_factory.mktemp("words") / "colors.txt"
     path.write_text("red\nblue\ngreen\nyellow\n", encoding="utf-8")
     return path
 
@@ -253,16 +253,16 @@ def test_python_dash_m_runs_the_same_program(tmp_path: Path) -> None:
 def test_two_word_lists_of_one_name_are_refused_and_none_of_them_is_dropped(
     folder: Path, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "colours.txt").write_text("orange\npink\n")
+    (tmp_path / "colors.txt").write_text("orange\npink\n")
     sizes = ("--positives", "10", "--negatives", "20")
-    assert main(probe_arguments(folder, tmp_path / "out", "--words", str(words), "--words", str(tmp_path / "colours.txt"), *sizes)) == 2
-    assert "'colours' occurs twice" in the_line(capsys)
+    assert main(probe_arguments(folder, tmp_path / "out", "--words", str(words), "--words", str(tmp_path / "colors.txt"), *sizes)) == 2
+    assert "'colors' occurs twice" in the_line(capsys)
 
 
 def test_none_in_a_word_list_is_the_groups_own(folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "colours.txt").write_text("red\nblue\nnone\n")
+    (tmp_path / "colors.txt").write_text("red\nblue\nnone\n")
     sizes = ("--positives", "10", "--negatives", "20")
-    assert main(probe_arguments(folder, tmp_path / "out", "--words", str(tmp_path / "colours.txt"), *sizes)) == 0
+    assert main(probe_arguments(folder, tmp_path / "out", "--words", str(tmp_path / "colors.txt"), *sizes)) == 0
     assert set(ProbeReport.load(tmp_path / "out").table["concept"]) == {"red", "blue"}
 
 
@@ -309,8 +309,8 @@ def test_log_levels_say_what_is_done(folder: Path, words: Path, tmp_path: Path) 
     told = [
         subprocess.run([*command, "--log-level", level], capture_output=True, text=True, check=True).stderr for level in ("info", "error")
     ]
-    assert "labelling the units of 150 images" in told[0]
-    assert "labelling" not in told[1]
+    assert "labeling the units of 150 images" in told[0]
+    assert "labeling" not in told[1]
 
 
 def test_who_reads_only_the_beginning_gets_no_error() -> None:

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 from helpers import activations_of
-from judged_world import BELOW, labelled, labels_of, recorded, shown
+from judged_world import BELOW, labeled, labels_of, recorded, shown
 from matplotlib.figure import Figure
 from sklearn.metrics import r2_score
 
 from neuroprobe import SparseProbe
 from neuroprobe.composition import CompositionReport, explain_class
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.world import ATTRIBUTES, COLOURS, load_target
+from neuroprobe.world import ATTRIBUTES, COLORS, load_target
 
 FAST = {"n_shuffles": 5, "n_resamples": 50}
 
@@ -246,18 +246,18 @@ def test_of_several_layers_one_has_to_be_named() -> None:
         explain_class(head, labels, 0, activations=two, **FAST)
 
 
-def test_the_worlds_colours_are_composed_of_their_own_units() -> None:
-    """Of every colour's class, the units named so add most, and 5 of the 31 concepts explain far more than 5 shuffled ones."""
-    head, labels, truth = load_target().classifier, labelled(layer=BELOW), shown()
-    for colour in COLOURS:
+def test_the_worlds_colors_are_composed_of_their_own_units() -> None:
+    """Of every color's class, the units named so add most, and 5 of the 31 concepts explain far more than 5 shuffled ones."""
+    head, labels, truth = load_target().classifier, labeled(layer=BELOW), shown()
+    for color in COLORS:
         report = explain_class(
-            head, labels, colour, classes=ATTRIBUTES, activations=recorded(), layer=BELOW, members=truth[colour].to_numpy(), **FAST
+            head, labels, color, classes=ATTRIBUTES, activations=recorded(), layer=BELOW, members=truth[color].to_numpy(), **FAST
         )  # fmt: skip
-        assert report.leading(1)["concept"].iloc[0] == colour
-        assert report.table.sort_values("contribution")["concept"].iloc[-1] == colour
+        assert report.leading(1)["concept"].iloc[0] == color
+        assert report.table.sort_values("contribution")["concept"].iloc[-1] == color
         assert report.value("r2") > 0.7 > report.value("r2_shuffled")
         others = set(report.leading(3)["concept"].iloc[-2:])
-        assert others <= set(ATTRIBUTES) - {colour}
+        assert others <= set(ATTRIBUTES) - {color}
 
 
 def test_the_worlds_score_is_the_models_own() -> None:
@@ -267,7 +267,7 @@ def test_the_worlds_score_is_the_models_own() -> None:
     with torch.no_grad():
         scores = linear(torch.from_numpy(np.array(activations[BELOW])))[:, 10]
     np.testing.assert_allclose(scores, activations["classifier"][:, 10], atol=1e-3)
-    report = explain_class(target.classifier, labelled(layer=BELOW), 10, activations=activations, layer=BELOW, **FAST)
+    report = explain_class(target.classifier, labeled(layer=BELOW), 10, activations=activations, layer=BELOW, **FAST)
     assert report.metadata["mean_score"] == pytest.approx(float(scores.mean()), abs=1e-3)
 
 

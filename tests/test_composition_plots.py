@@ -44,10 +44,10 @@ def test_bars_and_points_are_the_table() -> None:
     assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first on top
 
 
-def test_attributions_have_the_colour_of_their_sign() -> None:
+def test_attributions_have_the_color_of_their_sign() -> None:
     ax = plot_attributions(contributions(["red", "blue", "big", "small"]))
-    colours = [bar.get_facecolor() for bar in ax.patches]
-    assert colours[0] == colours[1] != colours[3]
+    colors = [bar.get_facecolor() for bar in ax.patches]
+    assert colors[0] == colors[1] != colors[3]
 
 
 def test_what_is_explained_is_a_line_with_its_interval_within_sight() -> None:

@@ -10,7 +10,7 @@ from scipy.stats import kstest, mannwhitneyu
 from neuroprobe.activations import Activations
 from neuroprobe.compositional import FormulaReport, dissect_formulas
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.formulas import Formula, centred_ranks
+from neuroprobe.formulas import Formula, centered_ranks
 from neuroprobe.given_labels import GivenLabels
 from neuroprobe.statistics import benjamini_hochberg
 from neuroprobe.world import ATTRIBUTES, WorldDataset
@@ -219,7 +219,7 @@ def test_the_worlds_combinations_are_found() -> None:
 
 def test_ranks_of_a_store_are_those_of_its_float32_values() -> None:
     values = np.array([[0.1], [np.float32(0.1)], [0.2], [0.0]], dtype=np.float32)
-    np.testing.assert_array_equal(centred_ranks(values)[:, 0], [0, 0, 3, -3])
+    np.testing.assert_array_equal(centered_ranks(values)[:, 0], [0, 0, 3, -3])
 
 
 def test_a_summary_is_refused() -> None:

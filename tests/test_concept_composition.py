@@ -20,7 +20,7 @@ WORDS = ["red", "blue", "big", "small", "round"]
 FAST = {"n_resamples": 50}
 
 
-def labelled_scores(values: np.ndarray, words: list[str]):
+def labeled_scores(values: np.ndarray, words: list[str]):
     ids = [f"image {i}" for i in range(len(values))]
     return GivenLabels(values, ids=ids, concepts=words).score_like(scores_of(len(values), words))
 
@@ -33,7 +33,7 @@ def made(n: int = 240, *, noise: float = 0.1, seed: int = 0):
         [2 * values[:, 0] + values[:, 2], 1 - 3 * values[:, 1], 10 * generator.normal(size=n), np.full(n, 0.7)]
     )  # fmt: skip
     units[:, :3] += noise * generator.normal(size=(n, 3))
-    return activations_of({"fc": units}), labelled_scores(values, WORDS)
+    return activations_of({"fc": units}), labeled_scores(values, WORDS)
 
 
 def test_units_built_by_hand_are_recovered() -> None:
@@ -104,7 +104,7 @@ def test_without_signs_no_unit_falls_with_a_concept() -> None:
 def test_two_names_of_one_thing_are_one_concept() -> None:
     activations, scores = made()
     values = scores.similarities().numpy()
-    twice = labelled_scores(np.column_stack([values, values[:, 0]]), [*WORDS, "crimson"])
+    twice = labeled_scores(np.column_stack([values, values[:, 0]]), [*WORDS, "crimson"])
     report = explain_units(activations, twice, min_gain=0, **FAST)
     assert "crimson" not in report.formula("fc", 0)
     both = explain_units(activations, twice, min_gain=0, most_shared=0.999999, **FAST)
@@ -112,7 +112,7 @@ def test_two_names_of_one_thing_are_one_concept() -> None:
     assert report.table.equals(both.table)  # a copy adds nothing, whatever is allowed
     generator = np.random.default_rng(0)
     alike = np.where(generator.random(240) < 0.02, 1 - values[:, 0], values[:, 0])  # another name, nearly of the same images
-    near = labelled_scores(np.column_stack([values, alike]), [*WORDS, "crimson"])
+    near = labeled_scores(np.column_stack([values, alike]), [*WORDS, "crimson"])
     for most_shared, both_names in ((0.8, False), (0.999, True)):
         formula = explain_units(activations, near, min_gain=0, k=5, most_shared=most_shared, **FAST).formula("fc", 0)
         assert ("red" in formula and "crimson" in formula) is both_names
@@ -190,7 +190,7 @@ def test_predictions_of_the_held_out_images_are_those_that_were_judged(tmp_path:
 
 def test_hostile_names_stay_text(tmp_path: Path) -> None:
     activations, scores = made(noise=1e-6)
-    hostile = labelled_scores(scores.similarities().numpy(), ["NA", "<img src=x onerror=alert(1)>", "$\\frac$", "a\nb", "nan"])
+    hostile = labeled_scores(scores.similarities().numpy(), ["NA", "<img src=x onerror=alert(1)>", "$\\frac$", "a\nb", "nan"])
     report = explain_units(activations, hostile, labels={("fc", 0): "NA"}, **FAST)
     report.save(tmp_path)
     read = UnitCompositionReport.load(tmp_path)

@@ -44,11 +44,11 @@ def test_a_similarity_that_never_varies_is_a_constant() -> None:
 def test_similarities_likelihoods_and_labels_are_as_they_are() -> None:
     scores = scores_of(20, WORDS)
     np.testing.assert_allclose(ConceptValues.learned(scores, ROWS, "similarity").of(scores), scores.similarities(), atol=1e-6)
-    groups = Vocabulary([ConceptGroup("size", ("big",)), ConceptGroup("colour", ("red", "blue"))])
+    groups = Vocabulary([ConceptGroup("size", ("big",)), ConceptGroup("color", ("red", "blue"))])
     grouped = dataclasses.replace(scores, vocabulary=groups)
     found = ConceptValues.learned(grouped, ROWS, "likelihood").of(grouped)
     np.testing.assert_allclose(found[:, :1], 1)
-    np.testing.assert_allclose(found[:, 1:], grouped.likelihoods("colour"), atol=1e-6)
+    np.testing.assert_allclose(found[:, 1:], grouped.likelihoods("color"), atol=1e-6)
     table = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     labels = given(table)
     assert ConceptValues.learned(labels, ROWS).kind == "labels"

@@ -16,7 +16,7 @@ ENCODER = PixelEncoder()
 IMAGES = noise_images(60)
 VOCABULARY = Vocabulary(
     [
-        ConceptGroup("colour", ("red", "blue", "green"), none="none", templates=("a {} thing", "{}", "it is {}")),
+        ConceptGroup("color", ("red", "blue", "green"), none="none", templates=("a {} thing", "{}", "it is {}")),
         ConceptGroup("pattern", ("striped", "dotted"), none="none"),
         ConceptGroup("size", ("big",), none="small"),
     ]
@@ -40,7 +40,7 @@ def test_a_concepts_vector_is_the_mean_of_its_prompts_unit_vectors() -> None:
     vectors = ConceptSource(ENCODER, VOCABULARY).text_vectors()
     assert vectors.shape == (9, ENCODER.d)
     for vector, concept in zip(vectors, VOCABULARY.concepts, strict=True):
-        assert len(concept.prompts) == (3 if concept.group == "colour" else 1)
+        assert len(concept.prompts) == (3 if concept.group == "color" else 1)
         torch.testing.assert_close(vector, plain_text_vector(concept.prompts))
 
 
@@ -89,7 +89,7 @@ def test_blocks_are_the_similarities(size: int) -> None:
 @pytest.mark.parametrize("temperature", [None, 0.01, 3.0])
 def test_likelihoods_are_a_plain_softmax_within_the_group(temperature: float | None) -> None:
     scores = ConceptSource(ENCODER, VOCABULARY, temperature=temperature).score(IMAGES)
-    columns = {"colour": [0, 1, 2, 3], "pattern": [4, 5, 6], "size": [7, 8]}
+    columns = {"color": [0, 1, 2, 3], "pattern": [4, 5, 6], "size": [7, 8]}
     for group, chosen in columns.items():
         logits = scores.similarities().double().numpy()[:, chosen] / (temperature or 1 / 20)  # 20 is the encoder's scale
         expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
@@ -97,7 +97,7 @@ def test_likelihoods_are_a_plain_softmax_within_the_group(temperature: float | N
 
 
 def test_likelihoods_of_an_unknown_group() -> None:
-    with pytest.raises(UnknownNameError, match=r"a group of the vocabulary, but got 'color'\. Did you mean 'colour'"):
+    with pytest.raises(UnknownNameError, match=r"a group of the vocabulary, but got 'color'\. Did you mean 'color'"):
         ConceptSource(ENCODER, VOCABULARY).score(IMAGES).likelihoods("color")
 
 
@@ -177,8 +177,8 @@ def test_ranking_does_not_depend_on_the_other_groups() -> None:
         alone = ConceptSource(ENCODER, Vocabulary([group])).rank(IMAGES, **SIZES)
         assert list(alone) == list(group.concepts)
         assert all(alone[concept] == whole[concept] for concept in alone)
-    backwards = ConceptSource(ENCODER, Vocabulary(VOCABULARY.groups[::-1])).rank(IMAGES, **SIZES)
-    assert all(backwards[concept] == whole[concept] for concept in whole)
+    backward = ConceptSource(ENCODER, Vocabulary(VOCABULARY.groups[::-1])).rank(IMAGES, **SIZES)
+    assert all(backward[concept] == whole[concept] for concept in whole)
 
 
 def test_ranking_does_not_depend_on_the_order_within_the_group() -> None:
@@ -261,7 +261,7 @@ def test_without_a_logit_scale_scores_work_and_ranking_is_refused_before_the_ima
         source.rank(IMAGES, **SIZES)
     assert encoder.seen == 0
     with pytest.raises(InputError, match="an encoder with `logit_scale`, or a temperature"):
-        source.score(IMAGES).likelihoods("colour")
+        source.score(IMAGES).likelihoods("color")
 
 
 def test_a_temperature_stands_in_for_the_logit_scale() -> None:
@@ -337,7 +337,7 @@ def test_an_encoder_may_return_half_precision_arrays_and_gradients() -> None:
 
 
 def test_targets_fit_the_ids() -> None:
-    concept_set = ConceptSet("red", "colour", ("a", "b"), ("c", "d", "e"))
+    concept_set = ConceptSet("red", "color", ("a", "b"), ("c", "d", "e"))
     assert concept_set.ids == ("a", "b", "c", "d", "e")
     assert concept_set.targets.tolist() == [1, 1, 0, 0, 0]
 
@@ -345,16 +345,16 @@ def test_targets_fit_the_ids() -> None:
 @pytest.mark.parametrize(("positives", "negatives"), [((), ("c",)), (("a",), ()), (("a", "a"), ("c",)), (("a",), ("c", "c"))])
 def test_an_empty_or_repeating_side_is_refused(positives, negatives) -> None:
     with pytest.raises(InputError, match="positives and negatives of 'red', each image once, but a side is empty or repeats one"):
-        ConceptSet("red", "colour", positives, negatives)
+        ConceptSet("red", "color", positives, negatives)
 
 
 def test_an_image_on_both_sides_is_refused() -> None:
     with pytest.raises(InputError, match="no image on both sides of 'red', but 'b' is"):
-        ConceptSet("red", "colour", ("a", "b"), ("b", "c"))
+        ConceptSet("red", "color", ("a", "b"), ("b", "c"))
 
 
 def test_sets_are_a_mapping_that_knows_its_names() -> None:
-    sets = ConceptSets({"red": ConceptSet("red", "colour", ("a",), ("b",))}, {})
+    sets = ConceptSets({"red": ConceptSet("red", "color", ("a",), ("b",))}, {})
     assert (len(sets), list(sets), "red" in sets, "blue" in sets) == (1, ["red"], True, False)
     with pytest.raises(UnknownNameError, match=r"a concept with sets, but got 'reds'\. Did you mean 'red'"):
         sets["reds"]
@@ -366,5 +366,5 @@ def test_a_group_of_one_name_cannot_be_ranked() -> None:
         source.rank(noise_images(9), n_positive=3, n_negative=6)
     with pytest.raises(InputError, match="at least two names in a group that is ranked"):
         source.score(noise_images(9)).rank(n_positive=3, n_negative=6)
-    two = Vocabulary([ConceptGroup("colour", ("red",), none="none")])
+    two = Vocabulary([ConceptGroup("color", ("red",), none="none")])
     assert list(ConceptSource(PixelEncoder(), two).rank(noise_images(9), n_positive=3, n_negative=6)) == ["red"]

@@ -9,7 +9,7 @@ import pytest
 
 from neuroprobe import LabelReport, ProbeReport
 from neuroprobe.causal_effects import EffectReport
-from neuroprobe.world.demo import CHOSEN, HEAD, MODULES, N_SEEDS, count_true_names, on_outputs, run_demo, summarise
+from neuroprobe.world.demo import CHOSEN, HEAD, MODULES, N_SEEDS, count_true_names, on_outputs, run_demo, summarize
 from neuroprobe.world.scenes import ATTRIBUTES
 
 
@@ -69,7 +69,7 @@ def test_what_it_writes_reads_back_and_is_named_in_what_it_says(demo: tuple) -> 
     written |= {"probes_units.csv"}
     assert {path.name for path in out.iterdir()} == written | {"index.html", "data", "images"}
     assert all(any(name in line for line in said) for name in written)
-    assert any("trained target, probes are +" in line for line in summarise(probes))
+    assert any("trained target, probes are +" in line for line in summarize(probes))
 
 
 def test_the_heads_units_are_visualized_and_the_chosen_taken_away(demo: tuple) -> None:

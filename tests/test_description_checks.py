@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers import activations_of
-from judged_world import BELOW, HEAD, N, TableEncoder, encoder, labelled, labels_of, recorded
+from judged_world import BELOW, HEAD, N, TableEncoder, encoder, labeled, labels_of, recorded
 from scipy.stats import spearmanr
 
 from neuroprobe.description_checks import ClassReport, WeightReport, classes_from_labels, compare_weights
@@ -118,7 +118,7 @@ def test_what_does_not_fit_is_refused(wrong: dict) -> None:
 
 
 def test_the_worlds_head_reads_from_units_of_its_own_names(tmp_path: Path) -> None:
-    labels = LabelReport(pd.concat([labelled().table, labelled(layer=BELOW).table]), {})
+    labels = LabelReport(pd.concat([labeled().table, labeled(layer=BELOW).table]), {})
     weights = load_target().classifier[1].weight
     report = compare_weights(labels, weights, upper=HEAD, lower=BELOW, encoder=encoder(), n_permutations=200)
     assert report.value("mean_correlation") > 0.1
@@ -134,14 +134,14 @@ def test_the_worlds_head_reads_from_units_of_its_own_names(tmp_path: Path) -> No
     pd.testing.assert_frame_equal(WeightReport.load(tmp_path).table, report.table)
 
 
-COLOURS = TableEncoder({"red": [1.0, 0.0], "blue": [0.0, 1.0], "pink": [0.9, 0.3], "navy": [0.2, 1.0]})
+COLORS = TableEncoder({"red": [1.0, 0.0], "blue": [0.0, 1.0], "pink": [0.9, 0.3], "navy": [0.2, 1.0]})
 ACTIVE = activations_of({"fc": [[9, 0, 8, 0, 5], [0, 9, 0, 8, 5], [9, 0, 7, 1, 5], [1, 8, 0, 9, 5]]})
 UNITS = {("fc", 0): "red", ("fc", 1): "blue", ("fc", 2): "pink", ("fc", 3): "navy", ("fc", 4): "red"}
 
 
 def test_classes_by_hand() -> None:
     # the two most active units of images 0 and 2 are red and pink, of 1 and 3 blue and navy; unit 4 never varies
-    report = classes_from_labels(UNITS, ACTIVE, ["red", "blue", "blue", "blue"], layer="fc", encoder=COLOURS, top=2)
+    report = classes_from_labels(UNITS, ACTIVE, ["red", "blue", "blue", "blue"], layer="fc", encoder=COLORS, top=2)
     assert report.table[["class", "n_images", "n_right", "recall", "n_predicted"]].values.tolist() == [
         ["red", 1, 1, 1, 2],
         ["blue", 3, 2, 2 / 3, 2],
@@ -154,7 +154,7 @@ def test_classes_by_hand() -> None:
 
 
 def test_classes_may_be_more_than_occur() -> None:
-    report = classes_from_labels(UNITS, ACTIVE, ["red"] * 4, layer="fc", encoder=COLOURS, classes=["red", "blue"], top=2)
+    report = classes_from_labels(UNITS, ACTIVE, ["red"] * 4, layer="fc", encoder=COLORS, classes=["red", "blue"], top=2)
     assert report.table["n_images"].tolist() == [4, 0]
     assert math.isnan(report.table["recall"][1])
 
@@ -174,18 +174,18 @@ def test_classes_may_be_more_than_occur() -> None:
 def test_classes_that_cannot_be_read_are_refused(wrong: dict) -> None:
     settings = {"labels": UNITS, "targets": ["red", "blue", "red", "blue"], "top": 2, **wrong}
     with pytest.raises(InputError, match="Expected"):
-        classes_from_labels(settings.pop("labels"), ACTIVE, settings.pop("targets"), layer="fc", encoder=COLOURS, **settings)
+        classes_from_labels(settings.pop("labels"), ACTIVE, settings.pop("targets"), layer="fc", encoder=COLORS, **settings)
 
 
 def test_the_worlds_backgrounds_are_read_from_the_labels_of_active_units(tmp_path: Path) -> None:
     scenes = WorldDataset(N, seed=12)
     targets = [scenes.scene(i).background for i in range(N)]
-    report = classes_from_labels(labelled(), recorded(12), targets, layer=HEAD, encoder=encoder(), classes=BACKGROUNDS)
+    report = classes_from_labels(labeled(), recorded(12), targets, layer=HEAD, encoder=encoder(), classes=BACKGROUNDS)
     assert report.value("accuracy") > 0.7
     assert report.value("chance") < 0.25
     assert report.value("p_value") < 0.02
     shuffled = np.random.default_rng(0).permutation(targets).tolist()
-    assert classes_from_labels(labelled(), recorded(12), shuffled, layer=HEAD, encoder=encoder()).value("accuracy") < 0.25
+    assert classes_from_labels(labeled(), recorded(12), shuffled, layer=HEAD, encoder=encoder()).value("accuracy") < 0.25
     report.save(tmp_path)
     pd.testing.assert_frame_equal(ClassReport.load(tmp_path).table, report.table)
     assert "accuracy" in report.summary()
@@ -193,4 +193,4 @@ def test_the_worlds_backgrounds_are_read_from_the_labels_of_active_units(tmp_pat
 
 def test_a_layer_without_labels_is_refused() -> None:
     with pytest.raises(InputError, match="labels of units of 'fc'"):
-        classes_from_labels(labels_of(["", ""]), ACTIVE, ["red", "blue", "red", "blue"], layer="fc", encoder=COLOURS)
+        classes_from_labels(labels_of(["", ""]), ACTIVE, ["red", "blue", "red", "blue"], layer="fc", encoder=COLORS)

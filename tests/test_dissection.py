@@ -227,8 +227,8 @@ def test_an_own_function_sees_whole_layers_and_decides_the_labels() -> None:
 
     def covariance(activations, concept_scores, *, sign=1):
         seen.append((tuple(activations.shape), tuple(concept_scores.shape)))
-        centred = activations - activations.mean(dim=0)
-        return sign * (centred.T @ concept_scores).numpy()  # an array will do as well
+        centered = activations - activations.mean(dim=0)
+        return sign * (centered.T @ concept_scores).numpy()  # an array will do as well
 
     activations = random_activations()
     report = dissect(activations, SCORES, similarity=covariance, parameters={"sign": -1}, units={"a": [0]})

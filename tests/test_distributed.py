@@ -58,7 +58,7 @@ def test_two_processes_give_the_bits_of_one(tmp_path: Path) -> None:
     assert facts[0] == facts[1]
 
 
-SUMMARISE = """
+SUMMARIZE = """
 import sys, torch
 torch.set_num_threads(1)
 from neuroprobe import ActivationRecorder, record_checkpoints
@@ -66,7 +66,7 @@ from neuroprobe.distributed import process_group, rank_and_size
 from neuroprobe.world import load_target, target_checkpoints, target_transform, world_images
 images, layers, transform = world_images(45, seed=3), ["features.18", "classifier"], target_transform()
 with process_group() as several:
-    summary = ActivationRecorder(load_target(), layers).summarise(images, transform=transform, k=4, batch_size=8, distributed=several)
+    summary = ActivationRecorder(load_target(), layers).summarize(images, transform=transform, k=4, batch_size=8, distributed=several)
     files = {name: target_checkpoints()[name] for name in ("step_00000", "step_05000")}
     series = record_checkpoints(load_target(), files, images, layers=layers, transform=transform, batch_size=8, distributed=several)
     rank = rank_and_size(several)[0]
@@ -80,8 +80,8 @@ torch.save({f"{n} {l}": torch.from_numpy(a[l]) for n, a in series.items() for l 
 
 
 def test_summaries_and_series_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
-    script = tmp_path / "summarise.py"
-    script.write_text(SUMMARISE)
+    script = tmp_path / "summarize.py"
+    script.write_text(SUMMARIZE)
     environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
     for processes in (1, 2):
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"] if processes == 2 else []

@@ -152,11 +152,11 @@ def test_resampled_to_the_same_images_nothing_changes(name: str) -> None:
 
 def slow_decorrelated(vectors: np.ndarray, shrinkage: float) -> np.ndarray:
     vectors = vectors.astype(np.float64)
-    centred = vectors - vectors.mean(axis=0)
-    covariance = np.cov(centred, rowvar=False, bias=True)
+    centered = vectors - vectors.mean(axis=0)
+    covariance = np.cov(centered, rowvar=False, bias=True)
     added = covariance + shrinkage * np.trace(covariance) / len(covariance) * np.eye(len(covariance))
     values, axes = np.linalg.eigh(added)
-    return centred @ axes @ np.diag(1 / np.sqrt(values)) @ axes.T
+    return centered @ axes @ np.diag(1 / np.sqrt(values)) @ axes.T
 
 
 @pytest.mark.parametrize("shrinkage", [SHRINKAGE, 1e-3, 10.0])

@@ -60,7 +60,7 @@ def test_vectors_are_unit_float32_without_gradients(encoders: dict[str, Any], ki
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_vectors_do_not_depend_on_their_neighbours(encoders: dict[str, Any], kind: str) -> None:
+def test_vectors_do_not_depend_on_their_neighbors(encoders: dict[str, Any], kind: str) -> None:
     encoder = encoders[kind]
     pixels = batch(encoder)
     one_by_one = torch.cat([encoder.encode_images(pixels[i : i + 1]) for i in range(4)])
@@ -147,14 +147,14 @@ def test_odd_texts_have_vectors(encoders: dict[str, Any], kind: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_concepts_are_scored_and_ranked(encoders: dict[str, Any], kind: str) -> None:
-    vocabulary = Vocabulary([ConceptGroup("colour", ("red", "blue"), none="none", templates=("a {}", "{}"))])
+    vocabulary = Vocabulary([ConceptGroup("color", ("red", "blue"), none="none", templates=("a {}", "{}"))])
     images, encoder = noise_images(9, side=70), encoders[kind]
     scores = ConceptSource(encoder, vocabulary).score(images)
     texts = torch.stack([F.normalize(encoder.encode_texts([f"a {w}", w]).mean(dim=0), dim=0) for w in ("red", "blue", "none")])
     pixels = torch.stack([encoder.transform(images[i]) for i in range(9)])
     torch.testing.assert_close(scores.similarities(), encoder.encode_images(pixels) @ texts.T, rtol=0, atol=2e-6)
     likelihoods = torch.softmax(encoder.logit_scale * scores.similarities(), dim=1)
-    torch.testing.assert_close(scores.likelihoods("colour"), likelihoods, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(scores.likelihoods("color"), likelihoods, rtol=1e-4, atol=1e-6)
     assert set(scores.rank(n_positive=3, n_negative=4)) == {"red", "blue"}
 
 

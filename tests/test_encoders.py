@@ -97,7 +97,7 @@ def test_vectors_are_unit_float32_without_gradients(folder: Path) -> None:
         torch.testing.assert_close(vectors.norm(dim=1), torch.ones(len(vectors)))
 
 
-def test_texts_do_not_depend_on_their_neighbours(folder: Path) -> None:
+def test_texts_do_not_depend_on_their_neighbors(folder: Path) -> None:
     encoder = ClipEncoder(folder / "vit.pt", device="cpu")
     one_by_one = torch.cat([encoder.encode_texts([text]) for text in TEXTS])
     torch.testing.assert_close(encoder.encode_texts(TEXTS), one_by_one, rtol=0, atol=1e-6)

@@ -29,7 +29,7 @@ LAYERS = ["features.2", "features.18"]
 def red(n: int = 30) -> ConceptSet:
     shows = WorldDataset(len(IMAGES), seed=5).truth()[:, ATTRIBUTES.index("red")]
     ids = np.array(IMAGES.ids)
-    return ConceptSet("red", "colour", tuple(ids[shows][:n]), tuple(ids[~shows][:n]), types=tuple(range(5)) * (2 * n // 5))
+    return ConceptSet("red", "color", tuple(ids[shows][:n]), tuple(ids[~shows][:n]), types=tuple(range(5)) * (2 * n // 5))
 
 
 def study(*probes: Any, **options: Any) -> ProbingStudy:
@@ -154,7 +154,7 @@ def test_what_is_random_in_a_pipeline_follows_the_seed() -> None:
     assert not np.array_equal(found[0], found[2])
 
 
-class Parametrised(Nearest):
+class Parametrized(Nearest):
     def __init__(self, value: Any = None) -> None:
         self.value = value
 
@@ -162,16 +162,16 @@ class Parametrised(Nearest):
 def test_parameters_count_with_what_they_are() -> None:
     one, other = np.zeros(2000), np.zeros(2000)
     other[1000] = 1  # which a repr leaves out
-    assert EstimatorProbe(Parametrised(one)).identity != EstimatorProbe(Parametrised(other)).identity
-    assert EstimatorProbe(Parametrised(one)).identity == EstimatorProbe(Parametrised(one.copy())).identity
+    assert EstimatorProbe(Parametrized(one)).identity != EstimatorProbe(Parametrized(other)).identity
+    assert EstimatorProbe(Parametrized(one)).identity == EstimatorProbe(Parametrized(one.copy())).identity
     doubled, again, tripled = ((lambda x, n=n: n * x) for n in (2, 2, 3))  # an address is no difference
-    assert EstimatorProbe(Parametrised(doubled)).identity == EstimatorProbe(Parametrised(again)).identity
-    assert EstimatorProbe(Parametrised(doubled)).identity != EstimatorProbe(Parametrised(tripled)).identity
+    assert EstimatorProbe(Parametrized(doubled)).identity == EstimatorProbe(Parametrized(again)).identity
+    assert EstimatorProbe(Parametrized(doubled)).identity != EstimatorProbe(Parametrized(tripled)).identity
 
 
 def test_the_steps_of_a_pipeline_count() -> None:
     def probe(step: Any) -> EstimatorProbe:
         return EstimatorProbe(make_pipeline(StandardScaler(), step))
 
-    assert probe(Parametrised(1)).identity == probe(Parametrised(1)).identity
-    assert len({probe(step).identity for step in (Parametrised(1), Parametrised(2), Nearest(), RandomForestClassifier(5))}) == 4
+    assert probe(Parametrized(1)).identity == probe(Parametrized(1)).identity
+    assert len({probe(step).identity for step in (Parametrized(1), Parametrized(2), Nearest(), RandomForestClassifier(5))}) == 4

@@ -62,7 +62,7 @@ def few_photos(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("words") / "colours.txt"
+    path = tmp_path_factory.mktemp("words") / "colors.txt"
     path.write_text("red\nblue\ngreen\nyellow\nblack\nwhite\n", encoding="utf-8")
     return path
 

@@ -21,7 +21,7 @@ from neuroprobe.world import ATTRIBUTES, CLIP_PATH, world_vocabulary
 from neuroprobe.world.images import WorldDataset
 
 N = 1000
-UNITS = [("red", "striped"), ("yellow", "circle"), ("zigzagged", "heart"), ("red",), ("striped",), ("ring",), ("grey",)]
+UNITS = [("red", "striped"), ("yellow", "circle"), ("zigzagged", "heart"), ("red",), ("striped",), ("ring",), ("gray",)]
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +114,8 @@ def test_the_p_value_by_hand(made: Activations, scores: ConceptScores) -> None:
     rows = np.array([example.row for facet in one for example in facet.examples])
 
     def silhouettes(of: np.ndarray) -> list[float]:
-        centred = vectors[of] - vectors[of].mean(axis=0)
-        points = (centred @ np.linalg.svd(centred, full_matrices=False)[2].T)[:, :8]
+        centered = vectors[of] - vectors[of].mean(axis=0)
+        points = (centered @ np.linalg.svd(centered, full_matrices=False)[2].T)[:, :8]
         labels = [k_means(points[None], m)[0] for m in (2, 3)]
         return [silhouette_score(points, each) if np.bincount(each).min() >= 4 else np.nan for each in labels]
 

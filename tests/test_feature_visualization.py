@@ -120,7 +120,7 @@ def test_hooks_go_when_something_fails(net: Net) -> None:
     fails.calls = 0
     net.train()
     with pytest.raises(Interrupted):
-        visualize(net, "head", 0, normalise=fails, **QUICK)
+        visualize(net, "head", 0, normalize=fails, **QUICK)
     assert net.training
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
 
@@ -133,7 +133,7 @@ def test_a_dead_unit_is_told_and_harms_no_other(net: Net) -> None:
     assert list(found.by_unit()) == [("relu", 1)]
 
 
-def test_a_unit_that_is_dead_in_grey_noise_is_found_with_more_contrast() -> None:
+def test_a_unit_that_is_dead_in_gray_noise_is_found_with_more_contrast() -> None:
     model = nn.Sequential(nn.Conv2d(3, 1, 1), nn.ReLU()).eval()
     with torch.no_grad():
         model[0].weight.copy_(torch.tensor([1.0, 0.0, -1.0]).reshape(1, 3, 1, 1))
@@ -178,8 +178,8 @@ def test_a_spatial_direction_weighs_every_position(net: Net) -> None:
         visualize(net, "conv", direction("conv", [1.0] * 7, features="spatial"), **QUICK)
 
 
-def test_the_centre_is_one_position(net: Net) -> None:
-    found = visualize(net, "conv", 0, pooling="centre", **QUICK)
+def test_the_center_is_one_position(net: Net) -> None:
+    found = visualize(net, "conv", 0, pooling="center", **QUICK)
     with torch.no_grad():
         maps = net.conv(_inputs(found))
     np.testing.assert_allclose(found.values[0], maps[0, 0, 7, 7], rtol=1e-4)
@@ -209,7 +209,7 @@ def test_the_phase_basis_keeps_the_images_magnitudes(net: Net) -> None:
     spectrum = image_spectrum(noise_images(20, side=16), size=16, progress=False)
     found = visualize(net, "head", 1, basis="phase", spectrum=spectrum, **QUICK)
     pixels = torch.logit(torch.from_numpy(found.images).double()) / 4 + 0.5 - torch.from_numpy(spectrum.mean)[:, None, None]
-    planes = torch.einsum("rc,nchw->nrhw", torch.linalg.inv(torch.from_numpy(spectrum.colours).double()), pixels)
+    planes = torch.einsum("rc,nchw->nrhw", torch.linalg.inv(torch.from_numpy(spectrum.colors).double()), pixels)
     magnitudes = torch.fft.rfft2(planes, norm="ortho").abs()[0].numpy()
     real = np.zeros((16, 9), dtype=bool)
     real[np.ix_([0, 8], [0, 8])] = True
@@ -276,8 +276,8 @@ def test_other_sizes_and_double_precision(net: Net) -> None:
         (0, {"size": 2}, "`size`"),
         (0, {"mean": (0, 0, 0)}, "`mean` and `std` together"),
         (0, {"mean": (0, 0, 0), "std": (1, 0, 1)}, "`std` above 0"),
-        (0, {"normalise": lambda x: x.detach()}, "has no gradient"),
-        (0, {"normalise": lambda x: x * float("nan")}, "finite gradients"),
+        (0, {"normalize": lambda x: x.detach()}, "has no gradient"),
+        (0, {"normalize": lambda x: x * float("nan")}, "finite gradients"),
     ],
 )
 def test_what_does_not_fit_is_refused(net: Net, unit: object, changes: dict, message: str) -> None:
@@ -290,8 +290,8 @@ def test_unknown_names_are_told(net: Net) -> None:
         visualize(net, "heat", 0, **QUICK)
     with pytest.raises(UnknownNameError, match="'fourier', 'phase'"):
         visualize(net, "head", 0, basis="maximum", **QUICK)
-    with pytest.raises(InputError, match="maps for pooling='centre'"):
-        visualize(_Tokens(), "linear", 0, pooling="centre", **QUICK)
+    with pytest.raises(InputError, match="maps for pooling='center'"):
+        visualize(_Tokens(), "linear", 0, pooling="center", **QUICK)
 
 
 class _Tokens(nn.Module):
@@ -324,8 +324,8 @@ def test_tokens_are_pooled_as_recorded() -> None:
         ({"mean": 3, "std": 3}, "Expected `mean` and `std`"),
         ({"mean": [0, 0], "std": [1, 1, 1]}, "Expected `mean` and `std`"),
         ({"transform": 3}, "Expected `transform` to be a function"),
-        ({"normalise": 3}, "Expected `normalise` to be a function"),
-        ({"normalise": lambda images: None}, "Expected `normalise` to give"),
+        ({"normalize": 3}, "Expected `normalize` to be a function"),
+        ({"normalize": lambda images: None}, "Expected `normalize` to give"),
         ({"size": 16.0}, "Expected `size`"),
     ],
 )
@@ -343,7 +343,7 @@ def test_numbers_of_numpy_are_numbers(net: Net, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "visualizations.json").read_text()) == json.loads(json.dumps(dict(plain.metadata)))
 
 
-def test_colours_as_arrays(net: Net, tmp_path: Path) -> None:
+def test_colors_as_arrays(net: Net, tmp_path: Path) -> None:
     plain = visualize(net, "head", 1, **QUICK, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     for mean, std in ((np.full(3, 0.5), np.full(3, 0.25, np.float32)), (torch.full((3,), 0.5), torch.full((3,), 0.25))):
         same = visualize(net, "head", 1, **QUICK, mean=mean, std=std)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from neuroprobe.formula_significance import SearchNull, log_tail_bound
-from neuroprobe.formulas import FormulaSearch, centred_ranks
+from neuroprobe.formulas import FormulaSearch, centered_ranks
 
 N = 120
 NAMES = ["a", "b", "c", "d"]
@@ -18,7 +18,7 @@ def search(**arguments) -> FormulaSearch:
 
 
 def ranks_of(values: np.ndarray) -> np.ndarray:
-    return centred_ranks(np.asarray(values)[:, None])[:, 0]
+    return centered_ranks(np.asarray(values)[:, None])[:, 0]
 
 
 NOISE = ranks_of(np.random.default_rng(1).normal(size=N))
@@ -49,7 +49,7 @@ def test_beyond_all_random_orders_the_bound_speaks() -> None:
 def test_random_orders_are_searched_as_units_are() -> None:
     null = SearchNull(search(), n=300, seed=3).aucs(1)
     generator = np.random.default_rng(7)
-    again = [found.auc for found in search().best(centred_ranks(generator.normal(size=(N, 300))))]
+    again = [found.auc for found in search().best(centered_ranks(generator.normal(size=(N, 300))))]
     assert np.abs(np.quantile(null, [0.1, 0.5, 0.9]) - np.quantile(again, [0.1, 0.5, 0.9])).max() < 0.02
 
 
@@ -88,7 +88,7 @@ def test_the_bound_is_above_the_exact_probability(values) -> None:
 
 
 def test_the_bound_by_hand() -> None:
-    # the highest one of two: exp(t/2) and exp(-t/2) over exp(t/2), halved: towards 1/2 for great t
+    # the highest one of two: exp(t/2) and exp(-t/2) over exp(t/2), halved: toward 1/2 for great t
     assert np.exp(log_tail_bound(np.array([-1.0, 1.0]), np.array([False, True]))) == pytest.approx(0.5, abs=1e-6)
     assert log_tail_bound(np.array([-1.0, 1.0]), np.array([True, False])) == pytest.approx(0, abs=1e-3)
 

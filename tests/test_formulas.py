@@ -8,7 +8,7 @@ from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.formulas import Formula, FormulaSearch, Term, centred_ranks
+from neuroprobe.formulas import Formula, FormulaSearch, Term, centered_ranks
 
 NAMES = ("a", "b", "c", "d", "e")
 
@@ -150,12 +150,12 @@ def test_labels_that_are_missing_are_named() -> None:
 # --- ranks and AUCs
 
 
-def test_centred_ranks_are_whole_numbers_that_sum_to_zero() -> None:
+def test_centered_ranks_are_whole_numbers_that_sum_to_zero() -> None:
     values = np.random.default_rng(0).integers(0, 7, (51, 4))
-    ranks = centred_ranks(values)
+    ranks = centered_ranks(values)
     np.testing.assert_array_equal(ranks, 2 * np.stack([rankdata(v) for v in values.T], axis=1) - 52)
     assert (ranks.sum(axis=0) == 0).all()
-    np.testing.assert_array_equal(centred_ranks([[3.0], [1.0], [3.0]]), [[1], [-2], [1]])
+    np.testing.assert_array_equal(centered_ranks([[3.0], [1.0], [3.0]]), [[1], [-2], [1]])
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -163,7 +163,7 @@ def test_aucs_are_those_of_the_formula_found(ties: bool) -> None:
     labels = labels_of(0)
     values = np.random.default_rng(1).normal(size=(60, 20))
     values = np.maximum(np.round(values, 1), 0) if ties else values
-    for unit, found in zip(values.T, search(labels).best(centred_ranks(values)), strict=True):
+    for unit, found in zip(values.T, search(labels).best(centered_ranks(values)), strict=True):
         np.testing.assert_array_equal(found.mask, found.formula.mask(table_of(labels)))
         assert found.auc == pytest.approx(roc_auc_score(found.mask, unit), abs=1e-14)
         assert found.single_auc == pytest.approx(roc_auc_score(found.single.mask(table_of(labels)), unit), abs=1e-14)
@@ -174,7 +174,7 @@ def test_aucs_are_those_of_the_formula_found(ties: bool) -> None:
 def test_an_auc_by_hand() -> None:
     labels = np.array([[1, 1, 0, 0], [1, 0, 1, 0]], dtype=bool).T
     one = FormulaSearch(labels, ("x", "y"), max_length=2, beam_width=4, fractions=(0.1, 0.5))
-    (found,) = one.best(centred_ranks([[9.0], [4.0], [3.0], [5.0]]))
+    (found,) = one.best(centered_ranks([[9.0], [4.0], [3.0], [5.0]]))
     assert str(found.formula) == "x and y"
     assert found.auc == 1.0  # 9 above 4, 3 and 5
     assert str(found.single) == "x"
@@ -191,7 +191,7 @@ def test_a_wide_beam_finds_what_an_exhaustive_search_finds(seed: int, fractions:
     labels = labels_of(seed, n=30)[:, :4]
     values = np.random.default_rng(seed + 100).normal(size=(30, 2)).round(1)
     wide = FormulaSearch(labels, names, max_length=3, beam_width=10_000, fractions=fractions)
-    for unit, found in zip(values.T, wide.best(centred_ranks(values)), strict=True):
+    for unit, found in zip(values.T, wide.best(centered_ranks(values)), strict=True):
         assert found.auc == pytest.approx(exhaustive(unit, labels, names=names, fractions=fractions), abs=1e-12)
 
 
@@ -206,13 +206,13 @@ def test_a_beam_of_one_takes_the_best_step_every_time() -> None:
     for _ in range(2):
         longer = [Formula((*best.terms, Term(op, name, neg))) for op in ("and", "or") for neg in (False, True) for name in NAMES]
         best = max([best, *longer], key=auc)
-    (found,) = search(labels, beam_width=1).best(centred_ranks(values[:, None]))
+    (found,) = search(labels, beam_width=1).best(centered_ranks(values[:, None]))
     assert str(found.formula) == str(best)
 
 
 def test_units_do_not_depend_on_each_other() -> None:
     labels, values = labels_of(7), np.random.default_rng(8).normal(size=(60, 12))
-    ranks = centred_ranks(values)
+    ranks = centered_ranks(values)
     whole = search(labels).best(ranks)
     for unit in range(12):
         (alone,) = search(labels).best(ranks[:, [unit]])
@@ -220,7 +220,7 @@ def test_units_do_not_depend_on_each_other() -> None:
 
 
 def test_small_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    labels, ranks = labels_of(7), centred_ranks(np.random.default_rng(8).normal(size=(60, 12)))
+    labels, ranks = labels_of(7), centered_ranks(np.random.default_rng(8).normal(size=(60, 12)))
     whole = search(labels).best(ranks)
     monkeypatch.setattr("neuroprobe.formulas._VALUES", 120)  # two concepts, one unit at a time
     assert [(f.formula, f.auc) for f in search(labels).best(ranks)] == [(f.formula, f.auc) for f in whole]
@@ -229,7 +229,7 @@ def test_small_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_order_of_the_images_changes_nothing() -> None:
     labels, values = labels_of(7), np.random.default_rng(8).normal(size=(60, 12))
     order = np.random.default_rng(9).permutation(60)
-    found, shuffled = search(labels).best(centred_ranks(values)), search(labels[order]).best(centred_ranks(values[order]))
+    found, shuffled = search(labels).best(centered_ranks(values)), search(labels[order]).best(centered_ranks(values[order]))
     assert [(f.formula, f.auc) for f in found] == [(f.formula, f.auc) for f in shuffled]
 
 
@@ -237,13 +237,13 @@ def test_of_equal_formulas_the_shorter_and_then_the_first_is_taken() -> None:
     labels = np.zeros((20, 5), dtype=bool)
     labels[:8, 0] = labels[:8, 1] = True  # a and b are the same
     labels[8:, 2] = True  # and c is neither
-    (found,) = search(labels, max_length=3).best(centred_ranks(labels[:, [0]] * 1.0))
+    (found,) = search(labels, max_length=3).best(centered_ranks(labels[:, [0]] * 1.0))
     assert str(found.formula) == "a"
     assert found.auc == 1.0
 
 
 def test_a_longer_formula_has_to_gain_more_than_the_tolerance() -> None:
-    labels, ranks = labels_of(7), centred_ranks(np.random.default_rng(8).normal(size=(60, 30)))
+    labels, ranks = labels_of(7), centered_ranks(np.random.default_rng(8).normal(size=(60, 30)))
     best = search(labels).best(ranks)
     shorter = search(labels, tolerance=0.1).best(ranks)
     assert all(one.auc >= two.auc >= one.auc - 0.1 for one, two in zip(best, shorter, strict=True))
@@ -256,7 +256,7 @@ def test_siblings_leave_room_for_what_leads_further() -> None:
     names = [f"c{i}" for i in range(30)]
     labels = generator.random((1000, 30)) < 0.15
     values = ((labels[:, 0] | labels[:, 1]) & ~labels[:, 2]) + 0.2 * generator.normal(size=1000)
-    ranks = centred_ranks(values[:, None])
+    ranks = centered_ranks(values[:, None])
     (found,) = FormulaSearch(labels, names, max_length=3, beam_width=10, fractions=(0.01, 0.5), max_siblings=3).best(ranks)
     np.testing.assert_array_equal(found.mask, (labels[:, 0] | labels[:, 1]) & ~labels[:, 2])
 
@@ -264,7 +264,7 @@ def test_siblings_leave_room_for_what_leads_further() -> None:
 def test_bounds_are_kept_to_the_image() -> None:
     labels = np.zeros((10, 5), dtype=bool)
     labels[:3, 0] = labels[:4, 1] = labels[:7, 2] = True
-    ranks = centred_ranks(-np.arange(10.0)[:, None])
+    ranks = centered_ranks(-np.arange(10.0)[:, None])
     for fractions, name in (((0.3, 0.3), "a"), ((0.31, 0.4), "b"), ((0.5, 0.7), "c")):
         (found,) = search(labels, fractions=fractions, max_length=1).best(ranks)
         assert str(found.formula) == name

@@ -68,7 +68,7 @@ def test_quantiles_by_hand() -> None:
     found = quantile_examples(activations, "fc", 0, quantiles=(1.0, 0.9, 0.5, 0.0), k=3)
     assert {q: [e.value for e in examples] for q, examples in found.items()} == {
         1.0: [10, 9, 8],
-        0.9: [10, 9, 8],  # 9 (0.9 x 10) and its neighbours
+        0.9: [10, 9, 8],  # 9 (0.9 x 10) and its neighbors
         0.5: [6, 5, 4],
         0.0: [2, 1, 0],
     }
@@ -123,7 +123,7 @@ def test_what_cannot_be_answered_is_refused() -> None:
         top_images(activations, "fc", 0, k=4)
     with pytest.raises(InputError, match="Expected `k` to be at least 1"):
         top_images(activations, "fc", 0, k=0)
-    with pytest.raises(InputError, match="Summarise with k=3"):
+    with pytest.raises(InputError, match="Summarize with k=3"):
         top_images(summary, "fc", 0, k=3)
     with pytest.raises(InputError, match="a summary, which has a unit's ends only"):
         quantile_examples(summary, "fc", 0)  # type: ignore[arg-type]

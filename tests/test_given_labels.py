@@ -84,9 +84,9 @@ def test_scores_are_no_truth() -> None:
 
 def test_concepts_and_groups_choose_and_order_the_columns() -> None:
     assert shown(GivenLabels(TABLE, concepts=["big"]).score(IMAGES)) == [[-2], [3], [0.25]]
-    labels = GivenLabels(TABLE, groups={"size": ["big"], "colour": ["red"]})
+    labels = GivenLabels(TABLE, groups={"size": ["big"], "color": ["red"]})
     assert labels.concepts == ("big", "red")
-    assert [group.name for group in labels.vocabulary.groups] == ["size", "colour"]
+    assert [group.name for group in labels.vocabulary.groups] == ["size", "color"]
     assert shown(labels.score(IMAGES)) == [[-2, 0], [3, 1], [0.25, 0.5]]
     assert GivenLabels(TABLE).vocabulary.groups[0].name == "labels"
 
@@ -104,7 +104,7 @@ def test_scores_are_the_labels_in_blocks_too() -> None:
     assert (scores.ids, scores.concepts) == (images.ids, tuple("abcdefg"))
 
 
-def test_metadata_say_what_was_labelled() -> None:
+def test_metadata_say_what_was_labeled() -> None:
     first, metadata = GivenLabels(TABLE), GivenLabels(TABLE).score(IMAGES).metadata
     assert (metadata["images"], metadata["labels"]) == (IMAGES.fingerprint, first.fingerprint)
     assert metadata["boolean_labels"] is False
@@ -225,9 +225,9 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         ({"ids": ["a"]}, "no `ids` for a DataFrame"),
         ({"concepts": ["blue"]}, "`concepts` to be columns of the table, but got 'blue'"),
         ({"concepts": "red"}, "`concepts` to be columns of the table, but got 'r'"),
-        ({"groups": {"colour": ["red"]}}, "every concept of the labels once and no other, but 'big'"),
-        ({"groups": {"colour": ["red", "big", "blue"]}}, "no other, but 'blue'"),
-        ({"groups": {"colour": ["red", "big"], "size": ["big"]}}, "'big' occurs twice"),
+        ({"groups": {"color": ["red"]}}, "every concept of the labels once and no other, but 'big'"),
+        ({"groups": {"color": ["red", "big", "blue"]}}, "no other, but 'blue'"),
+        ({"groups": {"color": ["red", "big"], "size": ["big"]}}, "'big' occurs twice"),
     ],
 )
 def test_arguments_that_do_not_fit(arguments: Mapping[str, Any], shown: str) -> None:

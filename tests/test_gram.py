@@ -11,16 +11,16 @@ def matrix(n: int, d: int, *, seed: int = 0, dtype: torch.dtype = torch.float64)
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-def centred_by_hand(X: torch.Tensor) -> np.ndarray:
+def centered_by_hand(X: torch.Tensor) -> np.ndarray:
     array = X.numpy().astype(np.float64)
     return array - array.mean(axis=0)
 
 
 @pytest.mark.parametrize("n", [1, 5, 64, 65, 150])
 @pytest.mark.parametrize("columns", [7, 4096])
-def test_the_gram_matrix_is_that_of_the_centred_rows(n: int, columns: int) -> None:
+def test_the_gram_matrix_is_that_of_the_centered_rows(n: int, columns: int) -> None:
     X = matrix(n, 50) + 3
-    by_hand = np.array([[sum(a * b) for b in centred_by_hand(X)] for a in centred_by_hand(X)])
+    by_hand = np.array([[sum(a * b) for b in centered_by_hand(X)] for a in centered_by_hand(X)])
     np.testing.assert_allclose(gram_matrix(X, columns=columns), by_hand, atol=1e-10)
 
 
@@ -29,15 +29,15 @@ def test_by_hand() -> None:
 
 
 def test_a_large_common_part_costs_no_digits() -> None:
-    """Centred before the product; float32 products centred afterwards would be wrong in the first digit."""
+    """Centered before the product; float32 products centered afterward would be wrong in the first digit."""
     X = (matrix(40, 20_000) + 1000).float()
-    exact = centred_by_hand(X) @ centred_by_hand(X).T
+    exact = centered_by_hand(X) @ centered_by_hand(X).T
     raw = (X @ X.T).double().numpy()
     middle = np.eye(40) - 1 / 40
     error = np.abs(middle @ gram_matrix(X).numpy() @ middle - exact).max() / np.abs(exact).max()
-    afterwards = np.abs(middle @ raw @ middle - exact).max() / np.abs(exact).max()
+    afterward = np.abs(middle @ raw @ middle - exact).max() / np.abs(exact).max()
     assert error < 1e-6
-    assert afterwards > 1e-3
+    assert afterward > 1e-3
 
 
 @pytest.mark.parametrize("d", [3, 200])
@@ -76,8 +76,8 @@ def test_a_layer_is_scaled_by_one_number_of_the_training_part() -> None:
     X = matrix(10, 4) * torch.tensor([1.0, 10, 0.1, 3]) + 5
     for split, rows in zip(layer_scaled(X, TRAIN, n_features=4), TRAIN, strict=True):
         part = X[rows].numpy()
-        centred = part - part.mean(axis=0)
-        np.testing.assert_allclose(split, (X.numpy() - part.mean(axis=0)) / np.sqrt((centred**2).mean()))
+        centered = part - part.mean(axis=0)
+        np.testing.assert_allclose(split, (X.numpy() - part.mean(axis=0)) / np.sqrt((centered**2).mean()))
 
 
 def test_scaling_in_coordinates_is_scaling_of_the_features() -> None:

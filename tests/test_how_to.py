@@ -52,9 +52,9 @@ def without_numbers(line: str) -> str:
     return re.sub(r"\d*\.?\d+%?", "_", re.sub(r"#[0-9a-f]{32}", "", line)).strip()
 
 
-def test_an_own_encoder_names_colours() -> None:
+def test_an_own_encoder_names_colors() -> None:
     names = dict(re.findall(r"trained on '(\w+)' is named '(\w*)'", "\n".join(printed_by("own_image_text_model"))))
-    assert sum(colour == name for colour, name in names.items()) >= 9
+    assert sum(color == name for color, name in names.items()) >= 9
     assert set(names.values()) <= {*names, ""}
 
 

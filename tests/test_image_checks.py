@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import activations_of, scores_of
-from judged_world import BELOW, HEAD, TRUTH, labelled, labels_of, recorded, shown
+from judged_world import BELOW, HEAD, TRUTH, labeled, labels_of, recorded, shown
 from sklearn.metrics import roc_auc_score
 
 from neuroprobe.concept_sets import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError
 from neuroprobe.given_labels import GivenLabels
 from neuroprobe.image_checks import ImageCheckReport, check_on_images, mean_activation_difference
-from neuroprobe.judgements import auroc_interval
+from neuroprobe.judgments import auroc_interval
 from neuroprobe.report import LabelReport
 
 N = 40
@@ -79,7 +79,7 @@ def test_units_that_cannot_be_checked_say_why() -> None:
 
 def test_concept_sets_compare_positives_with_negatives_only() -> None:
     ids = HELD_OUT.ids
-    sets = ConceptSets({"red": ConceptSet("red", "colour", (ids[3], ids[5]), (ids[0], ids[9], ids[20]))}, {})
+    sets = ConceptSets({"red": ConceptSet("red", "color", (ids[3], ids[5]), (ids[0], ids[9], ids[20]))}, {})
     row = check_on_images({("fc", 0): "red"}, HELD_OUT, sets).table.iloc[0]
     values = HELD_OUT["fc"][[3, 5, 0, 9, 20], 0]
     assert row["auc"] == pytest.approx(roc_auc_score([1, 1, 0, 0, 0], values))
@@ -136,8 +136,8 @@ def test_the_images_of_the_labels_are_refused_unless_asked_for() -> None:
 
 def test_the_worlds_labels_hold_on_images_they_were_not_made_from(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="same"):
-        check_on_images(labelled(), recorded(), shown())
-    report = check_on_images(labelled(), recorded(12), shown(12))
+        check_on_images(labeled(), recorded(), shown())
+    report = check_on_images(labeled(), recorded(12), shown(12))
     assert report.value("mean_auc") > 0.97
     assert report.value("mean_mad") > 3
     wrong = {(HEAD, unit): name for unit, name in enumerate(np.roll(TRUTH[HEAD], 7))}
@@ -149,7 +149,7 @@ def test_the_worlds_labels_hold_on_images_they_were_not_made_from(tmp_path: Path
 
 
 def test_units_below_the_head_are_checked_too() -> None:
-    report = check_on_images(labelled(layer=BELOW), recorded(12), shown(12))
+    report = check_on_images(labeled(layer=BELOW), recorded(12), shown(12))
     assert report.value("mean_auc") > 0.8
     assert set(report.table["layer"]) == {BELOW}
 

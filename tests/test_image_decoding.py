@@ -39,7 +39,7 @@ def decoded(data: bytes) -> npt.NDArray[np.uint8]:
 
 
 def deep_png(values: npt.NDArray[np.uint16]) -> bytes:
-    """A 16-bit PNG [h, w, 1 to 4], written from the standard (PIL writes only grey ones)."""
+    """A 16-bit PNG [h, w, 1 to 4], written from the standard (PIL writes only gray ones)."""
     height, width, channels = values.shape
     header = struct.pack(">IIBBBBB", width, height, 16, {1: 0, 2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
     lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
@@ -56,10 +56,10 @@ class TestModes:
         assert image.mode == "RGB"
         return pixels(image)
 
-    def test_grey(self, tmp_path: Path) -> None:
-        grey = noise(1).convert("L")
-        grey.save(tmp_path / "x.png")
-        np.testing.assert_array_equal(self.read(tmp_path / "x.png"), np.stack([pixels(grey)] * 3, axis=2))
+    def test_gray(self, tmp_path: Path) -> None:
+        gray = noise(1).convert("L")
+        gray.save(tmp_path / "x.png")
+        np.testing.assert_array_equal(self.read(tmp_path / "x.png"), np.stack([pixels(gray)] * 3, axis=2))
 
     def test_palette(self, tmp_path: Path) -> None:
         palette = noise(1).quantize(16)
@@ -85,7 +85,7 @@ class TestModes:
         np.testing.assert_array_equal(self.read(tmp_path / "x.tif")[8, 8], [255, 0, 0])
         np.testing.assert_allclose(self.read(tmp_path / "x.jpg")[8, 8].astype(int), [255, 0, 0], atol=4)
 
-    def test_16_bit_grey_keeps_its_range(self, tmp_path: Path) -> None:
+    def test_16_bit_gray_keeps_its_range(self, tmp_path: Path) -> None:
         deep = np.linspace(0, 65535, 256).reshape(16, 16).astype(np.uint16)
         Image.fromarray(deep).save(tmp_path / "x.png")
         read = self.read(tmp_path / "x.png")
@@ -139,22 +139,22 @@ def assert_alike(read: npt.NDArray[np.uint8], shown: Image.Image, *, lossy: bool
 
 
 class TestMoreModes:
-    @pytest.mark.parametrize("alpha", [3, bytes([0, 128, *[255] * 14])], ids=["one colour", "every colour"])
+    @pytest.mark.parametrize("alpha", [3, bytes([0, 128, *[255] * 14])], ids=["one color", "every color"])
     def test_palette_with_transparency(self, alpha: int | bytes) -> None:
         palette = PICTURE.quantize(16)
         np.testing.assert_array_equal(decoded(encoded(palette, "PNG", transparency=alpha)), pixels(palette.convert("RGB")))
 
-    def test_grey_with_alpha(self) -> None:
-        grey = PICTURE.convert("L")
-        with_alpha = Image.merge("LA", (grey, grey))
-        np.testing.assert_array_equal(decoded(encoded(with_alpha, "PNG")), np.stack([pixels(grey)] * 3, axis=2))
+    def test_gray_with_alpha(self) -> None:
+        gray = PICTURE.convert("L")
+        with_alpha = Image.merge("LA", (gray, gray))
+        np.testing.assert_array_equal(decoded(encoded(with_alpha, "PNG")), np.stack([pixels(gray)] * 3, axis=2))
 
     @pytest.mark.parametrize("channels", [1, 2, 3, 4])
     def test_16_bit_png(self, channels: int) -> None:
         shallow = np.random.default_rng(0).integers(0, 256, (6, 7, channels), dtype=np.uint8)
         read = decoded(deep_png(shallow.astype(np.uint16) * 257))
-        colours = shallow[..., :3] if channels > 2 else np.repeat(shallow[..., :1], 3, axis=2)
-        np.testing.assert_array_equal(read, colours)
+        colors = shallow[..., :3] if channels > 2 else np.repeat(shallow[..., :1], 3, axis=2)
+        np.testing.assert_array_equal(read, colors)
 
     @pytest.mark.parametrize("order", ["<", ">"])
     def test_16_bit_tiff(self, order: str) -> None:
@@ -163,11 +163,11 @@ class TestMoreModes:
         np.testing.assert_allclose(decoded(encoded(image, "TIFF"))[..., 0], deep / 257, atol=1)
 
     def test_floating_tiff_in_0_to_1(self) -> None:
-        grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
-        as_float = Image.fromarray((grey / 255).astype(np.float32))
-        np.testing.assert_array_equal(decoded(encoded(as_float, "TIFF"))[..., 1], grey)
+        gray = np.arange(256, dtype=np.uint8).reshape(16, 16)
+        as_float = Image.fromarray((gray / 255).astype(np.float32))
+        np.testing.assert_array_equal(decoded(encoded(as_float, "TIFF"))[..., 1], gray)
         with pytest.raises(UnreadableImageError, match=r"Expected it to hold values in \[0, 1\], but got 0 to 255"):
-            decoded(encoded(Image.fromarray(grey.astype(np.float32)), "TIFF"))
+            decoded(encoded(Image.fromarray(gray.astype(np.float32)), "TIFF"))
 
     def test_cmyk_jpeg_is_inverted_if_adobe_wrote_it(self) -> None:
         cmyk = PICTURE.convert("CMYK")
@@ -185,7 +185,7 @@ class TestMoreModes:
 
     @pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF", "MPO"])
     def test_first_of_several_frames(self, format: str) -> None:
-        others = [Image.new("RGB", PICTURE.size, colour) for colour in ("black", "white")]
+        others = [Image.new("RGB", PICTURE.size, color) for color in ("black", "white")]
         options = {"WEBP": {"lossless": True}, "MPO": {"quality": 95}}.get(format, {})
         data = encoded(PICTURE, format, save_all=True, append_images=others, **options)
         assert Image.open(io.BytesIO(data)).n_frames >= 3

@@ -122,7 +122,7 @@ class TestHuggingFace:
         both = dataset.map(lambda row: {"depth": row["image"]}).cast_column("depth", dataset.features["image"])
         assert_pictures(Images(both))  # the one called image
         with pytest.raises(InputError, match=r"Expected one column of images, but got .*'depth'.* Choose with select_columns"):
-            Images(both.rename_column("image", "colour"))
+            Images(both.rename_column("image", "color"))
 
     def test_images_that_are_files(self, datasets: Any, folder: Path) -> None:
         paths = [str(folder / f"{i}.png") for i in range(5)]

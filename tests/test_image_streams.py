@@ -67,7 +67,7 @@ class TestIds:
             ([{"image": PICTURES[0]}, {"image": PICTURES[1]}], ["0", "1"]),
             ([PICTURES[0], PICTURES[1]], ["0", "1"]),
         ],
-        ids=["pairs", "keys", "id column", "labelled", "dicts", "images"],
+        ids=["pairs", "keys", "id column", "labeled", "dicts", "images"],
     )
     def test_come_from_the_data(self, items: list[Any], expected: list[str]) -> None:
         images = Images(Stream(items))

@@ -168,18 +168,18 @@ class TestDatasets:
         assert images.fingerprint == Images([self.PICTURE]).fingerprint
 
     def test_one_channel(self) -> None:
-        grey = np.arange(48, dtype=np.uint8).reshape(6, 8)
-        for item in (grey[..., None], torch.from_numpy(grey)[None], torch.from_numpy(grey / np.float32(255))[None]):
-            np.testing.assert_array_equal(pixels(Images([item])[0]), np.stack([grey] * 3, axis=2))
+        gray = np.arange(48, dtype=np.uint8).reshape(6, 8)
+        for item in (gray[..., None], torch.from_numpy(gray)[None], torch.from_numpy(gray / np.float32(255))[None]):
+            np.testing.assert_array_equal(pixels(Images([item])[0]), np.stack([gray] * 3, axis=2))
 
     def test_one_array_of_many_images(self) -> None:
         many = np.random.default_rng(0).integers(0, 256, (4, 6, 8, 3), dtype=np.uint8)
         np.testing.assert_array_equal(pixels(Images(many)[2]), many[2])
 
-    def test_a_normalised_tensor_is_refused_with_a_hint(self) -> None:
-        normalised = normalize(to_tensor(self.PICTURE), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-        with pytest.raises(UnreadableImageError, match=r"item 0 .* values in \[0, 1\], but got -.* without a normalising transform"):
-            Images([normalised])[0]
+    def test_a_normalized_tensor_is_refused_with_a_hint(self) -> None:
+        normalized = normalize(to_tensor(self.PICTURE), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        with pytest.raises(UnreadableImageError, match=r"item 0 .* values in \[0, 1\], but got -.* without a normalizing transform"):
+            Images([normalized])[0]
 
     @pytest.mark.parametrize(
         ("item", "message"),

@@ -33,7 +33,7 @@ def test_wilson_is_scipys() -> None:
 
 
 def test_wilson_by_hand() -> None:
-    # z = 1 (level .6827), 1 of 2: centre (1/2 + 1/4) / (3/2) = 1/2, half (2/3) sqrt(1/8 + 1/16) = .288675
+    # z = 1 (level .6827), 1 of 2: center (1/2 + 1/4) / (3/2) = 1/2, half (2/3) sqrt(1/8 + 1/16) = .288675
     low, high = wilson_interval(1, 2, level=float(stats.norm.cdf(1) - stats.norm.cdf(-1)))
     assert (float(low), float(high)) == pytest.approx((0.5 - 0.288675, 0.5 + 0.288675), abs=1e-6)
 
@@ -166,11 +166,11 @@ def simulated(d: int, separation: float, *, n_sets: int, seed: int) -> tuple[np.
     """
     generator = np.random.default_rng(seed)
     signs = np.repeat([1.0, -1.0], 100)
-    centre = np.zeros(d)
-    centre[0] = separation / 2
+    center = np.zeros(d)
+    center[0] = separation / 2
     found = np.empty((2, n_sets, SEEDS))
     for i in range(n_sets):
-        X = generator.normal(size=(200, d)) + signs[:, None] * centre
+        X = generator.normal(size=(200, d)) + signs[:, None] * center
         for j in range(SEEDS):
             order = np.concatenate([generator.permutation(100), 100 + generator.permutation(100)]).reshape(2, 100)
             test, train = order[:, :30].ravel(), order[:, 30:].ravel()
@@ -180,7 +180,7 @@ def simulated(d: int, separation: float, *, n_sets: int, seed: int) -> tuple[np.
             offset = weights @ (means[0] + means[1]) / 2
             found[0, i, j] = np.mean((X[test] @ weights > offset) == (signs[test] > 0))
             norm = np.linalg.norm(weights)
-            sides = (centre @ weights - offset) / norm, (centre @ weights + offset) / norm
+            sides = (center @ weights - offset) / norm, (center @ weights + offset) / norm
             found[1, i, j] = stats.norm.cdf(sides).mean()
     return found[0], found[1]
 

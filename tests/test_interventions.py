@@ -101,7 +101,7 @@ def test_means_are_over_images_and_positions(net: Net, batch: torch.Tensor) -> N
         expected = by_hand(net, batch, conv=setting([0, 2], [float(maps[:, 0].mean()), float(maps[:, 2].mean())]))
         with ablate(net, "conv", [0, 2], activations=activations):
             same(net(batch), expected)
-        summary = ActivationRecorder(net, ["conv"]).summarise(noise_images(9, seed=2), transform=transform, k=3)
+        summary = ActivationRecorder(net, ["conv"]).summarize(noise_images(9, seed=2), transform=transform, k=3)
         with ablate(net, "conv", [0, 2], "mean", activations=summary):
             same(net(batch), expected)
 
@@ -405,7 +405,7 @@ def test_directions_that_do_not_fit_are_refused(net: Net, batch: torch.Tensor) -
         entered(steer(net, "conv", [1, 0, 0], 1, activations=recorded(net, "conv")))
     with pytest.raises(InputError, match="pooling='none', but got some with 'mean'"):
         entered(steer(net, "conv", direction("conv", np.ones(144), "spatial"), 1, activations=recorded(net, "conv")))
-    summary = ActivationRecorder(net, ["conv"]).summarise(noise_images(9, seed=2), transform=transform, k=3)
+    summary = ActivationRecorder(net, ["conv"]).summarize(noise_images(9, seed=2), transform=transform, k=3)
     with pytest.raises(InputError, match="how units vary together"):
         entered(steer(net, "conv", [1, 0, 0, 0], 1, activations=summary))
     constant = Activations({"conv": np.ones((3, 4), np.float32)}, ("a", "b", "c"), {})

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from judged_world import HEAD, TRUTH, TableEncoder, encoder, labelled, labels_of, recorded, scored
+from judged_world import HEAD, TRUTH, TableEncoder, encoder, labeled, labels_of, recorded, scored
 from sklearn.metrics import roc_auc_score
 
 from neuroprobe.exceptions import InputError, UnknownNameError
@@ -166,17 +166,17 @@ def test_a_wrong_level_or_truth_is_refused_before_anything_is_made() -> None:
 
 
 def test_the_worlds_head_is_named_as_it_was_trained() -> None:
-    found = evaluate_labels(labelled(), TRUTH, encoder=encoder())
+    found = evaluate_labels(labeled(), TRUTH, encoder=encoder())
     assert found.value("top_1") >= 0.95
     assert found.value("cosine") >= 0.95
     matrix = cos_similarity(recorded()[HEAD], scored().similarities().numpy())
-    ranked = evaluate_labels(labelled(), TRUTH, similarities={HEAD: matrix}, concepts=scored().concepts)
+    ranked = evaluate_labels(labeled(), TRUTH, similarities={HEAD: matrix}, concepts=scored().concepts)
     assert len(ranked.table) == 31
     assert 1 <= ranked.value("mean_rank") < 16
 
 
 def test_the_worlds_untrained_head_is_at_chance() -> None:
-    found = evaluate_labels(labelled("step_00000"), TRUTH, encoder=encoder())
+    found = evaluate_labels(labeled("step_00000"), TRUTH, encoder=encoder())
     assert (found.value("top_1") <= 0.2 and found.value("cosine") < 0.6) or math.isnan(found.value("cosine"))
 
 

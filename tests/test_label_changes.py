@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from judged_world import HEAD, TRUTH, labelled, labels_of
+from judged_world import HEAD, TRUTH, labeled, labels_of
 
 from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.intervals import wilson_interval
@@ -141,7 +141,7 @@ def test_a_series_without_any_label_has_no_share_and_still_a_figure(tmp_path: Pa
 
 
 def test_units_of_the_world_get_their_names_while_it_is_trained(tmp_path: Path) -> None:
-    reports = {name: labelled(name) for name in ("step_00000", "step_00400", "step_05000")}
+    reports = {name: labeled(name) for name in ("step_00000", "step_00400", "step_05000")}
     report = labels_along(reports)
     table = report.table
     assert (table["concept"] == TRUTH[HEAD]).mean() > 0.9

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import activations_of
-from judged_world import TRUTH, labelled, recorded, shown
+from judged_world import TRUTH, labeled, recorded, shown
 
 from neuroprobe.concept_sets import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError
@@ -33,7 +33,7 @@ def recall(activations: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def precision(activations: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Of the labelled images, the mean activation: fewer labels hardly hurt."""
+    """Of the labeled images, the mean activation: fewer labels hardly hurt."""
     return activations.T @ labels / labels.sum(axis=0)
 
 
@@ -144,7 +144,7 @@ def test_hostile_input_is_refused() -> None:
     for wrong in ({}, {"red": np.ones(N - 1, bool)}, {"red": np.full(N, 0.5)}):
         with pytest.raises(InputError, match="Expected"):
             check_metrics(UNITS, wrong, NAMES)
-    sets = ConceptSets({"red": ConceptSet("red", "colour", UNITS.ids[:3], UNITS.ids[5:9])}, {})
+    sets = ConceptSets({"red": ConceptSet("red", "color", UNITS.ids[:3], UNITS.ids[5:9])}, {})
     with pytest.raises(InputError, match="Give a table"):
         check_metrics(UNITS, sets, NAMES)
     with pytest.raises(InputError, match="n_draws"):
@@ -169,6 +169,6 @@ def test_every_similarity_function_of_ours_is_tested_on_the_world(tmp_path: Path
 
 
 def test_labels_of_a_report_can_stand_for_the_truth() -> None:
-    report = check_metrics(recorded(12), shown(12), labelled(), metrics=["cos_similarity"])
+    report = check_metrics(recorded(12), shown(12), labeled(), metrics=["cos_similarity"])
     assert (report.table["n_units"] >= 29).all()
     assert (report.table["share"] > 0.9).all()

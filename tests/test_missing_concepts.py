@@ -36,7 +36,7 @@ def test_fewer_images_are_other_images() -> None:
 
 def grouped() -> ConceptScores:
     groups = [
-        ConceptGroup("colour", ("red", "blue"), none="none"),
+        ConceptGroup("color", ("red", "blue"), none="none"),
         ConceptGroup("shape", ("star",), none="none"),
         ConceptGroup("rest", ("x", "y")),
     ]

@@ -58,7 +58,7 @@ class TestTorchvision:
     def test_evaluation_mode_and_a_transform_that_fits(self) -> None:
         model, transform = load_model(SMALL, weights=None)
         assert not any(module.training for module in model.modules())
-        x = transform(Image.new("RGB", (300, 250), (124, 116, 104)))  # ImageNet's mean colour
+        x = transform(Image.new("RGB", (300, 250), (124, 116, 104)))  # ImageNet's mean color
         assert x.shape == (3, 224, 224)
         torch.testing.assert_close(x, torch.zeros(3, 224, 224), rtol=0, atol=0.02)
         with torch.no_grad():

@@ -54,7 +54,7 @@ def test_activations_show_their_layers_without_reading_a_value(monkeypatch: pyte
 
 def test_a_summary_shows_what_its_layers_did(world: Images) -> None:
     recorder = ActivationRecorder(load_target(), ["features.2", "classifier"])
-    shown = page(recorder.summarise(world, transform=target_transform()))
+    shown = page(recorder.summarize(world, transform=target_transform()))
     assert ": 12 images, 2 layers" in shown.texts
     assert {"features.2", "classifier", "31"} <= set(shown.texts)
 

@@ -127,7 +127,7 @@ def test_ties_are_shown_evenly_and_without_repeats() -> None:
     values[7] = 1
     medians = [shown.row for shown in unit_activity(values, n_examples=3).examples if QUANTILES[shown.group - 1] == 0.5 and shown.group]
     assert len(set(medians)) == 3
-    assert max(medians) - min(medians) > 500  # not neighbours
+    assert max(medians) - min(medians) > 500  # not neighbors
 
 
 def test_five_best_concepts_and_what_is_known_of_the_first(folder: Path, labels: LabelReport) -> None:
@@ -201,8 +201,8 @@ def test_without_labels_the_units_are_those_that_were_probed(tmp_path: Path) -> 
     data = data_of(tmp_path, "units")
     assert data["layers"] == ["a", "b", "c"]
     assert len(data["columns"]["unit"]) == 24
-    assert data["statuses"] == ["not labelled"]
-    assert data["about"]["labelled"] is False
+    assert data["statuses"] == ["not labeled"]
+    assert data["about"]["labeled"] is False
     assert data["columns"]["concept"] == [None] * 24
 
 
@@ -244,8 +244,8 @@ def test_every_image_is_written_once_small_and_named_by_a_number(folder: Path) -
 
 
 def test_cards_and_examples_name_the_right_picture(tmp_path: Path) -> None:
-    colours = ("red", "lime", "blue", "white")
-    images = Images([Image.new("RGB", (20, 20), colour) for colour in colours], ids=[f"{c}.png" for c in colours])
+    colors = ("red", "lime", "blue", "white")
+    images = Images([Image.new("RGB", (20, 20), color) for color in colors], ids=[f"{c}.png" for c in colors])
     labels = LabelReport(label_table({"a": 1}), {})
     values = np.array([[0.0], [3.0], [1.0], [2.0]], dtype=np.float32)
     write_page(tmp_path, labels=labels, images=images, activations=Activations({"a": values}, images.ids, {}), n_examples=2)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 LAYERS = {"conv1": 60, "features.18": 40}
 IDS = tuple(f"photos/{i}.png" for i in range(20))
 ATTACK = HOSTILE[0]
-COLOURS = ("red", "dark red", "blue", "striped")
+COLORS = ("red", "dark red", "blue", "striped")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ TRICKY = 'say "q<1 \\ unit:3" twice'
 
 @pytest.fixture(scope="module")
 def labels() -> LabelReport:
-    table = label_table(LAYERS, names=COLOURS)
+    table = label_table(LAYERS, names=COLORS)
     table.loc[5, ["concept", "candidate"]] = ATTACK
     table.loc[6, ["concept", "candidate"]] = TRICKY
     return LabelReport(table, {"similarity": "peak_correlation"})
@@ -365,7 +365,7 @@ def test_the_study_is_a_picture_to_point_at(opened: Callable[..., Page]) -> None
     first, last = (page.locator(".heat text.row").nth(i).bounding_box() for i in range(2))
     assert first is not None
     assert last is not None
-    assert first["y"] > last["y"]  # upwards
+    assert first["y"] > last["y"]  # upward
     assert re.search(r"accuracy 0\.\d+ \[0\.\d+, 0\.\d+\]", cells.first.get_attribute("aria-label") or "")
     cells.first.hover()
     assert re.search(r"conv1 at first\s*accuracy", page.locator(".tip").inner_text())
@@ -391,7 +391,7 @@ def test_the_study_is_a_picture_to_point_at(opened: Callable[..., Page]) -> None
     assert page.evaluate("location.hash") == f"#/unit/conv1/{unit[1]}"
 
 
-def test_colour_is_the_distance_from_the_baseline(opened: Callable[..., Page]) -> None:
+def test_color_is_the_distance_from_the_baseline(opened: Callable[..., Page]) -> None:
     page = opened("#/probes")
     page.get_by_text("As a table").click()
     page.wait_for_selector(".astable tbody tr")
@@ -520,7 +520,7 @@ def test_dark_and_light_follow_the_system_until_they_are_chosen(opened: Callable
     page = opened(color_scheme="dark")
     assert ground(page) < 50
     page.locator("#theme").click()
-    assert page.locator("#theme").get_attribute("aria-label") == "Colours: light"
+    assert page.locator("#theme").get_attribute("aria-label") == "Colors: light"
     assert ground(page) > 200
     page.reload()
     page.wait_for_selector(".card")
@@ -646,8 +646,8 @@ FAINT = """() => {
     const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
     const behind = (e) => {
         for (; e; e = e.parentElement) {
-            const colour = getComputedStyle(e).backgroundColor;
-            if (colour.startsWith('rgb(')) return numbers(colour);
+            const color = getComputedStyle(e).backgroundColor;
+            if (color.startsWith('rgb(')) return numbers(color);
         }
         return [255, 255, 255];
     };

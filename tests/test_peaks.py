@@ -15,7 +15,7 @@ def random_inputs(n: int = 40, units: int = 6, concepts: int = 8, seed: int = 0)
     return generator.normal(size=(n, units)), generator.uniform(-0.3, 0.4, size=(n, concepts))
 
 
-def slow_standardised(column: np.ndarray) -> list[float]:
+def slow_standardized(column: np.ndarray) -> list[float]:
     mean = sum(column) / len(column)
     deviation = math.sqrt(sum((x - mean) ** 2 for x in column) / len(column))
     return [(x - mean) / deviation if deviation else 0.0 for x in column]
@@ -31,11 +31,11 @@ def slow_peak_correlation(
 ) -> np.ndarray:
     raw = np.zeros((activations.shape[1], scores.shape[1]))
     for u, unit in enumerate(activations.T):
-        deviations = slow_standardised(unit)
+        deviations = slow_standardized(unit)
         peaks = of_length_1([max(x, 0) ** power for x in deviations])
         weights = of_length_1([a + b for a, b in zip(of_length_1(deviations), peaks, strict=True)])
         for c, concept in enumerate(scores.T):
-            raw[u, c] = sum(w * z for w, z in zip(weights, slow_standardised(concept), strict=True))
+            raw[u, c] = sum(w * z for w, z in zip(weights, slow_standardized(concept), strict=True))
     best = raw.max(axis=1, keepdims=True)
     relative, result = raw / best, np.zeros_like(raw)
     for c in range(raw.shape[1]):
@@ -47,9 +47,9 @@ def slow_peak_correlation(
 def slow_peak_mean(activations: np.ndarray, scores: np.ndarray, *, power: float) -> np.ndarray:
     result = np.zeros((activations.shape[1], scores.shape[1]))
     for u, unit in enumerate(activations.T):
-        weights = [max(x, 0) ** power for x in slow_standardised(unit)]
+        weights = [max(x, 0) ** power for x in slow_standardized(unit)]
         for c, concept in enumerate(scores.T):
-            result[u, c] = sum(w * z for w, z in zip(weights, slow_standardised(concept), strict=True)) / sum(weights)
+            result[u, c] = sum(w * z for w, z in zip(weights, slow_standardized(concept), strict=True)) / sum(weights)
     return result
 
 

@@ -13,7 +13,7 @@ from test_plots import HOSTILE, shown
 
 from neuroprobe.exceptions import InputError
 from neuroprobe.probe_plots import plot_layers, plot_mean_layers, plot_units, plot_what_where_when
-from neuroprobe.probe_summary import summarise_seeds
+from neuroprobe.probe_summary import summarize_seeds
 
 
 def drawn(figure: FigureBase) -> Figure:
@@ -83,7 +83,7 @@ def test_regressions_alone_show_their_r2() -> None:
 def test_layers_have_a_panel_per_concept_with_lines_bands_and_the_baseline() -> None:
     table = probe_table(checkpoints=("early", "late"))
     figure = plot_layers(table)
-    summary = summarise_seeds(table[table["checkpoint"] == "late"])
+    summary = summarize_seeds(table[table["checkpoint"] == "late"])
     assert set(panels(figure)) == {"red", "blue"}
     for concept, ax in panels(figure).items():
         part = summary[(summary["concept"] == concept) & (summary["kind"] == "linear")]
@@ -101,7 +101,7 @@ def test_layers_have_a_panel_per_concept_with_lines_bands_and_the_baseline() -> 
 def test_what_where_when_shows_the_accuracy_above_the_baseline() -> None:
     table = probe_table(checkpoints=("early", "middle", "late"))
     figure = plot_what_where_when(table, kind="nonlinear", features="spatial")
-    summary = summarise_seeds(table)
+    summary = summarize_seeds(table)
     for concept, ax in panels(figure).items():
         picture = ax.images[0]
         assert picture.get_array().shape == (3, 3)
@@ -128,12 +128,12 @@ def test_all_panels_share_one_scale() -> None:
     assert len(norms) == 1
 
 
-def test_units_stand_at_their_score_and_those_found_in_colour() -> None:
+def test_units_stand_at_their_score_and_those_found_in_color() -> None:
     figure = plot_units(unit_table())
     for title, ax in panels(figure).items():
         assert title in ("red: 1 of 20", "blue: 1 of 20")
-        grey, found, ringed = (collection.get_offsets() for collection in ax.collections[:3])
-        assert len(grey) == 19
+        gray, found, ringed = (collection.get_offsets() for collection in ax.collections[:3])
+        assert len(gray) == 19
         np.testing.assert_allclose(found[:, 1], [0.97])
         np.testing.assert_allclose(ringed, found)
         assert 0.5 < found[0, 0] < 1.5  # in the second layer

@@ -11,7 +11,7 @@ from probe_tables import probe_table, unit_table
 from neuroprobe.directions import Direction
 from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.probe_report import ProbeReport
-from neuroprobe.probe_summary import blog_tables, compare_scopes, summarise_seeds
+from neuroprobe.probe_summary import blog_tables, compare_scopes, summarize_seeds
 
 METADATA = {"seeds": [0, 1, 2]}
 
@@ -121,7 +121,7 @@ def test_unknown_directions_are_refused_by_name() -> None:
 
 def test_the_tables_are_those_of_the_functions() -> None:
     report = ProbeReport(probe_table(probes=[("linear", "pooled")], scopes=("layer", "neuron")), METADATA)
-    pd.testing.assert_frame_equal(report.summary_table(level=0.9), summarise_seeds(report.table, level=0.9))
+    pd.testing.assert_frame_equal(report.summary_table(level=0.9), summarize_seeds(report.table, level=0.9))
     pd.testing.assert_frame_equal(report.compare_scopes(), compare_scopes(report.table))
 
 

@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from neuroprobe import linear_models
 from neuroprobe.cells import first_weights
 from neuroprobe.gram import coordinates, gram_matrix, layer_scaled
-from neuroprobe.lbfgs import minimise
+from neuroprobe.lbfgs import minimize
 from neuroprobe.linear_models import least_C, solve_sparse
 from neuroprobe.probe_solver import HiddenLayer, _Hidden, fit_hidden_layer, solve_logistic, solve_softmax, solve_units
 
@@ -136,7 +136,7 @@ def quadratic(n: int = 4) -> Quadratic:
 
 def test_the_minimum_of_a_quadratic_is_found() -> None:
     problem = quadratic()
-    theta, _, n_iter = minimise(problem, torch.zeros(4, 12, dtype=torch.float64), max_iter=500, tol=0, gradient_tol=1e-9)
+    theta, _, n_iter = minimize(problem, torch.zeros(4, 12, dtype=torch.float64), max_iter=500, tol=0, gradient_tol=1e-9)
     np.testing.assert_allclose(theta, torch.linalg.lstsq(problem.A, problem.b[..., None]).solution[..., 0], atol=1e-6)
     assert n_iter.max() < 400
 
@@ -146,8 +146,8 @@ def test_its_direction_is_that_of_the_two_loops() -> None:
     problem, theta = quadratic(1), torch.zeros(1, 12, dtype=torch.float64)
     pairs: list[tuple[torch.Tensor, torch.Tensor]] = []
     for step in range(1, 9):
-        before = minimise(problem, theta, max_iter=step - 1, tol=0, history=3)[0]
-        after = minimise(problem, theta, max_iter=step, tol=0, history=3)[0]
+        before = minimize(problem, theta, max_iter=step - 1, tol=0, history=3)[0]
+        after = minimize(problem, theta, max_iter=step, tol=0, history=3)[0]
         gradient = problem.loss_and_gradient(before)[1][0]
         q, alphas = gradient.clone(), []
         for s, y in reversed(pairs[-3:]):
@@ -166,10 +166,10 @@ def test_its_direction_is_that_of_the_two_loops() -> None:
 def test_batches_are_what_each_would_be_alone() -> None:
     problem, start = quadratic(), torch.ones(4, 12, dtype=torch.float64)
     problem.A[2] *= 1e-3  # one that takes other steps
-    together = minimise(problem, start, max_iter=40)
+    together = minimize(problem, start, max_iter=40)
     for i in range(4):
         rows = torch.tensor([i])
-        alone = minimise(problem.subset(rows), start[rows], max_iter=40)
+        alone = minimize(problem.subset(rows), start[rows], max_iter=40)
         for a, b in zip(together, alone, strict=True):
             assert torch.equal(a[i], b[0])
 

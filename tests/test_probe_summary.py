@@ -7,14 +7,14 @@ from probe_tables import probe_table
 
 from neuroprobe.exceptions import InputError
 from neuroprobe.intervals import accuracy_interval, balanced_accuracy_interval, corrected_interval
-from neuroprobe.probe_summary import blog_tables, compare_scopes, summarise_seeds
+from neuroprobe.probe_summary import blog_tables, compare_scopes, summarize_seeds
 from neuroprobe.statistics import benjamini_hochberg
 
 
 def test_every_cell_has_the_means_and_intervals_of_its_seeds() -> None:
     table = probe_table(checkpoints=("early", "late"), n_seeds=4)
     table = table.assign(selectivity=np.random.default_rng(1).random(len(table)))
-    summary = summarise_seeds(table.sample(frac=1, random_state=0))
+    summary = summarize_seeds(table.sample(frac=1, random_state=0))
     assert len(summary) == len(table) / 4
     for _, row in summary.iterrows():
         keys = ["concept", "checkpoint", "layer", "kind", "features"]
@@ -34,7 +34,7 @@ def test_every_cell_has_the_means_and_intervals_of_its_seeds() -> None:
 
 def test_the_order_is_the_tables() -> None:
     table = probe_table(layers=("features.1", "features.10", "features.2"), concepts=("z", "a"))
-    summary = summarise_seeds(table)
+    summary = summarize_seeds(table)
     assert list(dict.fromkeys(summary["layer"])) == ["features.1", "features.10", "features.2"]
     assert list(dict.fromkeys(summary["concept"])) == ["z", "a"]
 
@@ -42,7 +42,7 @@ def test_the_order_is_the_tables() -> None:
 def test_cells_may_have_different_numbers_of_seeds() -> None:
     table = probe_table(n_seeds=3)
     table = table[~((table["layer"] == "b") & (table["seed"] > 0))]
-    summary = summarise_seeds(table)
+    summary = summarize_seeds(table)
     assert dict(summary.groupby("layer")["n_seeds"].first()) == {"a": 3, "b": 1, "c": 3}
     wilson = accuracy_interval([summary[summary["layer"] == "b"]["test_accuracy"].iloc[0]], n_train=210, n_test=90)
     assert summary[summary["layer"] == "b"]["test_accuracy_low"].iloc[0] == pytest.approx(float(wilson[0]))
@@ -50,7 +50,7 @@ def test_cells_may_have_different_numbers_of_seeds() -> None:
 
 def test_a_table_with_no_more_than_it_must_have_is_enough() -> None:
     table = probe_table().drop(columns=["checkpoint", "balanced_accuracy", "auroc", "sensitivity", "n_test_positive", "unit"])
-    summary = summarise_seeds(table)
+    summary = summarize_seeds(table)
     assert summary["test_accuracy_low"].notna().all()
     assert "balanced_accuracy_low" not in summary
 
@@ -58,7 +58,7 @@ def test_a_table_with_no_more_than_it_must_have_is_enough() -> None:
 def test_probes_without_an_accuracy_have_no_interval() -> None:
     table = probe_table(probes=[("linear", "pooled"), ("regression", "pooled")]).assign(r2=0.5)
     table.loc[table["kind"] == "regression", ["test_accuracy", "train_accuracy", "balanced_accuracy", "sensitivity", "baseline"]] = np.nan
-    summary = summarise_seeds(table).set_index("kind")
+    summary = summarize_seeds(table).set_index("kind")
     assert summary.loc["regression", "test_accuracy_low"].isna().all()
     assert (summary.loc["regression", "r2"] == 0.5).all()
     assert summary.loc["linear", "test_accuracy_low"].notna().all()
@@ -67,10 +67,10 @@ def test_probes_without_an_accuracy_have_no_interval() -> None:
 def test_p_values_of_several_seeds_are_twice_their_median() -> None:
     table = probe_table(probes=[("linear", "pooled")], concepts=("red",))
     table["p_value"] = [0.01, 0.2, 0.03, 0.6, 0.7, 0.8, 0.001, 0.002, 0.5]
-    summary = summarise_seeds(table)
+    summary = summarize_seeds(table)
     np.testing.assert_allclose(summary["p_value"], [0.06, 1, 0.004])
     np.testing.assert_allclose(summary["q_value"], benjamini_hochberg([0.06, 1, 0.004]))
-    one = summarise_seeds(table[table["seed"] == 0])
+    one = summarize_seeds(table[table["seed"] == 0])
     np.testing.assert_allclose(one["p_value"], [0.01, 0.6, 0.001])
 
 

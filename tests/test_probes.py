@@ -42,8 +42,8 @@ def two_classes(n: int, d: int, *, seed: int = 0, shift: float = 1.0) -> tuple[n
 
 
 def scaled(X: np.ndarray, train: np.ndarray, scaling: str) -> np.ndarray:
-    centred = train - train.mean(axis=0)
-    return (X - train.mean(axis=0)) / (centred.std(axis=0) if scaling == "unit" else np.sqrt((centred**2).mean()))
+    centered = train - train.mean(axis=0)
+    return (X - train.mean(axis=0)) / (centered.std(axis=0) if scaling == "unit" else np.sqrt((centered**2).mean()))
 
 
 def accurate(C: float) -> LogisticRegression:
@@ -240,7 +240,7 @@ def test_parameters_that_cannot_be_are_refused(probe, message: str) -> None:
         probe.fit(*two_classes(20, 3))
 
 
-def test_a_hidden_layer_can_do_without_regularisation() -> None:
+def test_a_hidden_layer_can_do_without_regularization() -> None:
     X, y = two_classes(40, 3, shift=3)
     assert NonlinearProbe(alpha=0, random_state=0).fit(X, y).score(X, y) > 0.9
 
@@ -316,7 +316,7 @@ def test_a_whole_group_at_once(probe) -> None:
     np.testing.assert_allclose(fitted.predict_proba(X).sum(axis=1), 1)
 
 
-# --- the strength of the regularisation
+# --- the strength of the regularization
 
 
 def test_C_is_chosen_by_the_log_loss_on_images_left_out() -> None:
@@ -346,7 +346,7 @@ def l1_loss(weights: np.ndarray, offset: float, Z: np.ndarray, y: np.ndarray, C:
     return float(np.abs(weights).sum() + C * (np.logaddexp(0, logits) - y * logits).sum())
 
 
-def test_the_path_minimises_the_l1_loss() -> None:
+def test_the_path_minimizes_the_l1_loss() -> None:
     X, y = two_classes(80, 40)
     Z = scaled(X, X, "unit")
     probe = SparseProbe(path=(1.5, 10)).fit(X, y)

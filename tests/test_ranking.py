@@ -179,8 +179,8 @@ def test_types_are_clusters_of_the_embeddings_whatever_the_order() -> None:
     rows = np.random.default_rng(1).permutation(40)
     types = embedding_types(blobs(), rows, n_types=4, seed=0)
     assert len(set(zip(types, (rows % 4).tolist(), strict=True))) == 4  # one type for one blob
-    backwards = embedding_types(blobs(), rows[::-1], n_types=4, seed=0)
-    assert backwards == types[::-1]
+    backward = embedding_types(blobs(), rows[::-1], n_types=4, seed=0)
+    assert backward == types[::-1]
 
 
 @pytest.mark.parametrize(("n", "n_types", "expected"), [(40, 20, 8), (40, 3, 3), (10, 20, 2), (9, 20, 0), (40, 0, 0), (40, 1, 0)])

@@ -112,7 +112,7 @@ class TestRecipes:
 
     def test_little_memory(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         names = run_page("recipes/little_memory", tmp_path, monkeypatch)
-        assert len(names["summarised"]) == len(names["report"])
+        assert len(names["summarized"]) == len(names["report"])
         assert set(names["probes"].table["features"]) == {"pooled", "spatial"}
 
     def test_million_images(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,7 +137,7 @@ def test_a_function_of_the_users_gets_the_output_itself() -> None:
 
 
 class TestInPlace:
-    """What is recorded is what the module returned, whatever overwrites it afterwards."""
+    """What is recorded is what the module returned, whatever overwrites it afterward."""
 
     @pytest.mark.parametrize("pooling", ["mean", "max", "none", lambda x: x.flatten(1), lambda x: x[:, :, 0, 0]])
     def test_batch_norm_before_an_in_place_relu(self, pooling: Any) -> None:
@@ -365,9 +365,9 @@ class TestModelIsLeftAsFound:
 
     def test_after_an_exception_while_recording_a_set(self, model: nn.Module, world: Images) -> None:
         before = state_of(model)
-        grey = transforms.Compose([transforms.Grayscale(), transforms.ToTensor()])
+        gray = transforms.Compose([transforms.Grayscale(), transforms.ToTensor()])
         with pytest.raises(RuntimeError, match="channels"):
-            ActivationRecorder(model, ["features.3"]).record(world, transform=grey)
+            ActivationRecorder(model, ["features.3"]).record(world, transform=gray)
         with pytest.raises(ZeroDivisionError):
             ActivationRecorder(model, ["features.3"], pooling=lambda x: 1 / 0).record(world, transform=target_transform())  # type: ignore[arg-type, return-value]
         assert state_of(model) == before

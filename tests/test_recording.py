@@ -55,7 +55,7 @@ def test_a_stream_gives_the_same_bits_as_a_dataset(target: nn.Module, images: Im
 def test_summaries_hold_what_plain_numpy_finds(target: nn.Module, images: Images) -> None:
     recorder = ActivationRecorder(target, LAYERS)
     whole = recorder.record(images, transform=TRANSFORM, batch_size=8)
-    summary = recorder.summarise(images, transform=TRANSFORM, batch_size=8, k=5)
+    summary = recorder.summarize(images, transform=TRANSFORM, batch_size=8, k=5)
     assert summary.layers == tuple(LAYERS)
     for layer in LAYERS:
         values, found = whole[layer].astype(np.float64), summary[layer]
@@ -70,7 +70,7 @@ def test_summaries_hold_what_plain_numpy_finds(target: nn.Module, images: Images
 
 
 def test_summaries_survive_a_file(target: nn.Module, images: Images, tmp_path: Path) -> None:
-    summary = ActivationRecorder(target, LAYERS).summarise(images, transform=TRANSFORM, k=3)
+    summary = ActivationRecorder(target, LAYERS).summarize(images, transform=TRANSFORM, k=3)
     summary.save(tmp_path / "summary.npz")
     assert ActivationSummary.load(tmp_path / "summary.npz").equals(summary)
 
@@ -101,7 +101,7 @@ def test_what_cannot_be_kept_fails_before_the_run(target: nn.Module, images: Ima
     with pytest.raises(InputError, match="'float32' or 'float16', but got 'bfloat16'"):
         recorder.record(images, transform=TRANSFORM, dtype="bfloat16")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="`k` to be at least 1"):
-        recorder.summarise(images, transform=TRANSFORM, k=0)
+        recorder.summarize(images, transform=TRANSFORM, k=0)
 
 
 def test_a_device_is_for_the_pass_alone(target: nn.Module, images: Images) -> None:
@@ -113,4 +113,4 @@ def test_a_device_is_for_the_pass_alone(target: nn.Module, images: Images) -> No
         assert {name: id(parameter) for name, parameter in target.named_parameters()} == before
         assert next(target.parameters()).device.type == "cpu"
     with pytest.raises(InputError, match="a device of this machine"):
-        recorder.summarise(images, transform=TRANSFORM, device="warp")
+        recorder.summarize(images, transform=TRANSFORM, device="warp")

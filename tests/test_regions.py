@@ -63,16 +63,16 @@ def test_where_a_unit_fired_by_hand() -> None:
     assert not black.fired.any()
     for region, (row, column) in ((above, (0, 3)), (below, (2, 1))):
         fired = np.argwhere(region.fired)
-        centre = (4 * row + 1.5, 4 * column + 1.5)
-        # the map falls linearly between centres of fields: from one half on within two pixels; at the border it stays
-        assert np.abs(fired - centre).max() <= 2.5
+        center = (4 * row + 1.5, 4 * column + 1.5)
+        # the map falls linearly between centers of fields: from one half on within two pixels; at the border it stays
+        assert np.abs(fired - center).max() <= 2.5
         assert region.fired[4 * row + 1 : 4 * row + 3, 4 * column + 1 : 4 * column + 3].all()
 
 
-def test_the_stretched_map_is_bilinear_between_the_centres_of_fields() -> None:
+def test_the_stretched_map_is_bilinear_between_the_centers_of_fields() -> None:
     region = spot_regions()[1]
-    centres = (np.arange(16) + 0.5) / 4 - 0.5  # of the pixels, in places of the map
-    expected = np.array([[max(0, 1 - abs(y - 2)) * max(0, 1 - abs(x - 1)) for x in centres] for y in centres])
+    centers = (np.arange(16) + 0.5) / 4 - 0.5  # of the pixels, in places of the map
+    expected = np.array([[max(0, 1 - abs(y - 2)) * max(0, 1 - abs(x - 1)) for x in centers] for y in centers])
     np.testing.assert_allclose(region.heat, expected, atol=1e-6)
 
 
@@ -226,7 +226,7 @@ def test_examples_that_do_not_fit_are_refused(world: Images, target: nn.Module, 
 # --- pictures
 
 
-def test_a_normalisation_is_taken_back() -> None:
+def test_a_normalization_is_taken_back() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
     normalize = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     tensor = normalize(TO_TENSOR(pixels))
@@ -243,7 +243,7 @@ def test_a_normalisation_is_taken_back() -> None:
     assert normalization(transforms.functional.to_tensor) is None
 
 
-def test_other_values_are_stretched_and_grey_is_grey() -> None:
+def test_other_values_are_stretched_and_gray_is_gray() -> None:
     tensor = torch.tensor([[[-1.0, 0.0], [1.0, 3.0]]])
     assert np.asarray(picture_of(tensor))[..., 0].tolist() == [[0, 64], [128, 255]]
     assert picture_of(tensor).mode == "RGB"

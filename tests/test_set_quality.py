@@ -140,7 +140,7 @@ def test_the_page_on_concept_sets_runs(tmp_path: Path, monkeypatch: pytest.Monke
         exec(block, names)
     assert (tmp_path / "striped.png").is_file()
     assert len(names["sets"]["striped"].duplicates) == 150
-    assert len(names["labelled"]["red"].ids) == 150
+    assert len(names["labeled"]["red"].ids) == 150
 
 
 # --- made worse

@@ -13,7 +13,7 @@ from neuroprobe.concepts import ConceptScores
 from neuroprobe.dissection import dissect
 from neuroprobe.scorer_registry import SCORERS
 from neuroprobe.significance import (
-    NEIGHBOURS,
+    NEIGHBORS,
     _log_sum_of_others,
     joined,
     null_prior,
@@ -159,11 +159,11 @@ def test_up_to_the_highest_tenth_of_the_null_p_values_are_counted() -> None:
 def slow_like(best: float, where: float, null: np.ndarray, places: np.ndarray) -> float:
     """Of the null units nearest in rank of concentration, with the trend along it taken out."""
     order = np.argsort(places, kind="stable")
-    first = sum(x < where for x in places) - NEIGHBOURS // 2
-    near = order[max(0, min(first, len(null) - NEIGHBOURS)) :][:NEIGHBOURS]
+    first = sum(x < where for x in places) - NEIGHBORS // 2
+    near = order[max(0, min(first, len(null) - NEIGHBORS)) :][:NEIGHBORS]
     slope, _ = np.polyfit(places[near], null[near], 1)
     rest, own = null[near] - slope * (places[near] - places[near].mean()), best - slope * (where - places[near].mean())
-    return (1 + (rest >= own).sum()) / (NEIGHBOURS + 1)
+    return (1 + (rest >= own).sum()) / (NEIGHBORS + 1)
 
 
 def test_a_unit_is_compared_with_null_units_of_like_concentration() -> None:
@@ -176,8 +176,8 @@ def test_a_unit_is_compared_with_null_units_of_like_concentration() -> None:
     expected = np.array([slow_like(b, where, null, places) for b, where in zip(best, ours, strict=True)])
     counted = expected > 0.11  # further up it is the tail's
     assert counted.sum() > 25
-    # concentrations are rounded, which may exchange one neighbour
-    np.testing.assert_allclose(found[counted], expected[counted], atol=1.01 / (NEIGHBOURS + 1))
+    # concentrations are rounded, which may exchange one neighbor
+    np.testing.assert_allclose(found[counted], expected[counted], atol=1.01 / (NEIGHBORS + 1))
     assert (found[~counted] < 0.12).all()
 
 
@@ -283,7 +283,7 @@ def check_uniform(p: np.ndarray, *, per_layer: int, few_values: bool = False) ->
 
     With few values that scores can take p-values too have few, and are no less than uniform ones.
     """
-    effective = len(p) / (1 + per_layer / NEIGHBOURS)
+    effective = len(p) / (1 + per_layer / NEIGHBORS)
     side = "greater" if few_values else "two-sided"
     assert stats.kstest(p, "uniform", alternative=side).statistic < stats.kstwo.isf(1e-3, int(effective))
     for limit in (0.05, 0.2):

@@ -130,8 +130,8 @@ def test_cosine_worked_by_hand() -> None:
     np.testing.assert_allclose(found, [[24 / 25, -1], [3 / 5, -4 / 5]], rtol=1e-6)
 
 
-def test_cosine_centres_neither_side() -> None:
-    # after centring both columns would be zero
+def test_cosine_centers_neither_side() -> None:
+    # after centering both columns would be zero
     assert cos_similarity(np.ones((4, 1)), np.ones((4, 1))) == pytest.approx(1)
 
 

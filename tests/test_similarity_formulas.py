@@ -50,21 +50,21 @@ def slow_cosine(x: list[float], y: list[float]) -> float:
     return sum(v * w for v, w in zip(x, y, strict=True)) / lengths
 
 
-def centred(x: list[float]) -> list[float]:
+def centered(x: list[float]) -> list[float]:
     mean = sum(x) / len(x)
     return [v - mean for v in x]
 
 
 def test_pearson_is_the_plain_formula() -> None:
     inputs = random_inputs()
-    expected = by_pair(lambda x, y: slow_cosine(centred(x), centred(y)), *inputs)
+    expected = by_pair(lambda x, y: slow_cosine(centered(x), centered(y)), *inputs)
     np.testing.assert_allclose(pearson(*inputs), expected, atol=1e-6)
     np.testing.assert_allclose(pearson(*inputs)[0, 0], np.corrcoef(inputs[0][:, 0], inputs[1][:, 0])[0, 1], atol=1e-6)
 
 
 def test_cubed_cosine_is_the_plain_formula() -> None:
     inputs = random_inputs()
-    expected = by_pair(lambda x, y: slow_cosine([v**3 for v in centred(x)], [v**3 for v in centred(y)]), *inputs)
+    expected = by_pair(lambda x, y: slow_cosine([v**3 for v in centered(x)], [v**3 for v in centered(y)]), *inputs)
     np.testing.assert_allclose(cos_similarity_cubed(*inputs, min_norm=0), expected, atol=1e-5)
 
 
@@ -218,7 +218,7 @@ def slow_average_precision(x: list[float], labels: list[float]) -> float:
 
 def slow_mean_difference(x: list[float], labels: list[float]) -> float:
     with_it, without = ([v for v, label in zip(x, labels, strict=True) if label == wanted] for wanted in (1, 0))
-    deviation = math.sqrt(sum(v * v for v in centred(x)) / len(x))
+    deviation = math.sqrt(sum(v * v for v in centered(x)) / len(x))
     return (sum(with_it) / len(with_it) - sum(without) / len(without)) / deviation
 
 

@@ -241,9 +241,9 @@ def test_one_unit_is_found_by_scope_neuron_and_ten_only_by_scope_layer() -> None
 
 @pytest.mark.slow
 def test_the_world_is_read_where_it_should_be() -> None:
-    """Colour early and everywhere, pattern and shape later; the trained target above the untrained one, intervals apart."""
+    """Color early and everywhere, pattern and shape later; the trained target above the untrained one, intervals apart."""
     files = target_checkpoints()
-    concepts = {"colour": ("red", "blue"), "pattern": ("striped", "dotted"), "shape": ("star", "ring")}
+    concepts = {"color": ("red", "blue"), "pattern": ("striped", "dotted"), "shape": ("star", "ring")}
     concept_sets = sets(*(true_set(c) for group in concepts.values() for c in group))
     probing = ProbingStudy(
         load_target(), ["features.0", "features.2", "features.9", "features.16", "features.18"], concept_sets,
@@ -253,11 +253,11 @@ def test_the_world_is_read_where_it_should_be() -> None:
     group = {c: name for name, members in concepts.items() for c in members}
     means = table.groupby([table["concept"].map(group), "checkpoint", "layer"])["test_accuracy"].mean()
     trained = means.xs("trained", level="checkpoint").unstack()
-    assert trained.loc["colour", "features.2"] > 0.7
-    assert trained.loc["colour"].min() > 0.65
+    assert trained.loc["color", "features.2"] > 0.7
+    assert trained.loc["color"].min() > 0.65
     for later in ("pattern", "shape"):
         assert trained.loc[later, "features.18"] - trained.loc[later, "features.0"] > 0.15
-        assert trained.loc["colour", "features.2"] > trained.loc[later, "features.2"] + 0.05
+        assert trained.loc["color", "features.2"] > trained.loc[later, "features.2"] + 0.05
     last = table[table["layer"] == "features.18"]
     scores = last.groupby(["checkpoint", "seed"])["test_accuracy"].mean().unstack()  # over the concepts, by split
     n_train, n_test = int(last["n_train"].iloc[0]), int(last["n_test"].iloc[0])

@@ -41,7 +41,7 @@ def grid(n, size=16):
     return [np.arange(start, min(start + size, n)) for start in range(0, n, size)]
 
 
-def summarise(values, batches, numbers=None, k=K):
+def summarize(values, batches, numbers=None, k=K):
     summary = LayerSummary("layer", values.shape[1], k=k)
     for number in range(len(batches)) if numbers is None else numbers:
         summary.update(torch.from_numpy(values[batches[number]]), rows=batches[number], batch=int(number))
@@ -67,7 +67,7 @@ def plain_top(column, k, sign):
 @pytest.mark.parametrize("kind", KINDS)
 def test_against_plain_code_on_the_whole_array(kind, k):
     values = random_values(kind)
-    found = summarise(values, grid(len(values)), k=k).statistics(lambda row: f"image {row}")
+    found = summarize(values, grid(len(values)), k=k).statistics(lambda row: f"image {row}")
     n = len(values)
     for unit, column in enumerate(values.T.astype(float)):
         top, lowest = plain_top(column, k, 1), plain_top(column, k, -1)
@@ -78,8 +78,8 @@ def test_against_plain_code_on_the_whole_array(kind, k):
         assert found.top_ids[unit].tolist() == [f"image {row}" for row in top]
         assert found.lowest_ids[unit].tolist() == [f"image {row}" for row in lowest]
         assert found.mean[unit] == pytest.approx(math.fsum(column) / n, rel=1e-15)
-        centred = math.fsum((column - math.fsum(column) / n) ** 2) / n
-        assert found.variance[unit] == pytest.approx(centred, rel=1e-9)
+        centered = math.fsum((column - math.fsum(column) / n) ** 2) / n
+        assert found.variance[unit] == pytest.approx(centered, rel=1e-9)
     assert found.count == n
     assert (found.active == (values > 0).mean(axis=0)).all()
     assert (found.minimum == values.min(axis=0)).all()
@@ -118,10 +118,10 @@ def test_parts_merge_to_the_bits_of_the_whole(kind):
     for seed in range(12):
         rng = np.random.default_rng(seed)
         k = int(rng.integers(1, 60))
-        whole = summarise(values, batches, k=k)
+        whole = summarize(values, batches, k=k)
         numbers = rng.permutation(len(batches))
         cuts = np.sort(rng.integers(0, len(batches) + 1, size=rng.integers(0, 5)))
-        parts = [summarise(values, batches, part, k) for part in np.split(numbers, cuts)]  # some are empty
+        parts = [summarize(values, batches, part, k) for part in np.split(numbers, cuts)]  # some are empty
         while len(parts) > 1:  # a random tree
             one = parts.pop(rng.integers(len(parts)))
             other = parts.pop(rng.integers(len(parts)))
@@ -132,25 +132,25 @@ def test_parts_merge_to_the_bits_of_the_whole(kind):
 
 def test_the_size_of_batches_changes_nothing_but_their_numbers():
     values = random_values("wide")
-    fine, coarse = (summarise(values, grid(len(values), size)) for size in (1, 150))
+    fine, coarse = (summarize(values, grid(len(values), size)) for size in (1, 150))
     assert fine.statistics(str).equals(coarse.statistics(str))
 
 
 def test_ranks_with_alternate_batches_and_a_resumed_one():
     values = random_values("normal")
     batches = grid(len(values))
-    ranks = [summarise(values, batches, range(rank, len(batches), 3)) for rank in range(3)]
-    resumed = LayerSummary.from_arrays(summarise(values, batches, [0, 3]).to_arrays())
+    ranks = [summarize(values, batches, range(rank, len(batches), 3)) for rank in range(3)]
+    resumed = LayerSummary.from_arrays(summarize(values, batches, [0, 3]).to_arrays())
     for number in (6, 9):
         resumed.update(torch.from_numpy(values[batches[number]]), rows=batches[number], batch=number)
     assert_same_bits(resumed, ranks[0])
-    assert_same_bits(reduce(LayerSummary.merge, [ranks[2], resumed, ranks[1]]), summarise(values, batches))
+    assert_same_bits(reduce(LayerSummary.merge, [ranks[2], resumed, ranks[1]]), summarize(values, batches))
 
 
 def test_merging_changes_neither_part():
     values = random_values("normal")
     batches = grid(len(values))
-    one, other = summarise(values, batches, [0, 1]), summarise(values, batches, [2])
+    one, other = summarize(values, batches, [0, 1]), summarize(values, batches, [2])
     before = one.to_arrays(), other.to_arrays()
     merged = one.merge(other)
     merged.update(torch.from_numpy(values[batches[5]]), rows=batches[5], batch=5)
@@ -187,7 +187,7 @@ def test_variance_survives_cancellation():
 
 def test_k_beyond_the_number_of_images_gives_what_there_is():
     values = random_values("ties", n=5)
-    found = summarise(values, grid(5, 2), k=50).statistics(str)
+    found = summarize(values, grid(5, 2), k=50).statistics(str)
     assert found.top_values.shape == found.lowest_rows.shape == (6, 5)
     assert (np.sort(found.top_rows) == np.arange(5)).all()
 
@@ -202,7 +202,7 @@ def test_a_batch_of_skipped_images_only_counts_as_taken():
 
 def test_only_the_rows_that_are_kept_are_asked_for():
     asked = []
-    found = summarise(random_values("normal", n=150, units=2), grid(150)).statistics(lambda row: asked.append(row) or str(row))
+    found = summarize(random_values("normal", n=150, units=2), grid(150)).statistics(lambda row: asked.append(row) or str(row))
     assert sorted(asked) == sorted(set(found.top_rows.ravel()) | set(found.lowest_rows.ravel()))
     assert len(asked) <= 2 * 2 * K
 
@@ -229,7 +229,7 @@ def test_memory_does_not_grow_with_the_images():
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_refused_and_change_nothing(bad):
     values = random_values("normal", n=20)
-    summary, untouched = (summarise(values, grid(20, 10)) for _ in range(2))
+    summary, untouched = (summarize(values, grid(20, 10)) for _ in range(2))
     values[3, 2] = bad
     with pytest.raises(InputError, match=rf"Expected finite activations, but unit 2 of 'layer' is {bad} on row 33. Check the model"):
         summary.update(torch.from_numpy(values), rows=np.arange(30, 50), batch=2)
@@ -268,7 +268,7 @@ def test_parts_that_do_not_belong_together_are_refused():
 
 
 def test_arrays_there_and_back(tmp_path):
-    summary = summarise(random_values("wide"), grid(150))
+    summary = summarize(random_values("wide"), grid(150))
     np.savez(tmp_path / "part.npz", **summary.to_arrays())
     with np.load(tmp_path / "part.npz", allow_pickle=False) as stored:
         again = LayerSummary.from_arrays(stored)
@@ -277,7 +277,7 @@ def test_arrays_there_and_back(tmp_path):
 
 
 def test_arrays_that_are_not_a_summary_are_refused():
-    arrays = summarise(random_values("normal"), grid(150)).to_arrays()
+    arrays = summarize(random_values("normal"), grid(150)).to_arrays()
     with pytest.raises(InputError, match=r"\['sums'\] are missing"):
         LayerSummary.from_arrays({name: array for name, array in arrays.items() if name != "sums"})
     with pytest.raises(InputError, match="arrays of one summary"):
@@ -291,7 +291,7 @@ def test_arrays_that_are_not_a_summary_are_refused():
 @pytest.fixture
 def activation_summary():
     layers = {
-        name: summarise(random_values("ties", seed, units=5 + seed), grid(150)) for seed, name in enumerate(["features.0", "a/b \u00e9"])
+        name: summarize(random_values("ties", seed, units=5 + seed), grid(150)) for seed, name in enumerate(["features.0", "a/b \u00e9"])
     }
     statistics = {name: layer.statistics(lambda row: f"bild_{row}.jpg") for name, layer in layers.items()}
     return ActivationSummary(statistics, {"model": "abc", "skipped": {"x.jpg": "no image"}})

@@ -69,7 +69,7 @@ def test_a_progress_bar_if_asked_for(capsys) -> None:
 def test_templates_and_concepts_together_against_a_slow_loop(tmp_path: Path) -> None:
     encoder = ClipEncoder(CLIP_PATH, device="cpu")
     groups = [
-        ConceptGroup("colour", ("red", "blue", "green"), none="none", templates="clip-7"),
+        ConceptGroup("color", ("red", "blue", "green"), none="none", templates="clip-7"),
         ConceptGroup("pattern", ("striped", "dotted"), templates=("{}", "a {} thing")),
         ConceptGroup("shape", ("circle",)),
     ]

@@ -157,7 +157,7 @@ def test_the_highest_images_of_a_summary_are_enough(scores, name) -> None:
 
 def test_a_summary_of_too_few_images_is_refused(scores) -> None:
     rows = highest_images(layer(), 20)
-    with pytest.raises(InputError, match=r"the 28 highest images of every unit, but the summary kept 20\. Summarise with k=28 or more"):
+    with pytest.raises(InputError, match=r"the 28 highest images of every unit, but the summary kept 20\. Summarize with k=28 or more"):
         WpmiScorer(scores).units_from_top(rows, torch.zeros(rows.shape))
 
 

@@ -29,8 +29,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 @contextmanager
-def no_initialisation() -> Iterator[None]:
-    """Weights are left as they come, since they are filled afterwards: the large models would take minutes."""
+def no_initialization() -> Iterator[None]:
+    """Weights are left as they come, since they are filled afterward: the large models would take minutes."""
     with ExitStack() as stack:
         for name in ("normal_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_", "xavier_uniform_", "uniform_"):
             stack.enter_context(mock.patch.object(nn.init, name, lambda tensor, *args, **kwargs: tensor))
@@ -51,7 +51,7 @@ def small_weights(model: nn.Module) -> None:
 
 def build(name: str) -> tuple[nn.Module, torch.Tensor]:
     """The model with random weights, in evaluation mode, and two images."""
-    with no_initialisation():
+    with no_initialization():
         model = torchvision.models.get_model(name, weights=None, **OPTIONS.get(name, {}))
     small_weights(model)
     side = SIDES.get(name, 64)

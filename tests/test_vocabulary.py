@@ -19,16 +19,16 @@ def prompts(vocabulary: Vocabulary) -> dict[str, tuple[str, ...]]:
 
 
 def test_prompts_come_from_every_template_in_order() -> None:
-    group = ConceptGroup("colour", ("red", "blue"), templates=("a {} thing", "{}", "it is {}!"))
+    group = ConceptGroup("color", ("red", "blue"), templates=("a {} thing", "{}", "it is {}!"))
     assert [c.prompts for c in group.members()] == [("a red thing", "red", "it is red!"), ("a blue thing", "blue", "it is blue!")]
 
 
 def test_the_default_template_is_the_blogs() -> None:
-    assert ConceptGroup("colour", ("red",)).members()[0].prompts == ("This image has a concept: red",)
+    assert ConceptGroup("color", ("red",)).members()[0].prompts == ("This image has a concept: red",)
 
 
 def test_none_is_last_and_has_prompts_but_is_not_a_concept() -> None:
-    group = ConceptGroup("colour", ("red", "blue"), none="none")
+    group = ConceptGroup("color", ("red", "blue"), none="none")
     assert group.names == ("red", "blue", "none")
     assert group.concepts == ("red", "blue")
     assert group.members()[-1].prompts == ("This image has a concept: none",)
@@ -36,7 +36,7 @@ def test_none_is_last_and_has_prompts_but_is_not_a_concept() -> None:
 
 def test_a_group_keeps_no_list_that_could_change() -> None:
     words, templates = ["red"], ["{}"]
-    group = ConceptGroup("colour", words, templates=templates)
+    group = ConceptGroup("color", words, templates=templates)
     words.append("blue")
     templates.append("a {}")
     assert (group.names, group.members()[0].prompts) == (("red",), ("red",))
@@ -45,29 +45,29 @@ def test_a_group_keeps_no_list_that_could_change() -> None:
 @pytest.mark.parametrize("template", ["a photo", "", "{} and {}", "a {0}", "{ }"])
 def test_a_template_needs_exactly_one_place(template: str) -> None:
     with pytest.raises(InputError, match=r"a prompt template with exactly one '\{\}', but got"):
-        ConceptGroup("colour", ("red",), templates=("{}", template))
+        ConceptGroup("color", ("red",), templates=("{}", template))
 
 
 def test_a_group_needs_a_template() -> None:
-    with pytest.raises(InputError, match="at least one prompt template for the group 'colour'"):
-        ConceptGroup("colour", ("red",), templates=())
+    with pytest.raises(InputError, match="at least one prompt template for the group 'color'"):
+        ConceptGroup("color", ("red",), templates=())
 
 
 def test_a_group_needs_a_concept() -> None:
-    with pytest.raises(InputError, match="at least one concept in the group 'colour', but got none"):
-        ConceptGroup("colour", ())
+    with pytest.raises(InputError, match="at least one concept in the group 'color', but got none"):
+        ConceptGroup("color", ())
 
 
 @pytest.mark.parametrize("name", ["", "  ", None, 3])
 def test_names_that_are_no_text_are_refused(name) -> None:
-    with pytest.raises(InputError, match=f"names that are not empty in colour, but got {name!r}"):
-        ConceptGroup("colour", ("red", name))
+    with pytest.raises(InputError, match=f"names that are not empty in color, but got {name!r}"):
+        ConceptGroup("color", ("red", name))
 
 
 @pytest.mark.parametrize(("concepts", "none"), [(("red", "blue", "red"), None), (("red", "blue"), "red")])
 def test_a_name_twice_in_a_group_is_refused(concepts, none) -> None:
-    with pytest.raises(InputError, match="every name once in colour, but 'red' occurs twice"):
-        ConceptGroup("colour", concepts, none=none)
+    with pytest.raises(InputError, match="every name once in color, but 'red' occurs twice"):
+        ConceptGroup("color", concepts, none=none)
 
 
 def test_a_single_text_is_one_template_not_its_letters() -> None:
@@ -97,7 +97,7 @@ def test_an_unknown_name_of_templates() -> None:
 
 def test_a_template_that_is_no_text_is_refused() -> None:
     with pytest.raises(InputError, match=r"a prompt template with exactly one '\{\}', but got 3"):
-        ConceptGroup("colour", ("red",), templates=("{}", 3))
+        ConceptGroup("color", ("red",), templates=("{}", 3))
 
 
 # --- vocabularies
@@ -117,7 +117,7 @@ def test_one_group_in_place_of_a_list_is_refused() -> None:
 def test_the_blogs_groups() -> None:
     vocabulary = Vocabulary.probing_blog()
     assert [(g.name, g.names) for g in vocabulary.groups] == [
-        ("colour", ("red", "yellow", "blue", "green", "none")),
+        ("color", ("red", "yellow", "blue", "green", "none")),
         ("pattern", ("zigzagged", "striped", "dotted", "none")),
         ("sex", ("male", "female", "none")),
     ]
@@ -136,7 +136,7 @@ def test_two_groups_of_one_name_are_refused() -> None:
 
 def test_a_concept_in_two_groups_is_refused() -> None:
     with pytest.raises(InputError, match="every name once in the vocabulary, but 'orange' occurs twice"):
-        Vocabulary([ConceptGroup("colour", ("red", "orange")), ConceptGroup("fruit", ("orange",))])
+        Vocabulary([ConceptGroup("color", ("red", "orange")), ConceptGroup("fruit", ("orange",))])
 
 
 def test_group_of() -> None:

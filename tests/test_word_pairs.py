@@ -70,7 +70,7 @@ def matrix_of(texts: list[str], scores: ConceptScores = SCORES) -> np.ndarray:
 
 
 def weighted(activations: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-    """Images weighted by the fourth power of what a unit is above its mean; standardised scores."""
+    """Images weighted by the fourth power of what a unit is above its mean; standardized scores."""
     weights = (activations - activations.mean(dim=0)).clamp_min(0) ** 4
     return (weights / weights.sum(dim=0).clamp_min(1e-12)).T @ ((scores - scores.mean(dim=0)) / scores.std(dim=0))
 
@@ -170,7 +170,7 @@ def test_parameters_reach_the_function() -> None:
 
 def test_pairs_go_into_the_templates_of_the_first_words_group() -> None:
     groups = [
-        ConceptGroup("colour", ("red", "blue"), templates=("a {} thing", "{}")),
+        ConceptGroup("color", ("red", "blue"), templates=("a {} thing", "{}")),
         ConceptGroup("pattern", ("dotted",), templates=("P {}",)),
     ]
     vectors = PairVectors(scores_for(Vocabulary(groups)), encoder := LetterEncoder(), templates=("{a} {b}", "{b}, {a}"), size=9)

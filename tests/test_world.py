@@ -17,7 +17,7 @@ from neuroprobe.fingerprints import fingerprint_model
 from neuroprobe.world import (
     ATTRIBUTES,
     BACKGROUNDS,
-    COLOURS,
+    COLORS,
     LAYERS,
     PATTERNS,
     SHAPES,
@@ -55,8 +55,8 @@ class TestImages:
         with same_random_states():
             forwards = [np.asarray(world_images(4)[i]) for i in range(4)]
             images = world_images(4)
-            backwards = [np.asarray(images[i]) for i in (3, 2, 1, 0)]
-        np.testing.assert_array_equal(forwards, backwards[::-1])
+            backward = [np.asarray(images[i]) for i in (3, 2, 1, 0)]
+        np.testing.assert_array_equal(forwards, backward[::-1])
 
     def test_seeds_and_indices_differ(self) -> None:
         pictures = {draw(i, seed=s)[1].tobytes() for i in range(3) for s in range(3)}
@@ -113,7 +113,7 @@ class TestTruth:
             scene = self.dataset.scene(i)
             shown = [scene.background]
             for item in scene.objects:
-                shown += [item.shape, item.colour, item.pattern]
+                shown += [item.shape, item.color, item.pattern]
             assert [name for name, true in zip(ATTRIBUTES, truth[i], strict=True) if true] == [a for a in ATTRIBUTES if a in shown]
 
     def test_captions_name_what_is_true_and_nothing_else(self) -> None:
@@ -123,7 +123,7 @@ class TestTruth:
             assert background == f"a {scene.background} background"
             assert len(objects) == len(scene.objects)
             for item, caption in zip(scene.objects, objects, strict=True):
-                assert caption == f"a {item.pattern} {item.colour} {item.shape}"
+                assert caption == f"a {item.pattern} {item.color} {item.shape}"
                 assert caption in whole
             assert {word for word in whole.split() if word in ATTRIBUTES} == scene.attributes
 
@@ -146,7 +146,7 @@ class TestSampling:
         objects = [item for scene in scenes for item in scene.objects]
         for names, drawn in (
             (SHAPES, [o.shape for o in objects]),
-            (COLOURS, [o.colour for o in objects]),
+            (COLORS, [o.color for o in objects]),
             (PATTERNS, [o.pattern for o in objects]),
             (BACKGROUNDS, [scene.background for scene in scenes]),
         ):
@@ -161,23 +161,23 @@ class TestSampling:
         assert not combinations["seen"] & combinations["unseen"]
         assert combinations["seen"] | combinations["unseen"] == combinations["all"]
         assert (len(combinations["all"]), len(combinations["unseen"])) == (400, 40)
-        for axis, names in enumerate((SHAPES, COLOURS, PATTERNS)):
+        for axis, names in enumerate((SHAPES, COLORS, PATTERNS)):
             counts = Counter(c[axis] for c in combinations["unseen"])
             assert set(counts.values()) == {40 // len(names)}
 
     def test_objects_stay_in_the_image_and_apart(self) -> None:
         for scene in sampled(500, seed=1):
             for item in scene.objects:
-                for centre in (item.x, item.y):
-                    assert centre - item.radius > -1 / 64  # less than a pixel may be cut off
-                    assert centre + item.radius < 1 + 1 / 64
+                for center in (item.x, item.y):
+                    assert center - item.radius > -1 / 64  # less than a pixel may be cut off
+                    assert center + item.radius < 1 + 1 / 64
             if len(scene.objects) == 2:
                 left, right = scene.objects
                 assert left.x < 0.5 < right.x
 
     def test_phrases(self) -> None:
         assert phrase("star", "red", "striped") == "a striped red star"
-        assert phrase(colour="red") == "a red object"
+        assert phrase(color="red") == "a red object"
         assert phrase(shape="star", pattern="dotted") == "a dotted star"
         assert phrase() == "a object"
 
@@ -193,10 +193,10 @@ class TestRendering:
         assert (picture.shape, picture.dtype) == ((64, 64, 3), np.uint8)
         assert set(picture.flatten()) == {242}  # 0.95 of 255, rounded
 
-    @pytest.mark.parametrize("colour", COLOURS)
-    def test_colours(self, colour: str) -> None:
-        picture = self.picture(replace(self.plain, colour=colour))
-        np.testing.assert_allclose(picture[32, 32] / 255, RGB[colour], atol=0.045)  # 0.04 of jitter, and rounding
+    @pytest.mark.parametrize("color", COLORS)
+    def test_colors(self, color: str) -> None:
+        picture = self.picture(replace(self.plain, color=color))
+        np.testing.assert_allclose(picture[32, 32] / 255, RGB[color], atol=0.045)  # 0.04 of jitter, and rounding
         assert set(picture[0].flatten()) == {242}
 
     def test_the_square_is_where_it_should_be(self) -> None:
@@ -205,7 +205,7 @@ class TestRendering:
         # half its side is 0.8 of its radius: 0.24 of the image, from 16.64 to 47.36 pixels
         np.testing.assert_allclose([red.min(axis=0), red.max(axis=0)], [[17, 17], [46, 46]], atol=1)
         moved = np.argwhere(self.picture(replace(self.plain, x=0.4, y=0.6))[..., 1] < 100)
-        np.testing.assert_allclose(moved.mean(axis=0) - red.mean(axis=0), [6.4, -6.4], atol=0.6)  # y downwards
+        np.testing.assert_allclose(moved.mean(axis=0) - red.mean(axis=0), [6.4, -6.4], atol=0.6)  # y downward
 
     @pytest.mark.parametrize("shape", SHAPES)
     def test_no_shape_leaves_its_circle(self, shape: str) -> None:
@@ -228,8 +228,8 @@ class TestRendering:
         assert dark == 0 if pattern == "plain" else 0.2 < dark < 0.7
 
     def test_light_and_noise(self) -> None:
-        np.testing.assert_allclose(self.picture(background="grey", light=0.8).mean() / 255, 0.4, atol=0.003)
-        noisy = self.picture(background="grey", noise=0.05) / 255
+        np.testing.assert_allclose(self.picture(background="gray", light=0.8).mean() / 255, 0.4, atol=0.003)
+        noisy = self.picture(background="gray", noise=0.05) / 255
         np.testing.assert_allclose(noisy.std(), 0.05, atol=0.003)
 
 
@@ -237,11 +237,11 @@ def slow_truth(scene: Scene, caption: Caption) -> float:
     """Whether a caption is true of a scene, from the scene's words alone."""
     if caption.fixed_truth is not None:
         return caption.fixed_truth
-    for shape, colour, pattern in caption.objects:
+    for shape, color, pattern in caption.objects:
         found = False
         for item in scene.objects:
             fits = shape < 0 or item.shape == SHAPES[shape]
-            fits = fits and (colour < 0 or item.colour == COLOURS[colour])
+            fits = fits and (color < 0 or item.color == COLORS[color])
             found = found or (fits and (pattern < 0 or item.pattern == PATTERNS[pattern]))
         if not found:
             return 0.0
@@ -272,7 +272,7 @@ class TestCaptions:
     def test_by_hand(self) -> None:
         red_star = SceneObject("star", "red", "plain", 0.5, 0.5, 0.2, 0.0)
         table = SceneTable.of([Scene((red_star,), "white", 1.0, 0.0), Scene((), "black", 1.0, 0.0)])
-        star, red, blue = (SHAPES.index("star"), -1, -1), (-1, COLOURS.index("red"), -1), (-1, COLOURS.index("blue"), -1)
+        star, red, blue = (SHAPES.index("star"), -1, -1), (-1, COLORS.index("red"), -1), (-1, COLORS.index("blue"), -1)
         captions = [
             Caption("a star", (star,)),
             Caption("a star and a red object", (star, red)),
@@ -293,7 +293,7 @@ class TestCaptions:
     def test_the_text_says_what_the_claims_say(self) -> None:
         for caption in self.captions():
             claimed = {
-                names[a] for wanted in caption.objects for names, a in zip((SHAPES, COLOURS, PATTERNS), wanted, strict=True) if a >= 0
+                names[a] for wanted in caption.objects for names, a in zip((SHAPES, COLORS, PATTERNS), wanted, strict=True) if a >= 0
             }
             claimed |= {BACKGROUNDS[caption.background]} if caption.background >= 0 else set()
             said = {word for word in caption.text.split() if word in ATTRIBUTES}

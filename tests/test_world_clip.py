@@ -23,7 +23,7 @@ def encoder() -> ClipEncoder:
 @pytest.mark.parametrize(("combinations", "least"), [("seen", 0.99), ("unseen", 0.96)])
 def test_zero_shot_accuracy_on_combinations_seen_and_never_seen(encoder: ClipEncoder, combinations: str, least: float) -> None:
     accuracies = zero_shot_accuracies(encoder, n_images=600, seed=101, combinations=combinations)  # type: ignore[arg-type]
-    assert accuracies.keys() == {"shape", "colour", "pattern"}
+    assert accuracies.keys() == {"shape", "color", "pattern"}
     assert min(accuracies.values()) >= least
 
 

@@ -10,12 +10,12 @@ from neuroprobe import ActivationRecorder, Images, LinearProbe
 from neuroprobe.directions import Direction
 from neuroprobe.feature_visualization import Visualization, visualize
 from neuroprobe.image_spectrum import ImageSpectrum, image_spectrum
-from neuroprobe.world import ATTRIBUTES, COLOURS, WorldDataset, load_target, target_transform, world_images
-from neuroprobe.world.palette import colour_votes, lab
+from neuroprobe.world import ATTRIBUTES, COLORS, WorldDataset, load_target, target_transform, world_images
+from neuroprobe.world.palette import color_votes, lab
 
 pytestmark = pytest.mark.slow
 
-FIRST = ATTRIBUTES.index(COLOURS[0])
+FIRST = ATTRIBUTES.index(COLORS[0])
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +36,9 @@ def test_units_reach_more_than_on_99_percent_of_real_images(head: Visualization)
     assert (made > np.quantile(real, 0.99, axis=0)).mean() >= 0.9
 
 
-def test_colour_units_images_show_their_colour_most(head: Visualization) -> None:
-    shown = colour_votes(head.images[FIRST : FIRST + len(COLOURS)]).argmax(axis=1)
-    assert (shown == np.arange(len(COLOURS))).mean() >= 0.8
+def test_color_units_images_show_their_color_most(head: Visualization) -> None:
+    shown = color_votes(head.images[FIRST : FIRST + len(COLORS)]).argmax(axis=1)
+    assert (shown == np.arange(len(COLORS))).mean() >= 0.8
 
 
 def test_small_images_are_smooth(head: Visualization) -> None:
@@ -52,11 +52,11 @@ def test_small_images_are_smooth(head: Visualization) -> None:
 
 
 def test_a_probes_direction_shows_its_concept(spectrum: ImageSpectrum) -> None:
-    """Directions of colours in a hidden layer: the head sees just that colour in their images, and they exceed real images."""
+    """Directions of colors in a hidden layer: the head sees just that color in their images, and they exceed real images."""
     layer, model, dataset = "features.16", load_target(), WorldDataset(500, seed=2)
     recorded = ActivationRecorder(model, [layer]).record(Images(dataset), transform=target_transform(), progress=False)[layer]
     directions = []
-    for i, name in enumerate(COLOURS):
+    for i, name in enumerate(COLORS):
         probe = LinearProbe().fit(recorded, dataset.truth()[:, FIRST + i])
         weights, bias = np.asarray(probe.coef_, dtype=np.float32).ravel(), float(np.ravel(probe.intercept_)[0])
         directions.append(Direction(name, "", layer, "pooled", "linear", 0, weights, bias))
@@ -64,8 +64,8 @@ def test_a_probes_direction_shows_its_concept(spectrum: ImageSpectrum) -> None:
     real = np.quantile(np.stack([one.decision(recorded) for one in directions], axis=1), 0.99, axis=0)
     assert (found.values > real).all()
     head = ActivationRecorder(model, ["classifier"]).record(Images(found.to_pil()), transform=target_transform(), progress=False)
-    seen = head["classifier"][:, FIRST : FIRST + len(COLOURS)].argmax(axis=1)
-    assert (seen == np.arange(len(COLOURS))).sum() >= 7
+    seen = head["classifier"][:, FIRST : FIRST + len(COLORS)].argmax(axis=1)
+    assert (seen == np.arange(len(COLORS))).sum() >= 7
 
 
 def test_lab_by_published_values() -> None:

@@ -17,15 +17,15 @@ class Measurements:
         self.values: dict[str, list[float]] = {}  # by the image's id
 
     def consume(self, batch, record):
-        grey = batch.mean(dim=1)  # [n, 3, h, w] -> [n, h, w]
-        steps = torch.stack([grey.diff(dim=axis).abs().flatten(1).mean(dim=1) for axis in (1, 2)], dim=1).mean(dim=1)
-        colour = (batch.amax(dim=1) - batch.amin(dim=1)).flatten(1).mean(dim=1)
-        light = grey.flatten(1).mean(dim=1)
-        rows = torch.stack([light, -light, colour, steps], dim=1)  # [n, n_concepts]
+        gray = batch.mean(dim=1)  # [n, 3, h, w] -> [n, h, w]
+        steps = torch.stack([gray.diff(dim=axis).abs().flatten(1).mean(dim=1) for axis in (1, 2)], dim=1).mean(dim=1)
+        color = (batch.amax(dim=1) - batch.amin(dim=1)).flatten(1).mean(dim=1)
+        light = gray.flatten(1).mean(dim=1)
+        rows = torch.stack([light, -light, color, steps], dim=1)  # [n, n_concepts]
         self.values |= dict(zip(record.ids, rows.tolist(), strict=True))
 
     def finish(self, collected):
-        table = pd.DataFrame.from_dict(self.values, orient="index", columns=["bright", "dark", "colourful", "busy"])
+        table = pd.DataFrame.from_dict(self.values, orient="index", columns=["bright", "dark", "colorful", "busy"])
         return GivenLabels(table).consumer().finish(collected)  # a ConceptScores of these images
 
 

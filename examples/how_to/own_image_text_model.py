@@ -1,4 +1,4 @@
-"""An image-text model of one's own: colours by name, without any network. Four members are all that it takes."""
+"""An image-text model of one's own: colors by name, without any network. Four members are all that it takes."""
 
 import torch
 from PIL import ImageColor
@@ -8,19 +8,19 @@ from neuroprobe import ActivationRecorder, ConceptSource, Vocabulary, dissect
 from neuroprobe.collection import collect
 from neuroprobe.world import ATTRIBUTES, load_target, target_transform, world_images
 
-NAMES = ["red", "yellow", "blue", "green", "orange", "purple", "pink", "cyan", "white", "grey", "black"]
-COLOURS = torch.tensor([ImageColor.getrgb(name) for name in NAMES]) / 255  # [n_colours, 3]
+NAMES = ["red", "yellow", "blue", "green", "orange", "purple", "pink", "cyan", "white", "gray", "black"]
+COLORS = torch.tensor([ImageColor.getrgb(name) for name in NAMES]) / 255  # [n_colors, 3]
 
 
-class ColourEncoder:
-    """An image's vector holds the shares of its pixels that are nearest to each colour; a text's has a 1 for its colour."""
+class ColorEncoder:
+    """An image's vector holds the shares of its pixels that are nearest to each color; a text's has a 1 for its color."""
 
     transform = staticmethod(transforms.ToTensor())  # from a PIL image to a tensor; of one shape for all images
     fingerprint = f"nearest of {NAMES}"  # of the weights, where there are some: results remember it
 
     def encode_images(self, batch: torch.Tensor) -> torch.Tensor:
         pixels = batch.flatten(2).transpose(1, 2)  # [n, 3, h, w] -> [n, h * w, 3]
-        nearest = torch.cdist(pixels, COLOURS.expand(len(batch), -1, -1)).argmin(dim=2)
+        nearest = torch.cdist(pixels, COLORS.expand(len(batch), -1, -1)).argmin(dim=2)
         shares = torch.nn.functional.one_hot(nearest, len(NAMES)).float().mean(dim=1)
         return torch.nn.functional.normalize(shares, dim=1)  # unit vectors, float32 [n, d]
 
@@ -29,7 +29,7 @@ class ColourEncoder:
 
 
 images = world_images(400, seed=3)
-source = ConceptSource(ColourEncoder(), Vocabulary.from_words(NAMES))
+source = ConceptSource(ColorEncoder(), Vocabulary.from_words(NAMES))
 recorder = ActivationRecorder(load_target(), ["classifier"])
 activations, scores = collect(images, [recorder.consumer(target_transform()), source.consumer()])
 report = dissect(activations, scores)

@@ -1,4 +1,4 @@
-"""A probe of one's own in a study: nearest neighbours, and a classifier written here, beside the library's linear probe."""
+"""A probe of one's own in a study: nearest neighbors, and a classifier written here, beside the library's linear probe."""
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -17,12 +17,12 @@ class Ball(ClassifierMixin, BaseEstimator):
         self.quantile = quantile
 
     def fit(self, X, y):
-        self.centre_ = X[y == 1].mean(axis=0)
+        self.center_ = X[y == 1].mean(axis=0)
         self.radius_ = np.quantile(self._distances(X[y == 1]), self.quantile)
         return self
 
     def _distances(self, X):
-        return np.linalg.norm(X - self.centre_, axis=1)
+        return np.linalg.norm(X - self.center_, axis=1)
 
     def decision_function(self, X):
         return self.radius_ - self._distances(X)

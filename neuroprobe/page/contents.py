@@ -94,7 +94,7 @@ def _about(sources: Sources) -> dict[str, Any]:
         "title": sources.title,
         "summaries": [report.summary() for report in (sources.labels, sources.probes) if report is not None],
         "facts": facts,
-        "labelled": sources.labels is not None,
+        "labeled": sources.labels is not None,
         "study": sources.probes is not None,
         "quantiles": list(QUANTILES),
         "thumbnail": sources.thumbnail,

@@ -51,7 +51,7 @@ def check_folder(folder: Path) -> list[str]:
 
 @contextmanager
 def staging(folder: Path) -> Iterator[Path]:
-    """A folder within `folder` to make a page in; it is gone afterwards."""
+    """A folder within `folder` to make a page in; it is gone afterward."""
     folder.mkdir(parents=True, exist_ok=True)
     stage = Path(tempfile.mkdtemp(prefix=".page-", suffix=".part", dir=folder))
     try:

@@ -25,7 +25,7 @@ def page_units(labels: LabelReport | None, probes: ProbeReport | None) -> pd.Dat
     Returns
     -------
     DataFrame
-        The labels' table; or layer and unit, with the status "not labelled". The layers stand together, in the order of the report.
+        The labels' table; or layer and unit, with the status "not labeled". The layers stand together, in the order of the report.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def _probed_units(probes: ProbeReport | None) -> pd.DataFrame:
     units = probed_units(probes)
     if units is None:
         return pd.DataFrame({"layer": pd.Series(dtype=str), "unit": pd.Series(dtype=int), "status": pd.Series(dtype=str)})
-    return units[["layer", "unit"]].drop_duplicates(ignore_index=True).assign(status="not labelled")
+    return units[["layer", "unit"]].drop_duplicates(ignore_index=True).assign(status="not labeled")
 
 
 def check_activations(activations: Any, units: pd.DataFrame) -> None:

@@ -2,7 +2,7 @@
 
 They need to know which images have the concept. From real-valued scores those are the images at least as high as the
 concept's highest `share` of the images (ties at that place all count), unless they are the concept's lowest. Given
-labels, 0 and 1 or False and True, that is: exactly the images labelled 1 where these are at least that share, and where
+labels, 0 and 1 or False and True, that is: exactly the images labeled 1 where these are at least that share, and where
 they are fewer too, because the others are the lowest. A concept that is the same on all images is on none of them.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from neuroprobe.similarity.arrays import check_number, on_tensors, share_of
-from neuroprobe.similarity.linear import LinearParts, centred_columns
+from neuroprobe.similarity.linear import LinearParts, centered_columns
 
 
 def images_with(concept_scores: torch.Tensor, share: float) -> torch.Tensor:
@@ -22,7 +22,7 @@ def images_with(concept_scores: torch.Tensor, share: float) -> torch.Tensor:
 
 
 def auc_parts(*, share: float = 0.05) -> LinearParts:
-    """`auc` as a matrix product: the sum of the positives' centred ranks over both counts, plus a half."""
+    """`auc` as a matrix product: the sum of the positives' centered ranks over both counts, plus a half."""
     check_share(share)
 
     def weights(scores: torch.Tensor) -> torch.Tensor:
@@ -30,10 +30,10 @@ def auc_parts(*, share: float = 0.05) -> LinearParts:
         count = labels.sum(dim=0)
         return labels / (count * (len(labels) - count)).clip(1) * len(labels)
 
-    return LinearParts(_centred_ranks, weights, 0.5)
+    return LinearParts(_centered_ranks, weights, 0.5)
 
 
-def _centred_ranks(activations: torch.Tensor) -> torch.Tensor:
+def _centered_ranks(activations: torch.Tensor) -> torch.Tensor:
     """Ranks among the images, ties at their mean, as shares of the images about 0, [n_images, n_units]."""
     lines = activations.T.contiguous()  # [n_units, n_images]
     ordered = torch.sort(lines, dim=1).values
@@ -53,13 +53,13 @@ def mean_difference_parts(*, share: float = 0.05) -> LinearParts:
         on_some = (count > 0).float()
         return on_some * (labels / count.clip(1) - ~labels / (len(labels) - count))
 
-    return LinearParts(_standardised, weights)
+    return LinearParts(_standardized, weights)
 
 
-def _standardised(activations: torch.Tensor) -> torch.Tensor:
-    centred = centred_columns(activations)
-    deviation = centred.pow(2).mean(dim=0).sqrt()
-    return centred / torch.where(deviation > 0, deviation, 1)
+def _standardized(activations: torch.Tensor) -> torch.Tensor:
+    centered = centered_columns(activations)
+    deviation = centered.pow(2).mean(dim=0).sqrt()
+    return centered / torch.where(deviation > 0, deviation, 1)
 
 
 def check_share(share: float) -> None:

@@ -39,7 +39,7 @@ def unit_columns(values: torch.Tensor, *, min_norm: float = 0.0) -> torch.Tensor
     return values / torch.where(lengths > 0, lengths, 1)
 
 
-def centred_columns(values: torch.Tensor) -> torch.Tensor:
+def centered_columns(values: torch.Tensor) -> torch.Tensor:
     """Columns minus their means; exactly zero where a column never varies, which rounding would turn into noise."""
     varies = values.amax(dim=0) > values.amin(dim=0)
     return torch.where(varies, values - values.mean(dim=0), 0)
@@ -55,7 +55,7 @@ def cos_similarity_cubed_parts(*, min_norm: float = 1e-3) -> LinearParts:
     check_number("min_norm", min_norm, low=0)
 
     def cubed(values: torch.Tensor) -> torch.Tensor:
-        return unit_columns(centred_columns(values) ** 3, min_norm=min_norm)
+        return unit_columns(centered_columns(values) ** 3, min_norm=min_norm)
 
     return LinearParts(cubed, cubed)
 
@@ -63,10 +63,10 @@ def cos_similarity_cubed_parts(*, min_norm: float = 1e-3) -> LinearParts:
 def pearson_parts() -> LinearParts:
     """`pearson` as a matrix product."""
 
-    def standardised(values: torch.Tensor) -> torch.Tensor:
-        return unit_columns(_scaled(centred_columns(values)))
+    def standardized(values: torch.Tensor) -> torch.Tensor:
+        return unit_columns(_scaled(centered_columns(values)))
 
-    return LinearParts(standardised, standardised)
+    return LinearParts(standardized, standardized)
 
 
 def _scaled(values: torch.Tensor) -> torch.Tensor:
@@ -77,7 +77,7 @@ def _scaled(values: torch.Tensor) -> torch.Tensor:
 
 @on_tensors
 def cos_similarity(activations: torch.Tensor, concept_scores: torch.Tensor) -> torch.Tensor:
-    """Cosine of a unit's activations and a concept's scores over the images; neither is centred, as published.
+    """Cosine of a unit's activations and a concept's scores over the images; neither is centered, as published.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def cos_similarity(activations: torch.Tensor, concept_scores: torch.Tensor) -> t
 
 @on_tensors
 def cos_similarity_cubed(activations: torch.Tensor, concept_scores: torch.Tensor, *, min_norm: float = 1e-3) -> torch.Tensor:
-    """Cosine of the third powers of centred activations and centred concept scores, as published.
+    """Cosine of the third powers of centered activations and centered concept scores, as published.
 
     The third power lets the highest (and lowest) images carry most of the weight.
 

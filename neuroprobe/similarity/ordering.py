@@ -27,11 +27,11 @@ def highest_images(activations: torch.Tensor, k: int) -> torch.Tensor:
     LongTensor, [n_units, k]
     """
     n_images, n_units = activations.shape
-    backwards = _ROW_MASK - torch.arange(n_images, device=activations.device)  # the lower row has the higher key
+    backward = _ROW_MASK - torch.arange(n_images, device=activations.device)  # the lower row has the higher key
     size = max(1, _BLOCK // n_images)
     found = []
     for start in range(0, n_units, size):
-        keys = _ordered_bits(activations[:, start : start + size].T) + backwards  # [n_units, n_images]
+        keys = _ordered_bits(activations[:, start : start + size].T) + backward  # [n_units, n_images]
         found.append(_ROW_MASK - (torch.topk(keys, k, dim=1).values & _ROW_MASK))
     return torch.cat(found)
 
@@ -47,7 +47,7 @@ def sort_integers(keys: torch.Tensor) -> torch.Tensor:
     """Every line of integers in ascending order; the keys' own memory may be used for it."""
     if keys.device.type != "cpu":
         return torch.sort(keys, dim=1).values
-    keys.numpy().sort(axis=1)  # vectorised for integers, some twenty times as fast as torch.sort on a CPU
+    keys.numpy().sort(axis=1)  # vectorized for integers, some twenty times as fast as torch.sort on a CPU
     return keys
 
 

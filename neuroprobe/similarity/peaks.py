@@ -7,7 +7,7 @@ import math
 import torch
 
 from neuroprobe.similarity.arrays import check_number, on_tensors
-from neuroprobe.similarity.linear import LinearParts, centred_columns
+from neuroprobe.similarity.linear import LinearParts, centered_columns
 
 
 def scaled(values: torch.Tensor) -> torch.Tensor:
@@ -22,36 +22,36 @@ def of_length_1(values: torch.Tensor) -> torch.Tensor:
     return values / torch.where(lengths > 0, lengths, 1)
 
 
-def centred_units(values: torch.Tensor) -> torch.Tensor:
+def centered_units(values: torch.Tensor) -> torch.Tensor:
     """Columns about their mean, of length 1; zero where a column never varies, however small or large its values."""
-    return of_length_1(scaled(centred_columns(scaled(values))))
+    return of_length_1(scaled(centered_columns(scaled(values))))
 
 
 #: What a unit's scores are divided by where even its best is no more.
 SMALLEST_BEST = 1e-6
 
 
-def standardised(values: torch.Tensor) -> torch.Tensor:
+def standardized(values: torch.Tensor) -> torch.Tensor:
     """Columns with mean 0 and standard deviation 1; zero where a column never varies."""
-    return centred_units(values) * math.sqrt(len(values))
+    return centered_units(values) * math.sqrt(len(values))
 
 
 def peaks(activations: torch.Tensor, power: float) -> torch.Tensor:
-    """Standardised activations, zero below the mean, to a power, [n_images, n_units]."""
-    return standardised(activations).clamp_min(0).pow(power)
+    """Standardized activations, zero below the mean, to a power, [n_images, n_units]."""
+    return standardized(activations).clamp_min(0).pow(power)
 
 
 def peak_weights(activations: torch.Tensor, power: float) -> torch.Tensor:
-    """Half correlation, half peaks: the standardised activation and its peaks, each of length 1, summed, [n_images, n_units]."""
-    centred = centred_units(activations)
-    risen = (centred * math.sqrt(len(centred))).clamp_min_(0).pow_(power)  # as in `peaks`
-    return of_length_1(centred + of_length_1(risen))
+    """Half correlation, half peaks: the standardized activation and its peaks, each of length 1, summed, [n_images, n_units]."""
+    centered = centered_units(activations)
+    risen = (centered * math.sqrt(len(centered))).clamp_min_(0).pow_(power)  # as in `peaks`
+    return of_length_1(centered + of_length_1(risen))
 
 
 def peak_correlation_parts(*, power: float = 3.0) -> LinearParts:
     """`peak_correlation` without competition, as a matrix product."""
     check_number("power", power, low=1)
-    return LinearParts(lambda activations: peak_weights(activations, power), standardised)
+    return LinearParts(lambda activations: peak_weights(activations, power), standardized)
 
 
 def peak_mean_parts(*, power: float = 4.0) -> LinearParts:
@@ -62,7 +62,7 @@ def peak_mean_parts(*, power: float = 4.0) -> LinearParts:
         values = peaks(activations, power)
         return values / values.sum(dim=0).clamp_min(torch.finfo(values.dtype).tiny)
 
-    return LinearParts(weights, standardised)
+    return LinearParts(weights, standardized)
 
 
 @on_tensors
@@ -76,8 +76,8 @@ def peak_correlation(
 ) -> torch.Tensor:
     """Correlation of a unit with a concept in which the unit's peaks count extra, and units compete for a concept.
 
-    raw[u, c] = sum_i w[i, u] z[i, c]: z are the concept's scores, standardised over the images; w is the unit's
-    standardised activation plus the third power of its positive part, each scaled to length 1, and their sum too.
+    raw[u, c] = sum_i w[i, u] z[i, c]: z are the concept's scores, standardized over the images; w is the unit's
+    standardized activation plus the third power of its positive part, each scaled to length 1, and their sum too.
     Were the images shuffled, raw would have mean 0 and standard deviation 1. The first half of w finds a faint
     concept on many images, the second a clear one on few. Then, with best[u] = max_c raw[u, c] and
     relative[u, c] = raw[u, c] / best[u],
@@ -123,9 +123,9 @@ def peak_correlation(
 
 @on_tensors
 def peak_mean(activations: torch.Tensor, concept_scores: torch.Tensor, *, power: float = 4.0) -> torch.Tensor:
-    """Mean of a concept's standardised scores over the images, weighted by the unit's peaks.
+    """Mean of a concept's standardized scores over the images, weighted by the unit's peaks.
 
-    An image's weight is the unit's standardised activation, zero below the mean, to the `power`; the weights sum to 1.
+    An image's weight is the unit's standardized activation, zero below the mean, to the `power`; the weights sum to 1.
     No score depends on the other units. A recording summary is enough for it, up to the images it left out.
 
     Parameters

@@ -81,7 +81,7 @@ def soft_wpmi(
 
     log p(concept | the unit's top images, softly) - lam * log p(concept), where the first is the sum over the
     unit's k most active images of log(1 + p_i (P_i - 1)), P is the softmax over concepts of ``a`` times the
-    scores, and p_i, the probability that image i really is an example, falls from p_start towards p_end.
+    scores, and p_i, the probability that image i really is an example, falls from p_start toward p_end.
 
     Parameters
     ----------
@@ -130,7 +130,7 @@ def _log_p_of_top(probabilities: torch.Tensor, p_example: torch.Tensor, min_prob
 
 
 def example_probabilities(k: int, p_start: float, p_end: float) -> torch.Tensor:
-    """p_i of soft WPMI: falls from p_start towards p_end with the rank, float32 [k]."""
+    """p_i of soft WPMI: falls from p_start toward p_end with the rank, float32 [k]."""
     return p_start - torch.arange(k) / k * (p_start - p_end)
 
 

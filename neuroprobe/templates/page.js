@@ -1,5 +1,5 @@
 "use strict";
-// What every part shares: elements made without markup, scripts of data, addresses, keys, colours of light and dark.
+// What every part shares: elements made without markup, scripts of data, addresses, keys, colors of light and dark.
 // Data become text nodes and attributes of our own choosing, never markup.
 
 const neuroprobe = (() => {
@@ -147,8 +147,8 @@ const neuroprobe = (() => {
     const button = document.getElementById("theme");
     if (button) {
       button.textContent = THEMES[next];
-      button.setAttribute("aria-label", `Colours: ${next}`);
-      button.title = next === "auto" ? "Colours: as the system has them" : `Colours: ${next}`;
+      button.setAttribute("aria-label", `Colors: ${next}`);
+      button.title = next === "auto" ? "Colors: as the system has them" : `Colors: ${next}`;
     }
     document.dispatchEvent(new Event("theme"));
   }
@@ -209,7 +209,7 @@ const neuroprobe = (() => {
   async function begin() {
     const data = await load("units");
     Object.assign(neuroprobe, { data, about: data.about });
-    const tabs = [data.columns.unit.length || data.about.labelled ? ["units", "#/", "Units"] : null, data.about.study ? ["probes", "#/probes", "Probes"] : null];
+    const tabs = [data.columns.unit.length || data.about.labeled ? ["units", "#/", "Units"] : null, data.about.study ? ["probes", "#/probes", "Probes"] : null];
     document.getElementById("tabs").append(...tabs.filter(Boolean).map(([tab, href, text]) => el("a", { href, "data-tab": tab }, text)));
     document.getElementById("foot").append(...foot(data.about));
     await show();

@@ -110,7 +110,7 @@
     if (state[i] === "named") return named(name(i), { class: "label" });
     if (state[i] === "dead") return el("span", { class: "label none" }, "never varies");
     const guess = name(i) ? [" ", el("span", { class: "guess" }, "perhaps ", named(name(i)))] : "";
-    const none = neuroprobe.about.labelled ? "unnamed" : "not labelled";
+    const none = neuroprobe.about.labeled ? "unnamed" : "not labeled";
     return el("span", { class: "label none" }, el("span", { class: guess ? "unless-card" : "" }, none), guess);
   }
 
@@ -126,7 +126,7 @@
   /** The unit's label as a text. */
   function headline(i) {
     const { state, name } = known();
-    return state[i] === "named" ? name(i) : state[i] === "dead" ? "never varies" : `${neuroprobe.about.labelled ? "unnamed" : "not labelled"}${name(i) ? `, perhaps ${name(i)}` : ""}`;
+    return state[i] === "named" ? name(i) : state[i] === "dead" ? "never varies" : `${neuroprobe.about.labeled ? "unnamed" : "not labeled"}${name(i) ? `, perhaps ${name(i)}` : ""}`;
   }
 
   /** What a card says, in words. */

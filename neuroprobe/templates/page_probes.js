@@ -4,12 +4,12 @@
 (() => {
   const { el, svg, named, load, short, small, count, address, isDark, keep } = neuroprobe;
   const SCOPES = { layer: "whole layer", neuron: "best unit of the layer", full: "all layers together" };
-  // red above and blue below the baseline can be told apart by the colour-blind; the middle is the page itself
-  const COLOURS = { light: ["#2166ac", "#92c5de", "#f4f3f1", "#f4a582", "#b2182b"], dark: ["#7cc4f5", "#3f78a3", "#23272e", "#b0563d", "#ff9b7d"] };
+  // red above and blue below the baseline can be told apart by the color-blind; the middle is the page itself
+  const COLORS = { light: ["#2166ac", "#92c5de", "#f4f3f1", "#f4a582", "#b2182b"], dark: ["#7cc4f5", "#3f78a3", "#23272e", "#b0563d", "#ff9b7d"] };
   const LEAST_SCALE = 0.1; // what is only noise stays pale
 
-  function colour(value, furthest) {
-    const stops = COLOURS[isDark() ? "dark" : "light"];
+  function color(value, furthest) {
+    const stops = COLORS[isDark() ? "dark" : "light"];
     const at = Math.min(Math.max((value / furthest + 1) * 2, 0), 4), i = Math.min(Math.floor(at), 3), t = at - i;
     const part = (text, k) => parseInt(text.slice(1 + 2 * k, 3 + 2 * k), 16);
     return `rgb(${[0, 1, 2].map((k) => Math.round((1 - t) * part(stops[i], k) + t * part(stops[i + 1], k))).join(",")})`;
@@ -51,7 +51,7 @@
     part.checkpoints.forEach((checkpoint, y) => part.layers.forEach((layer, x) => {
       const cell = part.at(concept, checkpoint, layer);
       if (!cell) return;
-      paint.fillStyle = colour(cell.gain, part.furthest);
+      paint.fillStyle = color(cell.gain, part.furthest);
       paint.fillRect(x, part.checkpoints.length - 1 - y, 1, 1);
     }));
     return box;
@@ -73,7 +73,7 @@
     const room = (innerWidth > 960 ? Math.min(innerWidth, 1480) - 390 : innerWidth - 64) - left - 40;
     const width = Math.min(Math.max(Math.floor(room / part.layers.length), 20), 64), height = Math.min(Math.max(Math.floor(320 / part.checkpoints.length), 16), 44);
     const w = left + width * part.layers.length + 40, h = height * part.checkpoints.length + bottom;
-    const picture = svg("svg", { class: "heat", width: w, height: h, viewBox: `0 0 ${w} ${h}`, role: "group", "aria-label": `${data.concepts[concept]}: layers across, checkpoints up, colour is ${measure} above the baseline` });
+    const picture = svg("svg", { class: "heat", width: w, height: h, viewBox: `0 0 ${w} ${h}`, role: "group", "aria-label": `${data.concepts[concept]}: layers across, checkpoints up, color is ${measure} above the baseline` });
     const rects = [];
     part.checkpoints.forEach((checkpoint, row) => {
       const y = height * (part.checkpoints.length - 1 - row);
@@ -82,7 +82,7 @@
         const cell = part.at(concept, checkpoint, layer), x = left + width * column;
         if (!cell) return void picture.append(svg("rect", { class: "nothing", x: x + 1, y: y + 1, width: width - 2, height: height - 2, rx: 2 }));
         const said = words(data, cell, measure);
-        const rect = svg("rect", { class: "cell", x: x + 1, y: y + 1, width: width - 2, height: height - 2, rx: 2, fill: colour(cell.gain, part.furthest), tabindex: rects.length ? -1 : 0, role: "img", "aria-label": [said.where, said.value, said.gain, said.unit].filter(Boolean).join(", ") });
+        const rect = svg("rect", { class: "cell", x: x + 1, y: y + 1, width: width - 2, height: height - 2, rx: 2, fill: color(cell.gain, part.furthest), tabindex: rects.length ? -1 : 0, role: "img", "aria-label": [said.where, said.value, said.gain, said.unit].filter(Boolean).join(", ") });
         rect.addEventListener("pointerenter", () => tell(cell, rect));
         rect.addEventListener("focus", () => tell(cell, rect));
         rect.addEventListener("pointerleave", () => tell(null));
@@ -128,7 +128,7 @@
 
   function legend(part, measure) {
     const steps = Array.from({ length: 41 }, (_, i) => i - 20);
-    const bar = svg("svg", { viewBox: "0 0 205 10", width: 205, height: 10, "aria-hidden": "true" }, steps.map((i) => svg("rect", { x: 5 * (i + 20), y: 0, width: 5.2, height: 10, fill: colour((part.furthest * i) / 20, part.furthest) })));
+    const bar = svg("svg", { viewBox: "0 0 205 10", width: 205, height: 10, "aria-hidden": "true" }, steps.map((i) => svg("rect", { x: 5 * (i + 20), y: 0, width: 5.2, height: 10, fill: color((part.furthest * i) / 20, part.furthest) })));
     return el("div", { class: "legend" }, el("span", null, `−${short(part.furthest)}`), bar, el("span", null, `+${short(part.furthest)}`), el("span", { class: "muted" }, `${measure} above the baseline`),
       el("span", { class: "key" }, svg("svg", { viewBox: "0 0 12 12", width: 12, height: 12, "aria-hidden": "true" }, svg("circle", { class: "doubt", cx: 6, cy: 6, r: 2.2 })), "not surely above it: the 95 % interval reaches the baseline"));
   }
@@ -217,7 +217,7 @@
     return {
       title: "Probes",
       tab: "probes",
-      nodes: [el("section", { class: "probes" }, el("div", { class: "head" }, el("h1", null, "What is read where, and when"), el("p", { class: "muted" }, "Layers across, checkpoints up; colour is how far a probe is above the more frequent class on held-out images.")),
+      nodes: [el("section", { class: "probes" }, el("div", { class: "head" }, el("h1", null, "What is read where, and when"), el("p", { class: "muted" }, "Layers across, checkpoints up; color is how far a probe is above the more frequent class on held-out images.")),
         el("div", { class: "bar" }, data.concepts.length > 12 ? filter : null, choose), el("div", { class: "split" }, list, stage), tip)],
       keys: { "/": () => (data.concepts.length > 12 ? filter.focus() : choose.focus()), Escape: () => void (location.hash = "#/") },
       shown: () => (list.scrollLeft = list.children[part.concepts.indexOf(state.concept)].offsetLeft - list.offsetLeft - 8),

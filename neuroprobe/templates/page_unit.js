@@ -118,7 +118,7 @@
   }
 
   function effects(groups, texts) {
-    return el("section", { class: "panel wide" }, el("h2", null, "Effects"), el("p", { class: "note" }, "What an intervention on units does: how much more an output changes on images with the concept than on matched ones without. Dot and line: the mean and its interval; grey: the effects of random units of the layer. Largest first."), groups.map((group) => effectGroup(group, texts)));
+    return el("section", { class: "panel wide" }, el("h2", null, "Effects"), el("p", { class: "note" }, "What an intervention on units does: how much more an output changes on images with the concept than on matched ones without. Dot and line: the mean and its interval; gray: the effects of random units of the layer. Largest first."), groups.map((group) => effectGroup(group, texts)));
   }
 
   // --- the view
@@ -127,7 +127,7 @@
     const { grid } = neuroprobe, { state } = grid.known();
     const facts = grid.confidence(i).map(([name, value]) => [el("span", { class: "fact" }, name === "stable" ? "the same in " : `${name} `, el("b", null, value), name === "stable" ? " of resamples" : "")]);
     const words = { named: "Named", unnamed: "No better than chance", dead: "The same on every image" }[state[i]];
-    return el("p", { class: "sentence" }, el("span", { class: `state ${state[i]}` }, neuroprobe.about.labelled || state[i] === "dead" ? words : "Not labelled"), facts);
+    return el("p", { class: "sentence" }, el("span", { class: `state ${state[i]}` }, neuroprobe.about.labeled || state[i] === "dead" ? words : "Not labeled"), facts);
   }
 
   function steps(i) {

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from neuroprobe.vocabulary import BLOG_TEMPLATE, ConceptGroup, Vocabulary
 from neuroprobe.world.images import WorldDataset, world_images
-from neuroprobe.world.scenes import ATTRIBUTES, BACKGROUNDS, COLOURS, PATTERNS, SHAPES, Scene
+from neuroprobe.world.scenes import ATTRIBUTES, BACKGROUNDS, COLORS, PATTERNS, SHAPES, Scene
 from neuroprobe.world.target import LAYERS, load_target, target_checkpoints, target_transform, target_with_transform
 
 #: The world's CLIP: a checkpoint file in clip's own format.
@@ -20,7 +20,7 @@ __all__ = [
     "ATTRIBUTES",
     "BACKGROUNDS",
     "CLIP_PATH",
-    "COLOURS",
+    "COLORS",
     "LAYERS",
     "PATTERNS",
     "SHAPES",
@@ -36,6 +36,6 @@ __all__ = [
 
 
 def world_vocabulary() -> Vocabulary:
-    """Every attribute of the world as a concept, in the groups shape, colour, pattern and background."""
-    groups = {"shape": SHAPES, "colour": COLOURS, "pattern": PATTERNS, "background": BACKGROUNDS}
+    """Every attribute of the world as a concept, in the groups shape, color, pattern and background."""
+    groups = {"shape": SHAPES, "color": COLORS, "pattern": PATTERNS, "background": BACKGROUNDS}
     return Vocabulary([ConceptGroup(name, concepts, templates=(BLOG_TEMPLATE,)) for name, concepts in groups.items()])

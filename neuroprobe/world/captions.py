@@ -10,14 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from neuroprobe.world.scenes import BACKGROUNDS, COLOURS, PATTERNS, SHAPES, Scene, phrase
+from neuroprobe.world.scenes import BACKGROUNDS, COLORS, PATTERNS, SHAPES, Scene, phrase
 
 TEMPLATES = ("This image has a concept: {}", "{}", "a photo of {}", "an image of {}", "a picture with {}", "something {}")
 
 #: Placeholder for a word outside the captions' own vocabulary.
 UNKNOWN_WORD = "\N{WHITE SQUARE}"
 
-_Attributes = tuple[int, int, int]  # shape, colour, pattern; -1 for any
+_Attributes = tuple[int, int, int]  # shape, color, pattern; -1 for any
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Caption:
 
 @dataclass(frozen=True)
 class SceneTable:
-    """Scenes as integers: objects [n, 2, 3] (shape, colour, pattern; -1 where there is none), backgrounds [n]."""
+    """Scenes as integers: objects [n, 2, 3] (shape, color, pattern; -1 where there is none), backgrounds [n]."""
 
     objects: npt.NDArray[np.int64]
     backgrounds: npt.NDArray[np.int64]
@@ -47,7 +47,7 @@ class SceneTable:
         objects = np.full((len(scenes), 2, 3), -1)
         for i, scene in enumerate(scenes):
             for j, item in enumerate(scene.objects):
-                objects[i, j] = SHAPES.index(item.shape), COLOURS.index(item.colour), PATTERNS.index(item.pattern)
+                objects[i, j] = SHAPES.index(item.shape), COLORS.index(item.color), PATTERNS.index(item.pattern)
         return cls(objects, np.array([BACKGROUNDS.index(scene.background) for scene in scenes]))
 
     def __getitem__(self, rows: npt.NDArray[np.int64]) -> SceneTable:
@@ -97,7 +97,7 @@ def sample_caption(objects: npt.NDArray[np.int64], background: int, generator: n
     if kind < 0.62:  # one attribute by its bare name
         which = int(generator.random() * 3)
         kept = tuple(a if i == which else -1 for i, a in enumerate(first))
-        return Caption(template.format((SHAPES, COLOURS, PATTERNS)[which][first[which]]), (kept,))  # type: ignore[arg-type]
+        return Caption(template.format((SHAPES, COLORS, PATTERNS)[which][first[which]]), (kept,))  # type: ignore[arg-type]
     keep = [generator.random(3) < 0.65 for _ in range(2)]
     chosen = [first] if kind < 0.9 else present
     wanted = tuple(tuple(a if k else -1 for a, k in zip(o, ks, strict=True)) for o, ks in zip(chosen, keep, strict=False))
@@ -115,10 +115,10 @@ def _background_caption(background: int, template: str, empty: bool) -> Caption:
 
 
 def _phrase(wanted: _Attributes) -> str:
-    shape, colour, pattern = wanted
+    shape, color, pattern = wanted
     return phrase(
         SHAPES[shape] if shape >= 0 else None,
-        COLOURS[colour] if colour >= 0 else None,
+        COLORS[color] if color >= 0 else None,
         PATTERNS[pattern] if pattern >= 0 else None,
     )
 

@@ -88,7 +88,7 @@ def run_demo(
     say(f"Named: {labels.summary()}.")
     say(f"Of the head's {len(ATTRIBUTES)} units, whose truth is known, {n_right} got their true name ({n_right / len(ATTRIBUTES):.0%}).")
     probes = probe_layers(images, encoder, seed=seed)
-    for line in summarise(probes):
+    for line in summarize(probes):
         say(line)
     with one_thread_each():  # 64 pixels
         pictures = visualize_units(model, images, labels, seed=seed)
@@ -199,7 +199,7 @@ def count_true_names(labels: LabelReport) -> int:
     return sum(labels.label(HEAD, unit) == name for unit, name in enumerate(ATTRIBUTES))
 
 
-def summarise(probes: ProbeReport) -> list[str]:
+def summarize(probes: ProbeReport) -> list[str]:
     """A line per checkpoint: how far the probes of the late modules are above the baseline."""
     table = probes.table
     late = table[table["layer"].isin(MODULES[-5:]) & (table["scope"] == "layer")]

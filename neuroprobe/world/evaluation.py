@@ -17,14 +17,14 @@ from neuroprobe.images import Images
 from neuroprobe.recorder import ActivationRecorder
 from neuroprobe.vocabulary import BLOG_TEMPLATE, ConceptGroup, Vocabulary
 from neuroprobe.world.images import WorldDataset
-from neuroprobe.world.scenes import ATTRIBUTES, COLOURS, PATTERNS, SHAPES, Combinations
+from neuroprobe.world.scenes import ATTRIBUTES, COLORS, PATTERNS, SHAPES, Combinations
 from neuroprobe.world.target import build_target, target_transform
 
-_GROUPS = {"shape": SHAPES, "colour": COLOURS, "pattern": PATTERNS}
+_GROUPS = {"shape": SHAPES, "color": COLORS, "pattern": PATTERNS}
 
 
 def zero_shot_accuracies(encoder: ImageTextEncoder, *, n_images: int, seed: int, combinations: Combinations) -> dict[str, float]:
-    """Share of images with one object whose shape, colour and pattern are likeliest among all, by the blog's prompt."""
+    """Share of images with one object whose shape, color and pattern are likeliest among all, by the blog's prompt."""
     dataset = WorldDataset(n_images, seed=seed, combinations=combinations)
     single = [i for i in range(n_images) if len(dataset.scene(i).objects) == 1]
     vocabulary = Vocabulary([ConceptGroup(name, values, templates=(BLOG_TEMPLATE,)) for name, values in _GROUPS.items()])

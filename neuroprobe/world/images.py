@@ -66,7 +66,7 @@ def world_images(n: int, *, seed: int = 0, combinations: Combinations = "all") -
     seed : int, default 0
         The world's CLIP was trained on seed 1, its target on seed 2.
     combinations : {"all", "seen", "unseen"}, default "all"
-        Combinations of shape, colour and pattern; "unseen" are those the world's CLIP was never shown.
+        Combinations of shape, color and pattern; "unseen" are those the world's CLIP was never shown.
 
     Returns
     -------

@@ -1,6 +1,6 @@
 """From a scene to pixels: 64 x 64 RGB, antialiased, in numpy alone.
 
-One image is drawn at a time (its arrays fit the processor's cache), so that no image can depend on its neighbours.
+One image is drawn at a time (its arrays fit the processor's cache), so that no image can depend on its neighbors.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ def render(scene: Scene, generator: np.random.Generator) -> npt.NDArray[np.uint8
     picture = _background(scene.background, generator)
     for item in scene.objects:
         inside, tone = _draw_object(item)
-        colour = np.asarray(RGB[item.colour], dtype=np.float32) + (generator.random(3, dtype=np.float32) - 0.5) * 0.08
-        picture = picture * (1 - inside[..., None]) + (tone[..., None] * colour) * inside[..., None]
+        color = np.asarray(RGB[item.color], dtype=np.float32) + (generator.random(3, dtype=np.float32) - 0.5) * 0.08
+        picture = picture * (1 - inside[..., None]) + (tone[..., None] * color) * inside[..., None]
     picture = picture * scene.light + scene.noise * generator.standard_normal(picture.shape, dtype=np.float32)
     return np.asarray(np.clip(picture, 0, 1) * 255 + 0.5, dtype=np.uint8)
 
 
 def _grid(side: int) -> tuple[_Plane, _Plane]:
-    """Pixel centres, [side, side] each: x to the right and y downwards, in fractions of the side."""
-    centres: _Plane = np.asarray((np.arange(side) + 0.5) / side, dtype=np.float32)
-    y, x = np.meshgrid(centres, centres, indexing="ij")
+    """Pixel centers, [side, side] each: x to the right and y downward, in fractions of the side."""
+    centers: _Plane = np.asarray((np.arange(side) + 0.5) / side, dtype=np.float32)
+    y, x = np.meshgrid(centers, centers, indexing="ij")
     return x, y
 
 

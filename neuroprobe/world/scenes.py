@@ -13,22 +13,22 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "diamond", "male", "female")
-COLOURS = ("red", "yellow", "blue", "green", "orange", "purple", "pink", "cyan")
+COLORS = ("red", "yellow", "blue", "green", "orange", "purple", "pink", "cyan")
 PATTERNS = ("plain", "striped", "dotted", "zigzagged", "checkered")
 BACKGROUNDS = ("white", "grey", "black", "beige", "gradient", "cloudy", "speckled", "tiled")
 
 #: Every attribute a scene can have; the order of the columns of a truth table and of the target's outputs.
-ATTRIBUTES = SHAPES + COLOURS + PATTERNS + BACKGROUNDS
+ATTRIBUTES = SHAPES + COLORS + PATTERNS + BACKGROUNDS
 
 Combinations: TypeAlias = Literal["all", "seen", "unseen"]
 
 
-def _is_unseen(shape: int, colour: int, pattern: int) -> bool:
+def _is_unseen(shape: int, color: int, pattern: int) -> bool:
     """A tenth of the combinations, spread evenly over every attribute, never occurs while the world's CLIP learns."""
-    return (shape + 3 * colour + 2 * pattern) % 10 == 0
+    return (shape + 3 * color + 2 * pattern) % 10 == 0
 
 
-_ALL = tuple(product(range(len(SHAPES)), range(len(COLOURS)), range(len(PATTERNS))))
+_ALL = tuple(product(range(len(SHAPES)), range(len(COLORS)), range(len(PATTERNS))))
 _COMBINATIONS = {
     "all": _ALL,
     "seen": tuple(c for c in _ALL if not _is_unseen(*c)),
@@ -40,11 +40,11 @@ _COMBINATIONS = {
 class SceneObject:
     """One object: its three attributes, and its place in the image.
 
-    ``x`` and ``y`` (centre) and ``radius`` are fractions of the image's side; ``angle`` is in radians.
+    ``x`` and ``y`` (center) and ``radius`` are fractions of the image's side; ``angle`` is in radians.
     """
 
     shape: str
-    colour: str
+    color: str
     pattern: str
     x: float
     y: float
@@ -53,7 +53,7 @@ class SceneObject:
 
     @property
     def attributes(self) -> tuple[str, str, str]:
-        return self.shape, self.colour, self.pattern
+        return self.shape, self.color, self.pattern
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ class Scene:
         return (*phrases, f"{whole} on a {self.background} background", f"a {self.background} background")
 
 
-def phrase(shape: str | None = None, colour: str | None = None, pattern: str | None = None) -> str:
-    """The noun phrase for an object: pattern, colour, shape; what is None is left out (an "object" for no shape)."""
-    words = [word for word in (pattern, colour) if word is not None]
+def phrase(shape: str | None = None, color: str | None = None, pattern: str | None = None) -> str:
+    """The noun phrase for an object: pattern, color, shape; what is None is left out (an "object" for no shape)."""
+    words = [word for word in (pattern, color) if word is not None]
     return " ".join(["a", *words, shape or "object"])
 
 
@@ -92,7 +92,7 @@ def sample_scene(generator: np.random.Generator, *, combinations: Combinations =
     generator : numpy.random.Generator
         Where all the randomness comes from.
     combinations : {"all", "seen", "unseen"}, default "all"
-        Which combinations of shape, colour and pattern may occur; "unseen" are those that the world's CLIP
+        Which combinations of shape, color and pattern may occur; "unseen" are those that the world's CLIP
         was never shown.
     """
     draws = generator.random(24)
@@ -107,7 +107,7 @@ def sample_scene(generator: np.random.Generator, *, combinations: Combinations =
 
 def _sample_object(draws: np.ndarray, i: int, n_objects: int, combinations: Combinations) -> SceneObject:
     choices = _COMBINATIONS[combinations]
-    shape, colour, pattern = choices[int(draws[0] * len(choices))]
+    shape, color, pattern = choices[int(draws[0] * len(choices))]
     jitter = draws[1:3] - 0.5
     if n_objects == 1:
         x, y, radius = 0.5 + 0.3 * jitter[0], 0.5 + 0.3 * jitter[1], 0.24 + 0.12 * draws[3]
@@ -115,7 +115,7 @@ def _sample_object(draws: np.ndarray, i: int, n_objects: int, combinations: Comb
         x, y, radius = 0.26 + 0.48 * i + 0.04 * jitter[0], 0.5 + 0.4 * jitter[1], 0.20 + 0.05 * draws[3]
     return SceneObject(
         shape=SHAPES[shape],
-        colour=COLOURS[colour],
+        color=COLORS[color],
         pattern=PATTERNS[pattern],
         x=float(x),
         y=float(y),

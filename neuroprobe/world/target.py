@@ -16,7 +16,7 @@ from neuroprobe.world.scenes import ATTRIBUTES
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-#: Optimiser steps after which the target was saved; 0 is the untrained one.
+#: Optimizer steps after which the target was saved; 0 is the untrained one.
 CHECKPOINTS = (0, 50, 150, 400, 1000, 2500, 5000)
 
 #: Every module of ``features``, and the head, whose output unit i is attribute i.

@@ -78,8 +78,8 @@ def train(*, steps: int, n_images: int, seed: int, processes: int, batch_size: i
     model = CLIP(64, 64, (1, 1, 1, 1), 8, None, CONTEXT_LENGTH, len(tokenizer.kept) + 1, 64, 1, 2)
     model.visual.to(memory_format=torch.channels_last)
     bias = torch.nn.Parameter(torch.tensor(-2.0))
-    optimiser = torch.optim.AdamW([*model.parameters(), bias], lr=lr, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.05)
+    optimizer = torch.optim.AdamW([*model.parameters(), bias], lr=lr, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.05)
     generator = np.random.default_rng(seed)
     order = np.concatenate([generator.permutation(n_images) for _ in range(-(-steps * batch_size // n_images))])
     started = time.time()
@@ -89,9 +89,9 @@ def train(*, steps: int, n_images: int, seed: int, processes: int, batch_size: i
         truth = torch.from_numpy(truth_matrix(table[rows], captions))
         logits = _logits(model, pixels[rows], tokenizer(_texts(captions, generator)), generator) + bias
         loss = F.binary_cross_entropy_with_logits(logits, truth)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         model.logit_scale.data.clamp_(max=float(np.log(100)))
         if step % 250 == 0:

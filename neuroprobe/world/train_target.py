@@ -25,7 +25,7 @@ def attribute_table(scenes: list[Scene]) -> torch.Tensor:
     return torch.tensor([[name in scene.attributes for name in ATTRIBUTES] for scene in scenes], dtype=torch.float32)
 
 
-def normalise(pixels: torch.Tensor) -> torch.Tensor:
+def normalize(pixels: torch.Tensor) -> torch.Tensor:
     """uint8 [n, 3, h, w] to the target's input."""
     scaled = (pixels.float() / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
     return scaled.contiguous(memory_format=torch.channels_last)
@@ -38,8 +38,8 @@ def train(folder: Path, *, n_images: int, seed: int, processes: int, batch_size:
     torch.manual_seed(seed)
     model = build_target().to(memory_format=torch.channels_last).train()
     steps = max(CHECKPOINTS)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
     generator = np.random.default_rng(seed)
     order = np.concatenate([generator.permutation(n_images) for _ in range(-(-steps * batch_size // n_images))])
     started = time.time()
@@ -47,13 +47,13 @@ def train(folder: Path, *, n_images: int, seed: int, processes: int, batch_size:
         if step in CHECKPOINTS:
             save(model, folder / f"step_{step:05d}.pt")
         rows = order[step * batch_size : (step + 1) * batch_size]
-        images = normalise(pixels[rows])
+        images = normalize(pixels[rows])
         if generator.random() < 0.5:
             images = images.flip(3)  # every attribute is symmetric
         loss = F.binary_cross_entropy_with_logits(model(images), truth[rows])
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+        optimizer.step()
         schedule.step()
         if step % 250 == 0:
             print(f"step {step} of {steps}, loss {loss.item():.4f}, {time.time() - started:.0f} s", flush=True)

@@ -1,4 +1,4 @@
-"""The memory of naming at scale: ``python benchmarks/labelling_memory.py``.
+"""The memory of naming at scale: ``python benchmarks/labeling_memory.py``.
 
 `dissect` on large layers, in a process of its own for every line: peak memory beyond what the process held before the
 call (embeddings, activations or summary, libraries). Both are done on a slice of the concepts, since the blocks are the
@@ -52,9 +52,9 @@ def random_summary(n_images: int, n_units: int) -> ActivationSummary:
 
 def measure(case: str) -> dict[str, float]:
     """Peak memory in GB beyond the inputs, and seconds."""
-    n_images, n_units, n_concepts, summarised = CASES[case]
+    n_images, n_units, n_concepts, summarized = CASES[case]
     scores = concept_scores(n_images, n_concepts)
-    if summarised:
+    if summarized:
         recorded: Activations | ActivationSummary = random_summary(n_images, n_units)
     else:
         values = np.random.default_rng(0).normal(size=(n_images, n_units)).astype(np.float32)

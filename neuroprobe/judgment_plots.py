@@ -1,4 +1,4 @@
-"""Figures of judgements, in matplotlib. As in `neuroprobe.plots`, every function takes `ax`, returns `ax` and never calls show()."""
+"""Figures of judgments, in matplotlib. As in `neuroprobe.plots`, every function takes `ax`, returns `ax` and never calls show()."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def plot_quantities(overall: pd.DataFrame, *, title: str = "", ax: Axes | None =
     Parameters
     ----------
     overall : DataFrame
-        Of a `neuroprobe.judgements.JudgementReport`: layer, quantity, value, low, high.
+        Of a `neuroprobe.judgments.JudgmentReport`: layer, quantity, value, low, high.
     title : str
     ax : matplotlib Axes, optional
         By default those of a new figure.

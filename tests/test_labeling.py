@@ -13,12 +13,12 @@ from neuroprobe.concepts import ConceptScores
 from neuroprobe.dissection import dissect
 from neuroprobe.embedding_scorers import decorrelated
 from neuroprobe.exceptions import InputError
-from neuroprobe.labelling import RIVALS, label_layer
+from neuroprobe.labeling import RIVALS, label_layer
 from neuroprobe.scorer_registry import SCORERS
 from neuroprobe.scoring import Scorer
 from neuroprobe.similarity import get_similarity, list_similarities
 from neuroprobe.summaries import ActivationSummary, LayerSummary
-from neuroprobe.unit_parts import RecordedUnits, SummarisedUnits
+from neuroprobe.unit_parts import RecordedUnits, SummarizedUnits
 
 N, D = 90, 12
 
@@ -31,7 +31,7 @@ def values(units: int = 10, *, n: int = N, seed: int = 2) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(n, units)).astype(np.float32)
 
 
-def summarised(arrays: np.ndarray, ids: tuple[str, ...], *, k: int) -> ActivationSummary:
+def summarized(arrays: np.ndarray, ids: tuple[str, ...], *, k: int) -> ActivationSummary:
     summary = LayerSummary("layer", arrays.shape[1], k=k)
     summary.update(torch.from_numpy(arrays), rows=np.arange(len(arrays)), batch=0)
     return ActivationSummary({"layer": summary.statistics(lambda row: ids[row])}, {"images": "these images"})
@@ -47,7 +47,7 @@ def test_the_size_of_the_blocks_does_not_matter(name: str, size: int, monkeypatc
         return (slice(start, min(start + size, scorer.n_concepts)) for start in range(0, scorer.n_concepts, size))
 
     expected = run()
-    monkeypatch.setattr("neuroprobe.labelling._blocks", blocks)
+    monkeypatch.setattr("neuroprobe.labeling._blocks", blocks)
     found = run()
     np.testing.assert_array_equal(found.concepts, expected.concepts)
     np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4, atol=1e-4)
@@ -211,7 +211,7 @@ def test_a_summary_gives_the_labels_of_the_activations(name: str, parameters: di
     given, units = scores(), np.round(values(12), 1)  # with ties
     expected = dissect(activations_of({"layer": units}), given, similarity=name, parameters=parameters, n_bootstrap=0).table
     for kept in (k, k + 5, N):
-        found = dissect(summarised(units, given.ids, k=kept), given, similarity=name, parameters=parameters, n_bootstrap=3).table
+        found = dissect(summarized(units, given.ids, k=kept), given, similarity=name, parameters=parameters, n_bootstrap=3).table
         columns = [column for column in expected if column.startswith(("concept", "score", "candidate", "margin"))]
         for column in columns:
             if expected[column].dtype == object or column.startswith(("concept", "candidate")):
@@ -228,10 +228,10 @@ def test_a_summary_gives_the_labels_of_the_activations(name: str, parameters: di
 def test_peak_mean_from_a_summary_of_all_images_is_that_of_the_activations() -> None:
     given, units = scores(), np.exp(values(12))
     expected = dissect(activations_of({"layer": units}), given, similarity="peak_mean", n_bootstrap=0).table
-    found = dissect(summarised(units, given.ids, k=N), given, similarity="peak_mean", n_bootstrap=0).table
+    found = dissect(summarized(units, given.ids, k=N), given, similarity="peak_mean", n_bootstrap=0).table
     assert found["candidate"].tolist() == expected["candidate"].tolist()
     np.testing.assert_allclose(found["score"], expected["score"], rtol=1e-4)
-    few = dissect(summarised(units, given.ids, k=15), given, similarity="peak_mean", n_bootstrap=0).table
+    few = dissect(summarized(units, given.ids, k=15), given, similarity="peak_mean", n_bootstrap=0).table
     assert (few["candidate"] == expected["candidate"]).mean() > 0.8
 
 
@@ -240,7 +240,7 @@ def test_null_units_of_a_summary_are_tied_as_their_sources_are(name: str) -> Non
     # of units that are zero on most images, more are kept than are above zero
     units = np.maximum(values(400, n=150) - 1.5, 0)
     given = scores(31, n=150)
-    p = dissect(summarised(units, given.ids, k=100), given, similarity=name, n_bootstrap=0).table["p_value"]
+    p = dissect(summarized(units, given.ids, k=100), given, similarity=name, n_bootstrap=0).table["p_value"]
     assert abs(p.mean() - 0.5) < 0.08
     assert 0.01 < (p <= 0.05).mean() < 0.1
 
@@ -248,7 +248,7 @@ def test_null_units_of_a_summary_are_tied_as_their_sources_are(name: str) -> Non
 def test_a_dead_unit_of_a_summary_has_no_label() -> None:
     units = values(4)
     units[:, 2] = 1.5
-    table = dissect(summarised(units, scores().ids, k=30), scores(), similarity="wpmi", n_null=100).table
+    table = dissect(summarized(units, scores().ids, k=30), scores(), similarity="wpmi", n_null=100).table
     assert table["status"].tolist()[2] == "never varies"
     assert table["candidate"].tolist()[2] == ""
     assert (table["status"].drop(2) != "never varies").all()
@@ -257,26 +257,26 @@ def test_a_dead_unit_of_a_summary_has_no_label() -> None:
 def test_summaries_that_do_not_fit_are_refused() -> None:
     given, units = scores(), values()
     with pytest.raises(InputError, match="the 28 highest images of every unit, but the summary kept 27"):
-        dissect(summarised(units, given.ids, k=27), given, similarity="wpmi")
+        dissect(summarized(units, given.ids, k=27), given, similarity="wpmi")
     with pytest.raises(InputError, match="only a unit's highest activations, but PeakCorrelationScorer needs all"):
-        dissect(summarised(units, given.ids, k=30), given)
+        dissect(summarized(units, given.ids, k=30), given)
     with pytest.raises(InputError):
-        dissect(summarised(units, given.ids, k=30), given, similarity="average_precision")
+        dissect(summarized(units, given.ids, k=30), given, similarity="average_precision")
     others = tuple(f"other {i}" for i in range(N))
     with pytest.raises(InputError, match=r"same images in the same order, but got a summary with fingerprint these images and 90 images"):
-        dissect(summarised(units, others, k=30), given, similarity="wpmi")
+        dissect(summarized(units, others, k=30), given, similarity="wpmi")
     with pytest.raises(InputError, match=r"summary of the 91 images that were scored, but it is of 90 images"):
-        dissect(summarised(units, given.ids, k=30), scores(n=91), similarity="wpmi")
+        dissect(summarized(units, given.ids, k=30), scores(n=91), similarity="wpmi")
     with pytest.raises(InputError, match="similarity function of your own, but got a summary"):
-        dissect(summarised(units, given.ids, k=30), given, similarity=lambda a, c: a.T @ c)
+        dissect(summarized(units, given.ids, k=30), given, similarity=lambda a, c: a.T @ c)
 
 
 def test_a_summary_whose_rows_are_numbered_otherwise() -> None:
     # the same images, recorded in another order: found by their ids
     given, units = scores(), values()
     order = np.random.default_rng(0).permutation(N)
-    turned = SummarisedUnits(
-        summarised(units[order], tuple(given.ids[i] for i in order), k=30)["layer"], {id_: i for i, id_ in enumerate(given.ids)}
+    turned = SummarizedUnits(
+        summarized(units[order], tuple(given.ids[i] for i in order), k=30)["layer"], {id_: i for i, id_ in enumerate(given.ids)}
     )
     scorer = SCORERS["wpmi"](given)
     torch.testing.assert_close(

@@ -1,4 +1,4 @@
-"""What every judgement of labels is made of: the truth about units, shares and means with their intervals, and the report that holds both.
+"""What every judgment of labels is made of: the truth about units, shares and means with their intervals, and the report that holds both.
 
 Truth is given as a mapping, of either kind:
 
@@ -47,7 +47,7 @@ class TextEncoder(Protocol):
     def encode_texts(self, texts: list[str]) -> Any: ...
 
 
-class JudgementReport(Report):
+class JudgmentReport(Report):
     """A table of what was judged one by one, and `overall`: what that says as a whole, each value with its interval.
 
     Parameters
@@ -94,7 +94,7 @@ class JudgementReport(Report):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """The quantities with their intervals."""
-        from neuroprobe.judgement_plots import plot_quantities
+        from neuroprobe.judgment_plots import plot_quantities
 
         return plot_quantities(self.overall, title=self.title, ax=ax)
 
@@ -102,7 +102,7 @@ class JudgementReport(Report):
 def quantity(
     name: str, value: float, *, interval: tuple[Any, Any] = (math.nan, math.nan), n: int, layer: str = ALL_LAYERS
 ) -> dict[str, Any]:
-    """One row of `JudgementReport.overall`."""
+    """One row of `JudgmentReport.overall`."""
     low, high = (float(end) for end in interval)
     return {"layer": layer, "quantity": name, "value": float(value), "low": low, "high": high, "n": int(n)}
 

@@ -13,8 +13,8 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.judgement_plots import plot_lines, plot_pairs, plot_quantities, plot_shares
-from neuroprobe.judgements import JudgementReport, auroc_interval, average, bootstrap, quantity, share, text_vectors, true_concepts
+from neuroprobe.judgment_plots import plot_lines, plot_pairs, plot_quantities, plot_shares
+from neuroprobe.judgments import JudgmentReport, auroc_interval, average, bootstrap, quantity, share, text_vectors, true_concepts
 
 UNITS = [("a", 0), ("a", 1), ("b", 0)]
 
@@ -129,9 +129,9 @@ def test_the_interval_of_an_area_covers_the_truth(shift: float) -> None:
     assert ((low <= true) & (true <= high)).mean() > 0.93
 
 
-def report(**values: float) -> JudgementReport:
+def report(**values: float) -> JudgmentReport:
     rows = [quantity(name, value, interval=(value / 2, value * 2), n=3) for name, value in values.items()]
-    return JudgementReport(pd.DataFrame({"x": [1, 2]}), {"seed": 0}, overall=rows)
+    return JudgmentReport(pd.DataFrame({"x": [1, 2]}), {"seed": 0}, overall=rows)
 
 
 def test_overall_survives_saving_and_its_json_is_json(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_overall_survives_saving_and_its_json_is_json(tmp_path: Path) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
     json.loads((tmp_path / "report.json").read_text(), parse_constant=refuse)
-    pd.testing.assert_frame_equal(JudgementReport.load(tmp_path).overall, made.overall)
+    pd.testing.assert_frame_equal(JudgmentReport.load(tmp_path).overall, made.overall)
     assert made.overall["value"].tolist()[0] == 0.5
     assert math.isnan(made.value("undefined"))
     assert made.value("beyond") == math.inf

@@ -1,4 +1,4 @@
-"""How much naming a layer's units costs: ``python benchmarks/labelling.py``.
+"""How much naming a layer's units costs: ``python benchmarks/labeling.py``.
 
 Every figure is a ratio of two things that ran in turn, each in a process of its own, from the same embeddings and
 activations to every unit's best five concepts:
