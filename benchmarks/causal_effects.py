@@ -14,10 +14,10 @@ from typing import Any
 import pandas as pd
 
 from neuroprobe import ActivationRecorder, ClipEncoder, ConceptSource, Images, dissect
-from neuroprobe.causal_effects import causal_effect, units_named
-from neuroprobe.collection import collect
-from neuroprobe.concept_sets import ConceptSets
-from neuroprobe.world import (
+from neuroprobe.concepts.concept_sets import ConceptSets
+from neuroprobe.effects.causal import causal_effect, units_named
+from neuroprobe.images.passes import collect
+from neuroprobe.world._world import (
     ATTRIBUTES,
     CLIP_PATH,
     COLORS,

@@ -2,7 +2,7 @@
 
 Speed: units of the world's head in batches of 8, and one at a time, in turn in one run. Quality (``--quality``, some minutes):
 how many of the head's units reach more than on 99 % of 2,000 rendered images, and how many of its eight color units' images show that
-color more than any other (`neuroprobe.world.palette.color_votes`), by setting, over several seeds.
+color more than any other (`neuroprobe.world._palette.color_votes`), by setting, over several seeds.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from neuroprobe import ActivationRecorder
-from neuroprobe.feature_visualization import Visualization, visualize
-from neuroprobe.image_jitter import Jitter
-from neuroprobe.image_spectrum import image_spectrum
-from neuroprobe.world import ATTRIBUTES, COLORS, load_target, target_transform, world_images
-from neuroprobe.world.palette import color_votes
+from neuroprobe.visualization.feature_visualization import Visualization, visualize
+from neuroprobe.visualization.jitter import Jitter
+from neuroprobe.visualization.spectrum import image_spectrum
+from neuroprobe.world._palette import color_votes
+from neuroprobe.world._world import ATTRIBUTES, COLORS, load_target, target_transform, world_images
 
 HEAD = "classifier"
 FIRST_COLOR = ATTRIBUTES.index(COLORS[0])

@@ -1,6 +1,6 @@
 """What the examples share: their common options, what ``--offline`` puts in the place of downloads, and how an error is told.
 
-With ``--offline``, images rendered by `neuroprobe.world` take the place of a folder of photographs, and the world's small CLIP that
+With ``--offline``, images rendered by `neuroprobe.world._world` take the place of a folder of photographs, and the world's small CLIP that
 of OpenAI's. Which network takes the place of the pretrained one stands in each example.
 """
 
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from neuroprobe import ClipEncoder, Images, Report, Vocabulary
+from neuroprobe._core.files import check_writable
 from neuroprobe.exceptions import NeuroprobeError
-from neuroprobe.modes import resolve_device
-from neuroprobe.report import check_writable
-from neuroprobe.world import CLIP_PATH, world_images, world_vocabulary
+from neuroprobe.models.modes import resolve_device
+from neuroprobe.world._world import CLIP_PATH, world_images, world_vocabulary
 
 
 def example_parser(description: str | None, *, out: str, count: int) -> argparse.ArgumentParser:
@@ -55,7 +55,7 @@ def add_weights(parser: argparse.ArgumentParser, weights: str, *, offline: str =
 
 
 def chosen_weights(arguments: argparse.Namespace, weights: str) -> str | None:
-    """What `neuroprobe.models.load_model` takes as weights; None, random ones, is the default with --offline."""
+    """What `neuroprobe.models.loading.load_model` takes as weights; None, random ones, is the default with --offline."""
     given = arguments.weights or ("none" if arguments.offline else weights)
     return None if given.lower() == "none" else str(given)
 

@@ -6,44 +6,47 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from neuroprobe.activations import Activations
-    from neuroprobe.attribution import attribute_units
-    from neuroprobe.causal_effects import EffectReport, causal_effect, units_named
-    from neuroprobe.composition import explain_class
-    from neuroprobe.compositional import dissect_formulas
-    from neuroprobe.concept_composition import explain_units
-    from neuroprobe.concept_sets import ConceptSet, ConceptSets
-    from neuroprobe.concepts import ConceptScores, ConceptSource
-    from neuroprobe.curation import contact_sheet, load_curation, save_curation
-    from neuroprobe.description_checks import classes_from_labels, compare_weights
-    from neuroprobe.directions import Direction
-    from neuroprobe.dissection import dissect
-    from neuroprobe.encoders import ClipEncoder, ImageTextEncoder, OpenClipEncoder, TransformersEncoder
-    from neuroprobe.facets import layer_facets
-    from neuroprobe.feature_visualization import Visualization, visualize
-    from neuroprobe.gallery import quantile_examples, top_images
-    from neuroprobe.gallery_plots import plot_examples, plot_facets, plot_regions
-    from neuroprobe.given_labels import GivenLabels
-    from neuroprobe.image_checks import check_on_images
-    from neuroprobe.images import Images
-    from neuroprobe.interventions import ablate, steer
-    from neuroprobe.judging import evaluate_labels
-    from neuroprobe.label_changes import compare_reports, labels_along
-    from neuroprobe.layers import all_layers, block_layers, list_layers
-    from neuroprobe.metric_checks import check_metrics
-    from neuroprobe.missing_concepts import dissect_without
-    from neuroprobe.probe_report import ProbeReport
-    from neuroprobe.probes import LinearProbe, MeanDifferenceProbe, NonlinearProbe, RegressionProbe, SparseProbe
-    from neuroprobe.receptive_fields import receptive_field
-    from neuroprobe.recorder import ActivationRecorder
-    from neuroprobe.recording import record_checkpoints
-    from neuroprobe.report import LabelReport, Report
-    from neuroprobe.study import ProbingStudy
-    from neuroprobe.summaries import ActivationSummary
-    from neuroprobe.unit_scores import score_units
-    from neuroprobe.unit_search import search_units
-    from neuroprobe.vocabulary import ConceptGroup, Vocabulary
-    from neuroprobe.word_pairs import dissect_pairs
+    from neuroprobe.concepts.concept_sets import ConceptSet, ConceptSets
+    from neuroprobe.concepts.curation import contact_sheet, load_curation, save_curation
+    from neuroprobe.concepts.encoders._base import ImageTextEncoder
+    from neuroprobe.concepts.encoders._names import ClipEncoder, OpenClipEncoder, TransformersEncoder
+    from neuroprobe.concepts.labels import GivenLabels
+    from neuroprobe.concepts.scores import ConceptScores, ConceptSource
+    from neuroprobe.concepts.vocabulary import ConceptGroup, Vocabulary
+    from neuroprobe.effects.attribution import attribute_units
+    from neuroprobe.effects.causal import EffectReport, causal_effect, units_named
+    from neuroprobe.effects.classes import explain_class
+    from neuroprobe.effects.interventions import ablate, steer
+    from neuroprobe.evaluation.changes import compare_reports, labels_along
+    from neuroprobe.evaluation.classes import classes_from_labels
+    from neuroprobe.evaluation.image_checks import check_on_images
+    from neuroprobe.evaluation.metrics import check_metrics
+    from neuroprobe.evaluation.missing import dissect_without
+    from neuroprobe.evaluation.truth import evaluate_labels
+    from neuroprobe.evaluation.weights import compare_weights
+    from neuroprobe.images._images import Images
+    from neuroprobe.labeling.clarity import score_units
+    from neuroprobe.labeling.dissection import dissect
+    from neuroprobe.labeling.formulas import dissect_formulas
+    from neuroprobe.labeling.pairs import dissect_pairs
+    from neuroprobe.labeling.search import search_units
+    from neuroprobe.labeling.sums import explain_units
+    from neuroprobe.models.directions import Direction
+    from neuroprobe.models.layers import all_layers, block_layers, list_layers
+    from neuroprobe.probing.probes import LinearProbe, MeanDifferenceProbe, NonlinearProbe, RegressionProbe, SparseProbe
+    from neuroprobe.probing.study import ProbingStudy
+    from neuroprobe.recording.activations import Activations
+    from neuroprobe.recording.checkpoints import record_checkpoints
+    from neuroprobe.recording.recorder import ActivationRecorder
+    from neuroprobe.recording.summaries import ActivationSummary
+    from neuroprobe.reports.base import Report
+    from neuroprobe.reports.labels import LabelReport
+    from neuroprobe.reports.probes import ProbeReport
+    from neuroprobe.visualization.examples import quantile_examples, top_images
+    from neuroprobe.visualization.facets import layer_facets
+    from neuroprobe.visualization.feature_visualization import Visualization, visualize
+    from neuroprobe.visualization.fields import receptive_field
+    from neuroprobe.visualization.figures import plot_examples, plot_facets, plot_regions
 
 __version__ = "0.1.0"
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from neuroprobe.cli import main
+from neuroprobe._cli.main import main
 
 sys.exit(main())

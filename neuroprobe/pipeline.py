@@ -9,22 +9,23 @@ from typing import Any
 
 from torch import nn
 
-from neuroprobe.checkpoints import Checkpoint, fingerprint_checkpoints
-from neuroprobe.collection import Transform, collect
-from neuroprobe.concepts import ConceptSource
-from neuroprobe.dissection import FALSE_DISCOVERY_RATE, N_BOOTSTRAP, check_numbers, dissect
-from neuroprobe.distributed import rank_and_size
+from neuroprobe._core.files import check_writable
+from neuroprobe.concepts._ranking import Negatives
+from neuroprobe.concepts.scores import ConceptSource
 from neuroprobe.exceptions import InputError
-from neuroprobe.forward_pass import ForwardPass
-from neuroprobe.images import Images, first_readable
-from neuroprobe.pooling import Layout, Pooling
-from neuroprobe.probe_report import ProbeReport
-from neuroprobe.ranking import Negatives
-from neuroprobe.recorder import ActivationRecorder, check_layers
-from neuroprobe.recording import record_beside
-from neuroprobe.report import LabelReport, check_writable
-from neuroprobe.scorer_registry import DEFAULT_SIMILARITY, SimilarityOrScorer, check_similarity
-from neuroprobe.study import BLOG_PROBES, POOLINGS, Features, ProbingStudy, Scopes, check_jobs, check_seeds, check_split, make_tasks
+from neuroprobe.images._images import Images, first_readable
+from neuroprobe.images.distributed import rank_and_size
+from neuroprobe.images.passes import Transform, collect
+from neuroprobe.labeling.dissection import FALSE_DISCOVERY_RATE, N_BOOTSTRAP, check_numbers, dissect
+from neuroprobe.labeling.similarity.scorer_registry import DEFAULT_SIMILARITY, SimilarityOrScorer, check_similarity
+from neuroprobe.models.checkpoints import Checkpoint, fingerprint_checkpoints
+from neuroprobe.models.pooling import Layout, Pooling
+from neuroprobe.probing.study import BLOG_PROBES, POOLINGS, Features, ProbingStudy, Scopes, check_jobs, check_seeds, check_split, make_tasks
+from neuroprobe.recording._forward import ForwardPass
+from neuroprobe.recording._record import record_beside
+from neuroprobe.recording.recorder import ActivationRecorder, check_layers
+from neuroprobe.reports.labels import LabelReport
+from neuroprobe.reports.probes import ProbeReport
 
 _log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def dissect_model(
     page : path, optional
         A folder for a page with every unit's examples (`LabelReport.to_html`), for which these images are read once more.
     batch_size, workers, distributed, progress
-        As in `neuroprobe.collection.collect`.
+        As in `neuroprobe.images.passes.collect`.
 
     Returns
     -------
@@ -148,7 +149,7 @@ def probe_model(
     store : path, optional
         As in `neuroprobe.ProbingStudy.run`.
     batch_size, workers, progress
-        As in `neuroprobe.collection.collect`.
+        As in `neuroprobe.images.passes.collect`.
     n_jobs : int, optional
         As in `neuroprobe.ProbingStudy.run`.
 

@@ -7,13 +7,13 @@ import functools
 import numpy as np
 import torch
 
-from neuroprobe.activations import Activations
-from neuroprobe.collection import collect
-from neuroprobe.concepts import ConceptScores, ConceptSource
-from neuroprobe.encoders import ClipEncoder
-from neuroprobe.recorder import ActivationRecorder
-from neuroprobe.summaries import ActivationSummary, LayerSummary
-from neuroprobe.world import CLIP_PATH, WorldDataset, load_target, target_transform, world_images, world_vocabulary
+from neuroprobe.concepts.encoders._names import ClipEncoder
+from neuroprobe.concepts.scores import ConceptScores, ConceptSource
+from neuroprobe.images.passes import collect
+from neuroprobe.recording.activations import Activations
+from neuroprobe.recording.recorder import ActivationRecorder
+from neuroprobe.recording.summaries import ActivationSummary, LayerSummary
+from neuroprobe.world._world import CLIP_PATH, WorldDataset, load_target, target_transform, world_images, world_vocabulary
 
 N_IMAGES, SEED = 600, 5
 

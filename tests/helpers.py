@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from neuroprobe.activations import Activations
-from neuroprobe.concepts import ConceptScores
-from neuroprobe.encoders import import_clip
-from neuroprobe.images import Images
-from neuroprobe.vocabulary import Vocabulary
+from neuroprobe.concepts.encoders._names import import_clip
+from neuroprobe.concepts.scores import ConceptScores
+from neuroprobe.concepts.vocabulary import Vocabulary
+from neuroprobe.images._images import Images
+from neuroprobe.recording.activations import Activations
 
 
 class PixelEncoder:

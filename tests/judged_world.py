@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from neuroprobe import ActivationRecorder, Activations, ClipEncoder, ConceptScores, ConceptSource, LabelReport, dissect
-from neuroprobe.world import ATTRIBUTES, CLIP_PATH, WorldDataset, load_target, target_transform, world_images, world_vocabulary
+from neuroprobe.world._world import ATTRIBUTES, CLIP_PATH, WorldDataset, load_target, target_transform, world_images, world_vocabulary
 
 N = 300
 HEAD, BELOW = "classifier", "features.18"

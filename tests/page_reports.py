@@ -12,7 +12,7 @@ from PIL import Image
 from probe_tables import probe_table, unit_table
 
 from neuroprobe import Activations, Images, LabelReport, ProbeReport
-from neuroprobe.causal_effects import EffectReport
+from neuroprobe.effects.causal import EffectReport
 
 #: Names that would do harm as markup, as scripts, as keys, as files, or to the text beside them.
 HOSTILE = (

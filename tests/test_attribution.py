@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from torch import nn
 
 from neuroprobe import ActivationRecorder, Images
-from neuroprobe.attribution import AttributionReport, UnitAttributions, attribute_units
-from neuroprobe.composition import explain_class
+from neuroprobe.effects.attribution import AttributionReport, UnitAttributions, attribute_units
+from neuroprobe.effects.classes import explain_class
 from neuroprobe.exceptions import InputError, MissingDependencyError, UnknownNameError
-from neuroprobe.world import load_target, target_transform, world_images
+from neuroprobe.world._world import load_target, target_transform, world_images
 
 needs_captum = pytest.mark.skipif(importlib.util.find_spec("captum") is None, reason="captum is not installed")
 METHODS = ["gradient_times_activation", pytest.param("integrated_gradients", marks=needs_captum)]

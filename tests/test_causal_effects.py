@@ -16,21 +16,22 @@ from scipy import stats
 from torch import nn
 
 from neuroprobe import ClipEncoder, Images, LabelReport, dissect
-from neuroprobe.activations import Activations
-from neuroprobe.causal_effects import EffectReport, causal_effect, paired_interval, units_named
-from neuroprobe.collection import collect
-from neuroprobe.concept_sets import ConceptSet, ConceptSets
-from neuroprobe.concepts import ConceptScores, ConceptSource
-from neuroprobe.directions import Direction
-from neuroprobe.effect_passes import random_units
+from neuroprobe.concepts.concept_sets import ConceptSet, ConceptSets
+from neuroprobe.concepts.labels import GivenLabels
+from neuroprobe.concepts.scores import ConceptScores, ConceptSource
+from neuroprobe.concepts.vocabulary import Vocabulary
+from neuroprobe.effects._passes import random_units
+from neuroprobe.effects.causal import EffectReport, causal_effect, units_named
+from neuroprobe.effects.interventions import ablate
+from neuroprobe.effects.matching import match_images
 from neuroprobe.exceptions import InputError, UnknownNameError, UnreadableImageError
-from neuroprobe.given_labels import GivenLabels
-from neuroprobe.interventions import ablate
-from neuroprobe.matched_images import match_images
-from neuroprobe.probes import LinearProbe
-from neuroprobe.recorder import ActivationRecorder
-from neuroprobe.vocabulary import Vocabulary
-from neuroprobe.world import (
+from neuroprobe.images.passes import collect
+from neuroprobe.models.directions import Direction
+from neuroprobe.probing.probes import LinearProbe
+from neuroprobe.recording.activations import Activations
+from neuroprobe.recording.recorder import ActivationRecorder
+from neuroprobe.statistics.intervals import paired_interval
+from neuroprobe.world._world import (
     ATTRIBUTES,
     CLIP_PATH,
     COLORS,

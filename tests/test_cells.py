@@ -9,16 +9,16 @@ import torch
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, r2_score, roc_auc_score
 
-from neuroprobe.cell_store import CellStore, cell_name
-from neuroprobe.cells import Problems, Split, decisions, score
-from neuroprobe.concept_sets import ConceptSet
+from neuroprobe.concepts.concept_sets import ConceptSet
 from neuroprobe.exceptions import StoreError
-from neuroprobe.gram import unit_scaled
-from neuroprobe.measurements import CellResult, FullScope, Options, Sample, fit_layer, layer_grams
-from neuroprobe.passes import Pass, plan_passes
-from neuroprobe.probes import LinearProbe, MeanDifferenceProbe, RegressionProbe, SparseProbe
-from neuroprobe.study import make_tasks, split
-from neuroprobe.unit_cells import UnitScores
+from neuroprobe.probing._cell_store import CellStore, cell_name
+from neuroprobe.probing._cells import Problems, Split, decisions, score
+from neuroprobe.probing._gram import unit_scaled
+from neuroprobe.probing._layer import CellResult, FullScope, Options, Sample, fit_layer, layer_grams
+from neuroprobe.probing._passes import Pass, plan_passes
+from neuroprobe.probing._unit_cells import UnitScores
+from neuroprobe.probing.probes import LinearProbe, MeanDifferenceProbe, RegressionProbe, SparseProbe
+from neuroprobe.probing.study import make_tasks, split
 
 CPU = torch.device("cpu")
 

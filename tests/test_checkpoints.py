@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import nn
 
-from neuroprobe.checkpoints import fingerprint_checkpoints, load_checkpoint, load_state_dict
+from neuroprobe._core.fingerprints import fingerprint_model
 from neuroprobe.exceptions import CheckpointError
-from neuroprobe.fingerprints import fingerprint_model
+from neuroprobe.models.checkpoints import fingerprint_checkpoints, load_checkpoint, load_state_dict
 
 
 def net(seed: int = 0) -> nn.Module:

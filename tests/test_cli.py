@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 
 from neuroprobe import ConceptSource, Images, LabelReport, ProbeReport
-from neuroprobe.cli import main
-from neuroprobe.world import CLIP_PATH, target_checkpoints, world_images
+from neuroprobe._cli.main import main
+from neuroprobe.world._world import CLIP_PATH, target_checkpoints, world_images
 
-TARGET = "neuroprobe.world:target_with_transform"
+TARGET = "neuroprobe.world._world:target_with_transform"
 
 
 @pytest.fixture(scope="module")

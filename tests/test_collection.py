@@ -16,8 +16,8 @@ from torchvision import transforms
 from torchvision.transforms.functional import to_tensor
 
 from neuroprobe import Images
-from neuroprobe.collection import BatchRecord, Collected, collect
 from neuroprobe.exceptions import InputError, UnreadableImageError
+from neuroprobe.images.passes import BatchRecord, Collected, collect
 
 
 class Keep:

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from sklearn.metrics import r2_score
 
 from neuroprobe import SparseProbe
-from neuroprobe.composition import CompositionReport, explain_class
+from neuroprobe.effects.classes import CompositionReport, explain_class
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.world import ATTRIBUTES, COLORS, load_target
+from neuroprobe.world._world import ATTRIBUTES, COLORS, load_target
 
 FAST = {"n_shuffles": 5, "n_resamples": 50}
 

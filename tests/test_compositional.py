@@ -7,13 +7,13 @@ from embedded_world import recorded_world, summary_of
 from helpers import activations_of
 from scipy.stats import kstest, mannwhitneyu
 
-from neuroprobe.activations import Activations
-from neuroprobe.compositional import FormulaReport, dissect_formulas
+from neuroprobe.concepts.labels import GivenLabels
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.formulas import Formula, centered_ranks
-from neuroprobe.given_labels import GivenLabels
-from neuroprobe.statistics import benjamini_hochberg
-from neuroprobe.world import ATTRIBUTES, WorldDataset
+from neuroprobe.labeling._formula_search import Formula, centered_ranks
+from neuroprobe.labeling.formulas import FormulaReport, dissect_formulas
+from neuroprobe.recording.activations import Activations
+from neuroprobe.statistics.tests import benjamini_hochberg
+from neuroprobe.world._world import ATTRIBUTES, WorldDataset
 
 N = 200
 NAMES = ["red", "blue", "striped", "hot dog", "NA", "black and white"]

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from sklearn.linear_model import LinearRegression
 
 from neuroprobe import Activations, GivenLabels
-from neuroprobe.concept_composition import UnitCompositionReport, explain_units
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.world import ATTRIBUTES
+from neuroprobe.labeling.sums import UnitCompositionReport, explain_units
+from neuroprobe.world._world import ATTRIBUTES
 
 HEAD, BELOW = "classifier", "features.18"
 WORDS = ["red", "blue", "big", "small", "round"]

@@ -10,7 +10,7 @@ import pytest
 from conftest import noise
 from sklearn.model_selection import train_test_split
 
-from neuroprobe.concept_sets import ConceptSet, ConceptSets, split_set
+from neuroprobe.concepts.concept_sets import ConceptSet, ConceptSets, split_set
 from neuroprobe.exceptions import InputError, UnreadableImageError
 
 IDS = [f"i{n}" for n in range(12)]

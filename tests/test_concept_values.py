@@ -10,9 +10,9 @@ import torch
 from helpers import scores_of
 
 from neuroprobe import GivenLabels
-from neuroprobe.concept_values import ConceptValues
+from neuroprobe.concepts.vocabulary import ConceptGroup, Vocabulary
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.vocabulary import ConceptGroup, Vocabulary
+from neuroprobe.labeling._concept_values import ConceptValues
 
 WORDS = ["red", "blue", "big"]
 ROWS = np.arange(20)

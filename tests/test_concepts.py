@@ -8,9 +8,9 @@ import torch
 from helpers import PixelEncoder, noise_images, scores_of
 from torch.nn import functional as F
 
-from neuroprobe.concepts import ConceptScores, ConceptSet, ConceptSets, ConceptSource
+from neuroprobe.concepts.scores import ConceptScores, ConceptSet, ConceptSets, ConceptSource
+from neuroprobe.concepts.vocabulary import ConceptGroup, Vocabulary
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.vocabulary import ConceptGroup, Vocabulary
 
 ENCODER = PixelEncoder()
 IMAGES = noise_images(60)

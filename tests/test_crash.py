@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from neuroprobe.exceptions import StoreError
-from neuroprobe.store import open_store
+from neuroprobe.recording.activations import open_store
 
 KILLS = 50
 CODE = """
 import sys, time, torch
 torch.set_num_threads(1)
 from neuroprobe import ActivationRecorder, Images
-from neuroprobe.world import load_target, target_transform
+from neuroprobe.world._world import load_target, target_transform
 slow = target_transform()
 def transform(image):
     time.sleep(0.002)  # so that there is time to be killed in
@@ -46,7 +46,7 @@ def same(one: Path, other: Path) -> bool:
 
 @pytest.mark.slow
 def test_fifty_kills_and_the_same_bits(tmp_path: Path) -> None:
-    from neuroprobe.world import world_images
+    from neuroprobe.world._world import world_images
 
     photos = tmp_path / "photos"
     photos.mkdir()

@@ -14,13 +14,13 @@ import torch
 from helpers import PixelEncoder, noise_images
 from PIL import Image
 
-from neuroprobe.concept_sets import ConceptSet, ConceptSets
-from neuroprobe.concepts import ConceptSource
-from neuroprobe.curation import COLUMNS, contact_sheet, load_curation, save_curation
+from neuroprobe.concepts.concept_sets import ConceptSet, ConceptSets
+from neuroprobe.concepts.curation import COLUMNS, contact_sheet, load_curation, save_curation
+from neuroprobe.concepts.scores import ConceptSource
+from neuroprobe.concepts.vocabulary import ConceptGroup, Vocabulary
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.images import Images
-from neuroprobe.study import ProbingStudy
-from neuroprobe.vocabulary import ConceptGroup, Vocabulary
+from neuroprobe.images._images import Images
+from neuroprobe.probing.study import ProbingStudy
 
 IMAGES = noise_images(60)
 SETS = ConceptSource(PixelEncoder(), Vocabulary([ConceptGroup("g", ("red", "round"), none="none")])).rank(

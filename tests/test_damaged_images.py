@@ -18,8 +18,8 @@ from conftest import noise
 from PIL import Image
 
 from neuroprobe import Images
-from neuroprobe.collection import collect
 from neuroprobe.exceptions import UnreadableImageError
+from neuroprobe.images.passes import collect
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # decoders warn of much
 

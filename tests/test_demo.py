@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from neuroprobe import LabelReport, ProbeReport
-from neuroprobe.causal_effects import EffectReport
-from neuroprobe.world.demo import CHOSEN, HEAD, MODULES, N_SEEDS, count_true_names, on_outputs, run_demo, summarize
-from neuroprobe.world.scenes import ATTRIBUTES
+from neuroprobe._cli.demo import CHOSEN, HEAD, MODULES, N_SEEDS, count_true_names, on_outputs, run_demo, summarize
+from neuroprobe.effects.causal import EffectReport
+from neuroprobe.world._scenes import ATTRIBUTES
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,11 @@ from helpers import activations_of
 from judged_world import BELOW, HEAD, N, TableEncoder, encoder, labeled, labels_of, recorded
 from scipy.stats import spearmanr
 
-from neuroprobe.description_checks import ClassReport, WeightReport, classes_from_labels, compare_weights
+from neuroprobe.evaluation.classes import ClassReport, classes_from_labels
+from neuroprobe.evaluation.weights import WeightReport, compare_weights
 from neuroprobe.exceptions import InputError
-from neuroprobe.report import LabelReport
-from neuroprobe.world import BACKGROUNDS, WorldDataset, load_target
+from neuroprobe.reports.labels import LabelReport
+from neuroprobe.world._world import BACKGROUNDS, WorldDataset, load_target
 
 GENERATOR = np.random.default_rng(3)
 WORDS = [f"word {i}" for i in range(12)]

@@ -6,8 +6,8 @@ import pickle
 import numpy as np
 import pytest
 
-from neuroprobe.directions import Direction, directions_from_npz, directions_to_npz, mean_direction
 from neuroprobe.exceptions import InputError
+from neuroprobe.models.directions import Direction, directions_from_npz, directions_to_npz, mean_direction
 
 
 def direction(weights: list[float], **facts) -> Direction:

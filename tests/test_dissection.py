@@ -9,15 +9,15 @@ import torch
 from helpers import activations_of, scores_of
 from torch.nn import functional as F
 
-from neuroprobe.activations import Activations
-from neuroprobe.dissection import dissect
-from neuroprobe.embedding_scorers import decorrelated
+from neuroprobe.concepts.vocabulary import Vocabulary
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.report import LabelReport
-from neuroprobe.scoring import Scorer
-from neuroprobe.similarity import get_similarity, list_similarities, soft_wpmi
-from neuroprobe.statistics import benjamini_hochberg
-from neuroprobe.vocabulary import Vocabulary
+from neuroprobe.labeling.dissection import dissect
+from neuroprobe.labeling.similarity._similarity import get_similarity, list_similarities, soft_wpmi
+from neuroprobe.labeling.similarity.scoring import Scorer
+from neuroprobe.recording.activations import Activations
+from neuroprobe.reports.labels import LabelReport
+from neuroprobe.statistics.decorrelation import decorrelated
+from neuroprobe.statistics.tests import benjamini_hochberg
 
 N = 80
 WORDS = ["red", "blue", "none", "NA", "striped", "dotted", "hot dog"]
@@ -459,7 +459,7 @@ def test_units_of_a_control_that_never_vary_are_no_null_units() -> None:
 
 
 def test_a_layer_of_one_unit_is_told_of_before_the_first_layer_is_scored(monkeypatch) -> None:
-    monkeypatch.setattr("neuroprobe.dissection.label_layer", lambda *_, **__: pytest.fail("scored"))
+    monkeypatch.setattr("neuroprobe.labeling.dissection.label_layer", lambda *_, **__: pytest.fail("scored"))
     with pytest.raises(InputError, match="more than one unit in 'alone'"):
         dissect(random_activations(a=9, alone=1), SCORES, similarity="soft_wpmi")
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from neuroprobe import ActivationRecorder, ActivationSummary
-from neuroprobe.collection import collect
-from neuroprobe.distributed import in_batch_order, started_by_torchrun
 from neuroprobe.exceptions import InputError
-from neuroprobe.store import open_store
-from neuroprobe.world import CLIP_PATH, load_target, target_transform, world_images
+from neuroprobe.images.distributed import in_batch_order, started_by_torchrun
+from neuroprobe.images.passes import collect
+from neuroprobe.recording.activations import open_store
+from neuroprobe.world._world import CLIP_PATH, load_target, target_transform, world_images
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -27,7 +27,7 @@ def dissect(folder: Path, words: Path, out: Path, *, processes: int) -> str:
     if processes > 1:
         launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
     command = [
-        *launcher, "neuroprobe", "dissect", "neuroprobe.world:target_with_transform", "--layers", "features.18", "classifier",
+        *launcher, "neuroprobe", "dissect", "neuroprobe.world._world:target_with_transform", "--layers", "features.18", "classifier",
         "--images", str(folder), "--on-error", "skip", "--words", str(words), "--clip", str(CLIP_PATH), "--device", "cpu",
         "--batch-size", "8", "--out", str(out / "report"), "--store", str(out / "store"),
     ]  # fmt: skip
@@ -62,8 +62,8 @@ SUMMARIZE = """
 import sys, torch
 torch.set_num_threads(1)
 from neuroprobe import ActivationRecorder, record_checkpoints
-from neuroprobe.distributed import process_group, rank_and_size
-from neuroprobe.world import load_target, target_checkpoints, target_transform, world_images
+from neuroprobe.images.distributed import process_group, rank_and_size
+from neuroprobe.world._world import load_target, target_checkpoints, target_transform, world_images
 images, layers, transform = world_images(45, seed=3), ["features.18", "classifier"], target_transform()
 with process_group() as several:
     summary = ActivationRecorder(load_target(), layers).summarize(images, transform=transform, k=4, batch_size=8, distributed=several)

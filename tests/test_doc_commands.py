@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from neuroprobe.cli_options import COMMANDS, build_parser, command_parser
+from neuroprobe._cli.options import COMMANDS, build_parser, command_parser
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])

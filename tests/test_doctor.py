@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import torch
 
-from neuroprobe import doctor
-from neuroprobe.cli import main
+from neuroprobe._cli import doctor
+from neuroprobe._cli.main import main
 
 
 def test_it_names_versions_devices_and_weights(capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,7 +61,7 @@ def test_layers_need_no_weights_and_are_exact_names(capsys: pytest.CaptureFixtur
 
 
 def test_layers_of_ones_own_model(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["layers", "neuroprobe.world:target_with_transform"]) == 0
+    assert main(["layers", "neuroprobe.world._world:target_with_transform"]) == 0
     assert "classifier" in capsys.readouterr().out
 
 

@@ -9,21 +9,14 @@ import pytest
 import torch
 from helpers import scores_of
 
-from neuroprobe.concepts import ConceptScores
-from neuroprobe.embedding_scorers import (
-    SHRINKAGE,
-    CosScorer,
-    LinearScorer,
-    PeakCorrelationScorer,
-    PeakMeanScorer,
-    PearsonScorer,
-    decorrelated,
-)
+from neuroprobe.concepts.scores import ConceptScores
 from neuroprobe.exceptions import InputError
-from neuroprobe.scorer_registry import SCORERS, check_similarity, find_scorer
-from neuroprobe.scoring import Scorer
-from neuroprobe.similarity import FUNCTIONS, get_similarity, list_similarities
-from neuroprobe.similarity.registry import LINEAR
+from neuroprobe.labeling.similarity._similarity import FUNCTIONS, get_similarity, list_similarities
+from neuroprobe.labeling.similarity.embedding_scorers import CosScorer, LinearScorer, PeakCorrelationScorer, PeakMeanScorer, PearsonScorer
+from neuroprobe.labeling.similarity.registry import LINEAR
+from neuroprobe.labeling.similarity.scorer_registry import SCORERS, check_similarity, find_scorer
+from neuroprobe.labeling.similarity.scoring import Scorer
+from neuroprobe.statistics.decorrelation import SHRINKAGE, decorrelated
 
 N, UNITS, CONCEPTS = 60, 7, 150
 

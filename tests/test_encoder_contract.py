@@ -13,10 +13,11 @@ from helpers import PixelEncoder, noise_images
 from tiny_encoders import WRITERS, is_installed
 from torch.nn import functional as F
 
-from neuroprobe.concepts import ConceptSource
-from neuroprobe.encoders import ClipEncoder, ImageTextEncoder, OpenClipEncoder, PromptTooLongError, TransformersEncoder
+from neuroprobe.concepts.encoders._base import ImageTextEncoder
+from neuroprobe.concepts.encoders._names import ClipEncoder, OpenClipEncoder, PromptTooLongError, TransformersEncoder
+from neuroprobe.concepts.scores import ConceptSource
+from neuroprobe.concepts.vocabulary import ConceptGroup, Vocabulary
 from neuroprobe.exceptions import InputError
-from neuroprobe.vocabulary import ConceptGroup, Vocabulary
 
 TEXTS = ["red", "This image has a concept: striped", "a", "縞 and 🔴", "one two three four"]
 CLASSES: dict[str, Any] = {"clip": ClipEncoder, "open_clip": OpenClipEncoder, "transformers": TransformersEncoder}

@@ -13,10 +13,11 @@ import torchvision
 from helpers import PixelEncoder, noise_images, save_clip, tiny_clip
 from torch.nn import functional as F
 
-from neuroprobe.clip_encoder import _build_clip
-from neuroprobe.encoders import ClipEncoder, ImageTextEncoder, import_clip
+from neuroprobe.concepts.encoders._base import ImageTextEncoder
+from neuroprobe.concepts.encoders._clip import _build_clip
+from neuroprobe.concepts.encoders._names import ClipEncoder, import_clip
 from neuroprobe.exceptions import CheckpointError, InputError, UnknownNameError
-from neuroprobe.modes import resolve_device
+from neuroprobe.models.modes import resolve_device
 
 # clip.load tries torch.jit.load first, and the archives of these tests are traced
 pytestmark = [
@@ -359,7 +360,7 @@ class Finder(importlib.machinery.PathFinder):
     def find_spec(cls, name, path=None, target=None):
         return None if name == "pkg_resources" else super().find_spec(name, path, target)
 sys.meta_path = [Finder if f is importlib.machinery.PathFinder else f for f in sys.meta_path]
-from neuroprobe.encoders import import_clip
+from neuroprobe.concepts.encoders._names import import_clip
 clip = import_clip()
 print(clip.tokenize(["red"]).shape[1], "pkg_resources" in sys.modules)
 try:

@@ -16,11 +16,11 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 from neuroprobe import ActivationRecorder, ProbeReport, ProbingStudy
-from neuroprobe.concept_sets import ConceptSet, ConceptSets
-from neuroprobe.estimator_probes import EstimatorProbe
+from neuroprobe.concepts.concept_sets import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError
-from neuroprobe.study import split
-from neuroprobe.world import ATTRIBUTES, WorldDataset, load_target, target_transform, world_images
+from neuroprobe.probing._estimators import EstimatorProbe
+from neuroprobe.probing.study import split
+from neuroprobe.world._world import ATTRIBUTES, WorldDataset, load_target, target_transform, world_images
 
 IMAGES = world_images(160, seed=5)
 LAYERS = ["features.2", "features.18"]

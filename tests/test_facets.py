@@ -14,11 +14,11 @@ from sklearn.metrics import silhouette_score
 
 from neuroprobe import Activations, ClipEncoder, ConceptScores, ConceptSource, Images, Vocabulary
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.facets import FacetConcept, UnitFacets, active_examples, facets, layer_facets
-from neuroprobe.image_clusters import ClusterSpace, k_means, mean_silhouettes
-from neuroprobe.summaries import ActivationSummary, LayerSummary
-from neuroprobe.world import ATTRIBUTES, CLIP_PATH, world_vocabulary
-from neuroprobe.world.images import WorldDataset
+from neuroprobe.recording.summaries import ActivationSummary, LayerSummary
+from neuroprobe.visualization._clusters import ClusterSpace, k_means, mean_silhouettes
+from neuroprobe.visualization.facets import FacetConcept, UnitFacets, active_examples, facets, layer_facets
+from neuroprobe.world._images import WorldDataset
+from neuroprobe.world._world import ATTRIBUTES, CLIP_PATH, world_vocabulary
 
 N = 1000
 UNITS = [("red", "striped"), ("yellow", "circle"), ("zigzagged", "heart"), ("red",), ("striped",), ("ring",), ("gray",)]
@@ -85,7 +85,7 @@ def test_facets_hold_a_units_strongest_images(found: list[UnitFacets], made: Act
 
 
 def test_labels_by_hand(found: list[UnitFacets], scores: ConceptScores) -> None:
-    from neuroprobe.embedding_scorers import decorrelated
+    from neuroprobe.statistics.decorrelation import decorrelated
 
     values = (decorrelated(scores.image_vectors) @ scores.text_vectors.T).double().numpy()
     spread = values.std(axis=0)
@@ -107,7 +107,7 @@ def test_labels_by_hand(found: list[UnitFacets], scores: ConceptScores) -> None:
 
 def test_the_p_value_by_hand(made: Activations, scores: ConceptScores) -> None:
     """Slowly: one random set after the other, and the highest standing over the numbers of clusters."""
-    from neuroprobe.embedding_scorers import decorrelated
+    from neuroprobe.statistics.decorrelation import decorrelated
 
     vectors = decorrelated(scores.image_vectors).double().numpy()
     one = facets(made, scores, "made", 3, n_null=19, max_facets=3)

@@ -13,12 +13,12 @@ from PIL import Image
 from torch import nn
 
 from neuroprobe import ActivationRecorder, Images
-from neuroprobe.directions import Direction
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.feature_visualization import Visualization, visualize
-from neuroprobe.image_jitter import Jitter
-from neuroprobe.image_spectrum import image_spectrum
-from neuroprobe.world.target import target_transform
+from neuroprobe.models.directions import Direction
+from neuroprobe.visualization.feature_visualization import Visualization, visualize
+from neuroprobe.visualization.jitter import Jitter
+from neuroprobe.visualization.spectrum import image_spectrum
+from neuroprobe.world._target import target_transform
 
 QUICK = {"size": 16, "steps": 4, "batch_size": 3}
 

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from neuroprobe.formula_significance import SearchNull, log_tail_bound
-from neuroprobe.formulas import FormulaSearch, centered_ranks
+from neuroprobe.labeling._formula_null import SearchNull, log_tail_bound
+from neuroprobe.labeling._formula_search import FormulaSearch, centered_ranks
 
 N = 120
 NAMES = ["a", "b", "c", "d"]

@@ -8,7 +8,7 @@ from scipy.stats import rankdata
 from sklearn.metrics import roc_auc_score
 
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.formulas import Formula, FormulaSearch, Term, centered_ranks
+from neuroprobe.labeling._formula_search import Formula, FormulaSearch, Term, centered_ranks
 
 NAMES = ("a", "b", "c", "d", "e")
 
@@ -222,7 +222,7 @@ def test_units_do_not_depend_on_each_other() -> None:
 def test_small_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     labels, ranks = labels_of(7), centered_ranks(np.random.default_rng(8).normal(size=(60, 12)))
     whole = search(labels).best(ranks)
-    monkeypatch.setattr("neuroprobe.formulas._VALUES", 120)  # two concepts, one unit at a time
+    monkeypatch.setattr("neuroprobe.labeling._formula_search._VALUES", 120)  # two concepts, one unit at a time
     assert [(f.formula, f.auc) for f in search(labels).best(ranks)] == [(f.formula, f.auc) for f in whole]
 
 

@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import nnls
 from sklearn.linear_model import LinearRegression
 
-from neuroprobe.forward_selection import fit_weights, select_forward
+from neuroprobe.labeling._forward_selection import fit_weights, select_forward
 
 
 def slow_selection(X: np.ndarray, y: np.ndarray, *, k: int, signed: bool = True, most_shared: float = 0.8) -> list[int]:

@@ -15,13 +15,13 @@ from torchvision.transforms._presets import ImageClassification
 
 from neuroprobe import Images
 from neuroprobe.exceptions import InputError
-from neuroprobe.fourier_images import FourierImages, PhaseImages, natural_scale
-from neuroprobe.image_jitter import Jitter, rotate
-from neuroprobe.image_spectrum import ImageSpectrum, image_spectrum, imagenet_colors
-from neuroprobe.preprocessing import preprocessing, read_transform
-from neuroprobe.unit_axes import Axes
-from neuroprobe.visualization_objectives import likeness
-from neuroprobe.world import target_transform, world_images
+from neuroprobe.models.axes import Axes
+from neuroprobe.models.preprocessing import preprocessing, read_transform
+from neuroprobe.visualization._bases import FourierImages, PhaseImages, natural_scale
+from neuroprobe.visualization._objectives import likeness
+from neuroprobe.visualization.jitter import Jitter, rotate
+from neuroprobe.visualization.spectrum import ImageSpectrum, image_spectrum, imagenet_colors
+from neuroprobe.world._world import target_transform, world_images
 
 
 def generator(seed: int = 0) -> torch.Generator:

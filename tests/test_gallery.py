@@ -7,10 +7,10 @@ import pytest
 import torch
 from helpers import activations_of
 
-from neuroprobe.activations import Activations
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.gallery import Example, check_examples, quantile_examples, top_images
-from neuroprobe.summaries import ActivationSummary, LayerSummary
+from neuroprobe.recording.activations import Activations
+from neuroprobe.recording.summaries import ActivationSummary, LayerSummary
+from neuroprobe.visualization.examples import Example, check_examples, quantile_examples, top_images
 
 
 def column(*values: float) -> Activations:

@@ -13,11 +13,11 @@ from PIL import Image
 
 from neuroprobe import ActivationRecorder, Images
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.facets import facets
-from neuroprobe.gallery import quantile_examples, top_images
-from neuroprobe.gallery_plots import plot_examples, plot_facets, plot_regions
-from neuroprobe.regions import Region, regions
-from neuroprobe.world import target_transform
+from neuroprobe.visualization._regions import Region, regions
+from neuroprobe.visualization.examples import quantile_examples, top_images
+from neuroprobe.visualization.facets import facets
+from neuroprobe.visualization.figures import plot_examples, plot_facets, plot_regions
+from neuroprobe.world._world import target_transform
 
 IMAGES = Images([noise_images(40)[i] for i in range(40)], ids=[f"image {i}" for i in range(40)])
 ACTIVATIONS = activations_of({"fc": np.stack([np.arange(40) % 38, np.full(40, 2.5)], axis=1)})

@@ -11,18 +11,18 @@ import pytest
 import torch
 from helpers import PixelEncoder, noise_images
 
-from neuroprobe.activations import Activations
-from neuroprobe.collection import collect
-from neuroprobe.concept_sets import ConceptSets
-from neuroprobe.concepts import ConceptSource
-from neuroprobe.dissection import dissect
+from neuroprobe.concepts.concept_sets import ConceptSets
+from neuroprobe.concepts.labels import GivenLabels
+from neuroprobe.concepts.scores import ConceptSource
+from neuroprobe.concepts.vocabulary import Vocabulary
 from neuroprobe.exceptions import InputError
-from neuroprobe.given_labels import GivenLabels
-from neuroprobe.images import Images
+from neuroprobe.images._images import Images
+from neuroprobe.images.passes import collect
+from neuroprobe.labeling.dissection import dissect
 from neuroprobe.pipeline import dissect_model
-from neuroprobe.recorder import ActivationRecorder
-from neuroprobe.vocabulary import Vocabulary
-from neuroprobe.world import ATTRIBUTES, WorldDataset, load_target, target_transform
+from neuroprobe.recording.activations import Activations
+from neuroprobe.recording.recorder import ActivationRecorder
+from neuroprobe.world._world import ATTRIBUTES, WorldDataset, load_target, target_transform
 
 TABLE = pd.DataFrame({"red": [0.5, 0.0, 1.0], "big": [0.25, -2.0, 3.0]}, index=["2", "0", "1"])
 IMAGES = noise_images(3)

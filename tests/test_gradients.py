@@ -11,10 +11,10 @@ from torch import nn
 from torchvision.models import vision_transformer
 
 from neuroprobe import Images
-from neuroprobe.directions import Direction
+from neuroprobe.effects._gradients import directional_derivatives
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.gradients import directional_derivatives
-from neuroprobe.world.target import target_transform
+from neuroprobe.models.directions import Direction
+from neuroprobe.world._target import target_transform
 
 
 def transform(image) -> torch.Tensor:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from neuroprobe.gram import coordinates, gram_matrix, layer_scaled, reduced, unit_scaled
+from neuroprobe.probing._gram import coordinates, gram_matrix, layer_scaled, reduced, unit_scaled
 
 
 def matrix(n: int, d: int, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:

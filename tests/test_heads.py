@@ -7,8 +7,8 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from neuroprobe import Direction, LinearProbe, NonlinearProbe, RegressionProbe, SparseProbe
+from neuroprobe.effects._heads import resolve_head
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.heads import resolve_head
 
 WEIGHTS = [[1.0, 2, 3], [4, 5, 6]]
 

@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import r2_score
 
 from neuroprobe.exceptions import InputError
-from neuroprobe.held_out import correlations, draw_counts, explained_shares, interval, quality, split_images
+from neuroprobe.statistics.held_out import correlations, draw_counts, explained_shares, interval, quality, split_images
 
 IDS = [f"image {i}" for i in range(40)]
 

@@ -14,11 +14,11 @@ from torch import nn
 from torchvision import transforms
 
 from neuroprobe import ActivationRecorder, Images
-from neuroprobe.collection import collect
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.forward_pass import ForwardPass
-from neuroprobe.hooks import Hooks
-from neuroprobe.world import target_transform
+from neuroprobe.images.passes import collect
+from neuroprobe.recording._forward import ForwardPass
+from neuroprobe.recording._hooks import Hooks
+from neuroprobe.world._world import target_transform
 
 Named = namedtuple("Named", ["logits", "aux"])
 

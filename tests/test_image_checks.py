@@ -10,12 +10,12 @@ from helpers import activations_of, scores_of
 from judged_world import BELOW, HEAD, TRUTH, labeled, labels_of, recorded, shown
 from sklearn.metrics import roc_auc_score
 
-from neuroprobe.concept_sets import ConceptSet, ConceptSets
+from neuroprobe.concepts.concept_sets import ConceptSet, ConceptSets
+from neuroprobe.concepts.labels import GivenLabels
+from neuroprobe.evaluation.image_checks import ImageCheckReport, check_on_images, mean_activation_difference
 from neuroprobe.exceptions import InputError
-from neuroprobe.given_labels import GivenLabels
-from neuroprobe.image_checks import ImageCheckReport, check_on_images, mean_activation_difference
-from neuroprobe.judgments import auroc_interval
-from neuroprobe.report import LabelReport
+from neuroprobe.reports.labels import LabelReport
+from neuroprobe.statistics.intervals import auroc_interval
 
 N = 40
 GENERATOR = np.random.default_rng(4)

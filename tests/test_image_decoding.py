@@ -16,9 +16,9 @@ from conftest import noise
 from PIL import Image, ImageChops
 
 from neuroprobe import Images
+from neuroprobe._core.fingerprints import fingerprint_bytes
 from neuroprobe.exceptions import UnreadableImageError
-from neuroprobe.fingerprints import fingerprint_bytes
-from neuroprobe.image_decoding import Item
+from neuroprobe.images._decoding import Item
 
 
 def pixels(image: Image.Image) -> npt.NDArray[np.uint8]:

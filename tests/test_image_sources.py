@@ -18,9 +18,9 @@ from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
 from neuroprobe import Images
-from neuroprobe.collection import collect
 from neuroprobe.exceptions import InputError, UnreadableImageError
-from neuroprobe.images import fingerprint_images
+from neuroprobe.images._images import fingerprint_images
+from neuroprobe.images.passes import collect
 
 PICTURES = [noise(i) for i in range(5)]
 PIXELS = Images(PICTURES).fingerprint

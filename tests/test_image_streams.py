@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, IterableDataset
 from torchvision.transforms.functional import to_tensor
 
 from neuroprobe import Images
-from neuroprobe.collection import collect
 from neuroprobe.exceptions import InputError, UnreadableImageError
+from neuroprobe.images.passes import collect
 
 PICTURES = [noise(i) for i in range(5)]
 

@@ -5,7 +5,13 @@ import pytest
 from scipy import stats
 
 from neuroprobe.exceptions import InputError
-from neuroprobe.intervals import accuracy_interval, balanced_accuracy_interval, corrected_interval, effective_size, wilson_interval
+from neuroprobe.statistics.intervals import (
+    accuracy_interval,
+    balanced_accuracy_interval,
+    corrected_interval,
+    effective_size,
+    wilson_interval,
+)
 
 # --- formulas
 

@@ -14,13 +14,13 @@ from torch import nn
 from torch.nn import functional
 from torchvision.models import vision_transformer
 
-from neuroprobe.activations import Activations
-from neuroprobe.directions import Direction
+from neuroprobe.effects._gradients import directional_derivatives
+from neuroprobe.effects.interventions import ablate, steer
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.gradients import directional_derivatives
-from neuroprobe.interventions import ablate, steer
-from neuroprobe.recorder import ActivationRecorder
-from neuroprobe.world.target import target_transform
+from neuroprobe.models.directions import Direction
+from neuroprobe.recording.activations import Activations
+from neuroprobe.recording.recorder import ActivationRecorder
+from neuroprobe.world._target import target_transform
 
 Pair = namedtuple("Pair", ["first", "second"])
 

@@ -9,10 +9,10 @@ import pytest
 from judged_world import HEAD, TRUTH, TableEncoder, encoder, labeled, labels_of, recorded, scored
 from sklearn.metrics import roc_auc_score
 
+from neuroprobe.evaluation.truth import EvaluationReport, evaluate_labels
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.judging import EvaluationReport, evaluate_labels
-from neuroprobe.report import LabelReport
-from neuroprobe.similarity import cos_similarity
+from neuroprobe.labeling.similarity._similarity import cos_similarity
+from neuroprobe.reports.labels import LabelReport
 
 # unit      0      1       2        3 (withheld)   4 (dead)
 FIRST = ["red", "blue", "star", "", ""]

@@ -12,9 +12,12 @@ from matplotlib.axes import Axes
 from scipy.optimize import brentq
 from scipy.stats import norm
 
+from neuroprobe.concepts._texts import text_vectors
+from neuroprobe.evaluation._truth import true_concepts
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.judgment_plots import plot_lines, plot_pairs, plot_quantities, plot_shares
-from neuroprobe.judgments import JudgmentReport, auroc_interval, average, bootstrap, quantity, share, text_vectors, true_concepts
+from neuroprobe.reports._judgment_figures import plot_lines, plot_pairs, plot_quantities, plot_shares
+from neuroprobe.reports.judgments import JudgmentReport, average, quantity, share
+from neuroprobe.statistics.intervals import auroc_interval, bootstrap
 
 UNITS = [("a", 0), ("a", 1), ("b", 0)]
 

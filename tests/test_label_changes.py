@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 from judged_world import HEAD, TRUTH, labeled, labels_of
 
+from neuroprobe.evaluation.changes import ComparisonReport, LabelHistoryReport, compare_reports, labels_along
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.intervals import wilson_interval
-from neuroprobe.label_changes import ComparisonReport, LabelHistoryReport, compare_reports, labels_along
-from neuroprobe.report import LabelReport
+from neuroprobe.reports.labels import LabelReport
+from neuroprobe.statistics.intervals import wilson_interval
 
 A = labels_of(["red", "red", "blue", "", "", "NA"])
 B = labels_of(["red", "pink", "", "star", "", "NA"], q_value=0.01, stability=0.9)

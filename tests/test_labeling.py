@@ -9,16 +9,16 @@ import pytest
 import torch
 from helpers import activations_of, scores_of
 
-from neuroprobe.concepts import ConceptScores
-from neuroprobe.dissection import dissect
-from neuroprobe.embedding_scorers import decorrelated
+from neuroprobe.concepts.scores import ConceptScores
 from neuroprobe.exceptions import InputError
-from neuroprobe.labeling import RIVALS, label_layer
-from neuroprobe.scorer_registry import SCORERS
-from neuroprobe.scoring import Scorer
-from neuroprobe.similarity import get_similarity, list_similarities
-from neuroprobe.summaries import ActivationSummary, LayerSummary
-from neuroprobe.unit_parts import RecordedUnits, SummarizedUnits
+from neuroprobe.labeling._labeling import RIVALS, label_layer
+from neuroprobe.labeling._units import RecordedUnits, SummarizedUnits
+from neuroprobe.labeling.dissection import dissect
+from neuroprobe.labeling.similarity._similarity import get_similarity, list_similarities
+from neuroprobe.labeling.similarity.scorer_registry import SCORERS
+from neuroprobe.labeling.similarity.scoring import Scorer
+from neuroprobe.recording.summaries import ActivationSummary, LayerSummary
+from neuroprobe.statistics.decorrelation import decorrelated
 
 N, D = 90, 12
 
@@ -47,7 +47,7 @@ def test_the_size_of_the_blocks_does_not_matter(name: str, size: int, monkeypatc
         return (slice(start, min(start + size, scorer.n_concepts)) for start in range(0, scorer.n_concepts, size))
 
     expected = run()
-    monkeypatch.setattr("neuroprobe.labeling._blocks", blocks)
+    monkeypatch.setattr("neuroprobe.labeling._labeling._blocks", blocks)
     found = run()
     np.testing.assert_array_equal(found.concepts, expected.concepts)
     np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4, atol=1e-4)
@@ -311,7 +311,7 @@ import resource, sys, numpy as np, torch
 sys.path.insert(0, sys.argv[2])
 torch.set_num_threads(1)
 from helpers import activations_of, scores_of
-from neuroprobe.dissection import dissect
+from neuroprobe.labeling.dissection import dissect
 scores = scores_of(4000, [f"word {i}" for i in range(20000)], d=64)
 activations = activations_of({"layer": np.random.default_rng(0).normal(size=(4000, 64))})
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

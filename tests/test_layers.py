@@ -13,8 +13,8 @@ from torch import nn
 from torchvision.models import VisionTransformer
 
 from neuroprobe import ActivationRecorder, all_layers, block_layers, list_layers
+from neuroprobe._core.fingerprints import fingerprint_model
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.fingerprints import fingerprint_model
 
 
 def vit() -> nn.Module:

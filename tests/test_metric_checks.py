@@ -8,10 +8,10 @@ import pytest
 from helpers import activations_of
 from judged_world import TRUTH, labeled, recorded, shown
 
-from neuroprobe.concept_sets import ConceptSet, ConceptSets
+from neuroprobe.concepts.concept_sets import ConceptSet, ConceptSets
+from neuroprobe.evaluation.metrics import MetricCheckReport, add_as_many, check_metrics, drop_half
 from neuroprobe.exceptions import InputError
-from neuroprobe.metric_checks import MetricCheckReport, add_as_many, check_metrics, drop_half
-from neuroprobe.similarity import list_similarities
+from neuroprobe.labeling.similarity._similarity import list_similarities
 
 N = 60
 GENERATOR = np.random.default_rng(8)

@@ -11,10 +11,10 @@ from helpers import activations_of, scores_of
 from judged_world import HEAD, TRUTH, encoder, recorded, scored, shown
 
 from neuroprobe import dissect
-from neuroprobe.concepts import ConceptScores
+from neuroprobe.concepts.scores import ConceptScores
+from neuroprobe.concepts.vocabulary import ConceptGroup, Vocabulary
+from neuroprobe.evaluation.missing import MissingConceptReport, dissect_without, without_concept, without_images
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.missing_concepts import MissingConceptReport, dissect_without, without_concept, without_images
-from neuroprobe.vocabulary import ConceptGroup, Vocabulary
 
 N = 80
 WORDS = ["red", "blue", "star", "ring", "none"]

@@ -11,8 +11,8 @@ from helpers import noise_images
 from PIL import Image, ImageOps
 
 from neuroprobe.exceptions import InputError
-from neuroprobe.images import Images
-from neuroprobe.near_duplicates import average_hash, near_duplicate_vectors, near_duplicates
+from neuroprobe.images._images import Images
+from neuroprobe.images.duplicates import average_hash, near_duplicate_vectors, near_duplicates
 
 
 def recompressed(image: Image.Image, quality: int = 40) -> Image.Image:
@@ -110,7 +110,7 @@ def test_blocks_change_nothing(monkeypatch) -> None:
     vectors = np.random.default_rng(1).normal(size=(60, 3))
     ids = [str(i) for i in range(60)]
     whole = near_duplicate_vectors(ids, vectors, min_cosine=0.9)
-    monkeypatch.setattr("neuroprobe.near_duplicates._BLOCK", 7)
+    monkeypatch.setattr("neuroprobe.images.duplicates._BLOCK", 7)
     assert near_duplicate_vectors(ids, vectors, min_cosine=0.9) == whole
 
 

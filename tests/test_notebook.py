@@ -11,10 +11,10 @@ import pytest
 from helpers import PixelEncoder
 
 from neuroprobe import ActivationRecorder, Activations, ConceptSource, LabelReport, Vocabulary
-from neuroprobe.concept_sets import ConceptSet, ConceptSets
-from neuroprobe.images import Images
-from neuroprobe.notebook import SHOWN_ROWS, table_html
-from neuroprobe.world import load_target, target_transform
+from neuroprobe._core.html import SHOWN_ROWS, table_html
+from neuroprobe.concepts.concept_sets import ConceptSet, ConceptSets
+from neuroprobe.images._images import Images
+from neuroprobe.world._world import load_target, target_transform
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 

@@ -9,7 +9,7 @@ import torch
 from helpers import noise_images, save_clip, tiny_clip
 from tiny_encoders import OPEN_CLIP_CONFIG, OPEN_CLIP_SIGLIP_CONFIG, open_clip_folder, open_clip_siglip_folder
 
-from neuroprobe.encoders import ClipEncoder, OpenClipEncoder, PromptTooLongError, import_clip
+from neuroprobe.concepts.encoders._names import ClipEncoder, OpenClipEncoder, PromptTooLongError, import_clip
 from neuroprobe.exceptions import CheckpointError, InputError, MissingDependencyError, UnknownNameError
 
 open_clip = pytest.importorskip("open_clip")
@@ -98,7 +98,7 @@ def test_tokens_that_end_with_a_class_token_are_compared_without_it() -> None:
             rows = [[101, *range(1, n + 1), 102, *[0] * (context_length - 3 - n), 103] for n in words]
             return torch.tensor(rows)
 
-    from neuroprobe.open_clip_encoder import _whole_tokens
+    from neuroprobe.concepts.encoders._open_clip import _whole_tokens
 
     assert _whole_tokens(Clips(), ["a b", "a b c d e"]).shape == (2, 8)
     with pytest.raises(PromptTooLongError, match="at most 8 tokens, but one is longer: 'a b c d e f'"):

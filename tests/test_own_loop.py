@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from neuroprobe import ActivationRecorder, block_layers, list_layers
-from neuroprobe.encoders import import_clip
+from neuroprobe.concepts.encoders._names import import_clip
 from neuroprobe.exceptions import InputError
 
 X = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))

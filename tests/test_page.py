@@ -18,12 +18,12 @@ from probe_tables import probe_table
 
 from neuroprobe import Activations, Images, LabelReport, ProbeReport
 from neuroprobe.exceptions import InputError, UnreadableImageError
-from neuroprobe.gallery import quantile_examples, top_images
-from neuroprobe.page import write_page
-from neuroprobe.page.examples import N_BINS, QUANTILES, unit_activity
-from neuroprobe.page.scripts import as_json, as_script, number
-from neuroprobe.page.thumbnails import jpeg
-from neuroprobe.page.unit_data import CHUNK
+from neuroprobe.reports.page._examples import N_BINS, QUANTILES, unit_activity
+from neuroprobe.reports.page._scripts import as_json, as_script, number
+from neuroprobe.reports.page._thumbnails import jpeg
+from neuroprobe.reports.page._unit_data import CHUNK
+from neuroprobe.reports.page._write import write_page
+from neuroprobe.visualization.examples import quantile_examples, top_images
 
 LAYERS = {"a": 50, "b": 8}
 IDS = tuple(f"photos/{i}.png" for i in range(12))
@@ -453,7 +453,7 @@ def test_what_fails_on_the_way_leaves_the_old_page(sources: dict[str, Any], dama
 
 def test_a_page_that_was_broken_off_can_be_written_again(sources: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_page(tmp_path, **sources)
-    from neuroprobe.page import folder as module
+    from neuroprobe.reports.page._write import folder as module
 
     moved = []
     replace = module.os.replace

@@ -21,13 +21,13 @@ from page_reports import HOSTILE, HOSTILE_FILES, activations_for, effect_of, lab
 from PIL import Image
 
 from neuroprobe import ActivationRecorder, ClipEncoder, ConceptSource, LabelReport, Vocabulary, dissect
-from neuroprobe.causal_effects import causal_effect
-from neuroprobe.feature_visualization import visualize
-from neuroprobe.page import write_page
-from neuroprobe.recording import record_beside
-from neuroprobe.world import ATTRIBUTES, CLIP_PATH, load_target, target_transform, world_images, world_vocabulary
-from neuroprobe.world.demo import HEAD, probe_layers
-from neuroprobe.world.target import LAYERS as WORLD_LAYERS
+from neuroprobe._cli.demo import HEAD, probe_layers
+from neuroprobe.effects.causal import causal_effect
+from neuroprobe.recording._record import record_beside
+from neuroprobe.reports.page._write import write_page
+from neuroprobe.visualization.feature_visualization import visualize
+from neuroprobe.world._target import LAYERS as WORLD_LAYERS
+from neuroprobe.world._world import ATTRIBUTES, CLIP_PATH, load_target, target_transform, world_images, world_vocabulary
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from neuroprobe.exceptions import InputError
-from neuroprobe.similarity import peak_correlation, peak_mean
+from neuroprobe.labeling.similarity._similarity import peak_correlation, peak_mean
 
 
 def random_inputs(n: int = 40, units: int = 6, concepts: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from neuroprobe.plots import plot_labels
+from neuroprobe.reports.labels import plot_labels
 
 HOSTILE = ["$", "$x", "$x$", "$\\frac$", "a $\\nonsense{ b$", "\\$x\\$", "_hidden", "a\nb", "c\td\re", "x" * 200, "<b>", "{}", "%d", "\\"]
 
@@ -116,7 +116,7 @@ def test_nothing_global_is_touched() -> None:
     code = """
 import sys
 import pandas as pd
-from neuroprobe.report import LabelReport
+from neuroprobe.reports.labels import LabelReport
 table = pd.DataFrame({"layer": ["a"], "unit": [0], "concept": ["red"], "score": [1.0], "status": ["named"]})
 LabelReport(table, {}).to_single_html()
 print("matplotlib.pyplot" in sys.modules)

@@ -18,8 +18,8 @@ from torchvision.ops import Permute
 
 from neuroprobe import ActivationRecorder
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.pooling import describe_pooling, pool
-from neuroprobe.unit_axes import UnitAxisTracker
+from neuroprobe.models.axes import UnitAxisTracker
+from neuroprobe.models.pooling import describe_pooling, pool
 
 
 def slow_pool(output: torch.Tensor, pooling: str, axis: int) -> list[list[float]]:

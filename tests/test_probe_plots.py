@@ -12,8 +12,8 @@ from probe_tables import probe_table, unit_table
 from test_plots import HOSTILE, shown
 
 from neuroprobe.exceptions import InputError
-from neuroprobe.probe_plots import plot_layers, plot_mean_layers, plot_units, plot_what_where_when
-from neuroprobe.probe_summary import summarize_seeds
+from neuroprobe.reports._probe_figures import plot_layers, plot_mean_layers, plot_units, plot_what_where_when
+from neuroprobe.reports._probe_tables import summarize_seeds
 
 
 def drawn(figure: FigureBase) -> Figure:

@@ -8,10 +8,10 @@ import pytest
 from matplotlib.figure import Figure
 from probe_tables import probe_table, unit_table
 
-from neuroprobe.directions import Direction
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.probe_report import ProbeReport
-from neuroprobe.probe_summary import blog_tables, compare_scopes, summarize_seeds
+from neuroprobe.models.directions import Direction
+from neuroprobe.reports._probe_tables import blog_tables, compare_scopes, summarize_seeds
+from neuroprobe.reports.probes import ProbeReport
 
 METADATA = {"seeds": [0, 1, 2]}
 

@@ -6,12 +6,12 @@ import torch
 from scipy.optimize import check_grad, minimize
 from sklearn.linear_model import LogisticRegression
 
-from neuroprobe import linear_models
-from neuroprobe.cells import first_weights
-from neuroprobe.gram import coordinates, gram_matrix, layer_scaled
-from neuroprobe.lbfgs import minimize
-from neuroprobe.linear_models import least_C, solve_sparse
-from neuroprobe.probe_solver import HiddenLayer, _Hidden, fit_hidden_layer, solve_logistic, solve_softmax, solve_units
+from neuroprobe.probing import _linear_models as linear_models
+from neuroprobe.probing._cells import first_weights
+from neuroprobe.probing._gram import coordinates, gram_matrix, layer_scaled
+from neuroprobe.probing._lbfgs import minimize
+from neuroprobe.probing._linear_models import least_C, solve_sparse
+from neuroprobe.probing._logistic import HiddenLayer, _Hidden, fit_hidden_layer, solve_logistic, solve_softmax, solve_units
 
 
 def problems(b: int, n: int, r: int, *, seed: int = 0, n_classes: int = 2) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,9 +6,9 @@ import pytest
 from probe_tables import probe_table
 
 from neuroprobe.exceptions import InputError
-from neuroprobe.intervals import accuracy_interval, balanced_accuracy_interval, corrected_interval
-from neuroprobe.probe_summary import blog_tables, compare_scopes, summarize_seeds
-from neuroprobe.statistics import benjamini_hochberg
+from neuroprobe.reports._probe_tables import blog_tables, compare_scopes, summarize_seeds
+from neuroprobe.statistics.intervals import accuracy_interval, balanced_accuracy_interval, corrected_interval
+from neuroprobe.statistics.tests import benjamini_hochberg
 
 
 def test_every_cell_has_the_means_and_intervals_of_its_seeds() -> None:

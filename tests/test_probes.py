@@ -12,7 +12,7 @@ from sklearn.neighbors import NearestCentroid
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.probes import PROBES, LinearProbe, MeanDifferenceProbe, NonlinearProbe, RegressionProbe, SparseProbe, make_probe
+from neuroprobe.probing.probes import PROBES, LinearProbe, MeanDifferenceProbe, NonlinearProbe, RegressionProbe, SparseProbe, make_probe
 
 CLASSIFIERS = [LinearProbe(), NonlinearProbe(max_iter=100, random_state=0), SparseProbe(path=(2, 5), cv=3), MeanDifferenceProbe()]
 each_probe = pytest.mark.parametrize("probe", CLASSIFIERS, ids=lambda probe: probe.kind)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from neuroprobe.intervals import wilson_interval
+from neuroprobe.statistics.intervals import wilson_interval
 
 PAGE = Path(__file__).parents[1] / "docs" / "reading_the_published_table.md"
 COLUMNS = ("linear_gap", "non_linear_gap", "non_linear_non_gap")

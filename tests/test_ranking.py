@@ -11,10 +11,10 @@ import torch
 from helpers import PixelEncoder, noise_images, scores_of
 from torch.nn import functional as F
 
-from neuroprobe.concepts import ConceptScores, ConceptSource
+from neuroprobe.concepts._ranking import Ranking, embedding_types, rank_groups
+from neuroprobe.concepts.scores import ConceptScores, ConceptSource
+from neuroprobe.concepts.vocabulary import ConceptGroup, Vocabulary
 from neuroprobe.exceptions import InputError
-from neuroprobe.ranking import Ranking, embedding_types, rank_groups
-from neuroprobe.vocabulary import ConceptGroup, Vocabulary
 
 GROUP = ConceptGroup("g", ("a", "b", "c"), none="none")
 VOCABULARY = Vocabulary([GROUP])

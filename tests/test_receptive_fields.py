@@ -13,10 +13,10 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
-from neuroprobe.dependence import Dependence
+from neuroprobe._core.fingerprints import fingerprint_model
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.fingerprints import fingerprint_model
-from neuroprobe.receptive_fields import receptive_field, receptive_fields
+from neuroprobe.visualization._dependence import Dependence
+from neuroprobe.visualization.fields import receptive_field, receptive_fields
 
 
 def stack(*layers: nn.Module) -> nn.Sequential:

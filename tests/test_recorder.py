@@ -19,11 +19,11 @@ from torchvision.models import VisionTransformer
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from neuroprobe import ActivationRecorder, Images
-from neuroprobe.collection import collect
+from neuroprobe._core.fingerprints import fingerprint_model
 from neuroprobe.exceptions import InputError, UnknownNameError, UnreadableImageError
-from neuroprobe.fingerprints import fingerprint_model
-from neuroprobe.forward_pass import ForwardPass
-from neuroprobe.world import target_transform
+from neuroprobe.images.passes import collect
+from neuroprobe.recording._forward import ForwardPass
+from neuroprobe.world._world import target_transform
 
 
 def batch(n: int = 3, side: int = 64, seed: int = 0) -> torch.Tensor:

@@ -10,10 +10,10 @@ import pytest
 from torch import nn
 
 from neuroprobe import ActivationRecorder, ClipEncoder, ConceptSource, Images, Vocabulary
-from neuroprobe.collection import collect
 from neuroprobe.exceptions import InputError
-from neuroprobe.summaries import ActivationSummary
-from neuroprobe.world import CLIP_PATH, load_target, target_transform, world_images
+from neuroprobe.images.passes import collect
+from neuroprobe.recording.summaries import ActivationSummary
+from neuroprobe.world._world import CLIP_PATH, load_target, target_transform, world_images
 
 LAYERS = ["features.2", "features.18", "classifier"]
 TRANSFORM = target_transform()

@@ -15,13 +15,13 @@ from torch import nn
 from torchvision import transforms
 
 from neuroprobe import ActivationRecorder, Images
+from neuroprobe._core.fingerprints import fingerprint_model
 from neuroprobe.exceptions import InputError, UnknownNameError, UnreadableImageError
-from neuroprobe.fingerprints import fingerprint_model
-from neuroprobe.gallery import quantile_examples, top_images
-from neuroprobe.pictures import normalization, picture_of
-from neuroprobe.regions import Region, regions
-from neuroprobe.unit_maps import firing_threshold, unit_maps
-from neuroprobe.world import target_transform
+from neuroprobe.models.pictures import normalization, picture_of
+from neuroprobe.visualization._regions import Region, regions
+from neuroprobe.visualization.examples import quantile_examples, top_images
+from neuroprobe.visualization.maps import firing_threshold, unit_maps
+from neuroprobe.world._world import target_transform
 
 LAYER, UNIT = "features.3", 2
 

@@ -15,9 +15,12 @@ import torch
 from matplotlib.figure import Figure
 
 import neuroprobe
+from neuroprobe._core.files import check_writable
+from neuroprobe._core.version import versions
 from neuroprobe.exceptions import InputError
-from neuroprobe.probe_report import ProbeReport
-from neuroprobe.report import LabelReport, Report, check_writable, versions
+from neuroprobe.reports.base import Report
+from neuroprobe.reports.labels import LabelReport
+from neuroprobe.reports.probes import ProbeReport
 
 HOSTILE = [
     "none",

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from neuroprobe.cli import main, parse
-from neuroprobe.cli_options import build_parser, command_parser
+from neuroprobe._cli.main import main, parse
+from neuroprobe._cli.options import build_parser, command_parser
+from neuroprobe._cli.run_file import options_of, read_run, write_run
 from neuroprobe.exceptions import InputError
-from neuroprobe.run_file import options_of, read_run, write_run
 
 DISSECT = ["dissect", "resnet18", "--layers", "layer3", "layer4", "--images", "photos", "--words", "words.txt", "--clip", "ViT-B/16"]
 PROBE = ["probe", "resnet18", "--layers", "layer4", "--images", "photos", "--clip", "ViT-B/16", "--words", "a.txt", "--words", "b.txt"]

@@ -14,16 +14,16 @@ import torch
 from helpers import scores_of
 from torch.nn import functional as F
 
-from neuroprobe.concept_sets import ConceptSet, ConceptSets
-from neuroprobe.concepts import ConceptScores, ConceptSource
-from neuroprobe.encoders import ClipEncoder
+from neuroprobe.concepts.concept_sets import ConceptSet, ConceptSets
+from neuroprobe.concepts.encoders._names import ClipEncoder
+from neuroprobe.concepts.quality import estimate_set_quality, set_quality, with_label_noise
+from neuroprobe.concepts.scores import ConceptScores, ConceptSource
+from neuroprobe.concepts.vocabulary import ConceptGroup, Vocabulary
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.images import Images
-from neuroprobe.set_quality import estimate_set_quality, set_quality, with_label_noise
-from neuroprobe.statistics import wilson_interval
-from neuroprobe.vocabulary import ConceptGroup, Vocabulary
-from neuroprobe.world import ATTRIBUTES, CLIP_PATH
-from neuroprobe.world.images import WorldDataset
+from neuroprobe.images._images import Images
+from neuroprobe.statistics.scores import wilson_interval
+from neuroprobe.world._images import WorldDataset
+from neuroprobe.world._world import ATTRIBUTES, CLIP_PATH
 
 
 def plain_sets(n_positive: int = 30, n_negative: int = 60, **known) -> ConceptSets:

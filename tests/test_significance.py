@@ -9,10 +9,8 @@ import torch
 from helpers import activations_of, scores_of
 from scipy import stats
 
-from neuroprobe.concepts import ConceptScores
-from neuroprobe.dissection import dissect
-from neuroprobe.scorer_registry import SCORERS
-from neuroprobe.significance import (
+from neuroprobe.concepts.scores import ConceptScores
+from neuroprobe.labeling._null import (
     NEIGHBORS,
     _log_sum_of_others,
     joined,
@@ -22,7 +20,9 @@ from neuroprobe.significance import (
     shuffled,
     shuffled_rows,
 )
-from neuroprobe.similarity import list_similarities
+from neuroprobe.labeling.dissection import dissect
+from neuroprobe.labeling.similarity._similarity import list_similarities
+from neuroprobe.labeling.similarity.scorer_registry import SCORERS
 
 # --- null units
 

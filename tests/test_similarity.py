@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from neuroprobe.exceptions import InputError, NeuroprobeError, UnknownNameError
-from neuroprobe.scorer_registry import check_similarity
-from neuroprobe.similarity import (
+from neuroprobe.labeling.similarity._similarity import (
     auc,
     average_precision,
     cos_similarity,
@@ -22,6 +21,7 @@ from neuroprobe.similarity import (
     soft_wpmi,
     wpmi,
 )
+from neuroprobe.labeling.similarity.scorer_registry import check_similarity
 
 DATA = Path(__file__).parent / "data"
 

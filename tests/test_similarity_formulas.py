@@ -10,7 +10,8 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from neuroprobe.similarity import (
+from neuroprobe.labeling.similarity._ordering import highest_images, ranks_within
+from neuroprobe.labeling.similarity._similarity import (
     auc,
     average_precision,
     cos_similarity_cubed,
@@ -20,8 +21,7 @@ from neuroprobe.similarity import (
     soft_wpmi,
     wpmi,
 )
-from neuroprobe.similarity.detection import images_with
-from neuroprobe.similarity.ordering import highest_images, ranks_within
+from neuroprobe.labeling.similarity.detection import images_with
 
 
 def random_inputs(n: int = 60, units: int = 7, concepts: int = 9, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

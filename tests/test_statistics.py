@@ -7,20 +7,11 @@ import pytest
 from scipy import stats
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
+from neuroprobe.concepts._ranking import cluster_types
 from neuroprobe.exceptions import InputError
-from neuroprobe.statistics import (
-    auroc,
-    auroc_p_value,
-    average_precision,
-    balanced_accuracy,
-    benjamini_hochberg,
-    binomial_p_value,
-    cluster_types,
-    codelength_ends,
-    control_labels,
-    online_codelength,
-    permutation_p_value,
-)
+from neuroprobe.probing.controls import codelength_ends, control_labels, online_codelength
+from neuroprobe.statistics.scores import auroc, average_precision, balanced_accuracy
+from neuroprobe.statistics.tests import auroc_p_value, benjamini_hochberg, binomial_p_value, permutation_p_value
 
 
 def slow_auroc(decision: np.ndarray, targets: np.ndarray) -> float:

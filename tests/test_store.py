@@ -15,11 +15,13 @@ from filelock import FileLock
 from torch import nn
 
 from neuroprobe import ActivationRecorder, Activations, Images, dissect
-from neuroprobe.collection import BatchRecord, Collected
 from neuroprobe.exceptions import InputError, StoreError
-from neuroprobe.recording import record, record_beside, record_checkpoints
-from neuroprobe.store import StoreKeeper, open_store, read_manifest
-from neuroprobe.world import load_target, target_checkpoints, target_transform, world_images
+from neuroprobe.images.passes import BatchRecord, Collected
+from neuroprobe.recording._record import record, record_beside
+from neuroprobe.recording.activations import open_store, read_manifest
+from neuroprobe.recording.checkpoints import record_checkpoints
+from neuroprobe.recording.store import StoreKeeper
+from neuroprobe.world._world import load_target, target_checkpoints, target_transform, world_images
 
 LAYERS = ["features.2", "features.18", "classifier"]
 TRANSFORM = target_transform()
@@ -332,7 +334,7 @@ def test_a_full_disk_at_the_end_is_a_clear_error_too(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("neuroprobe.store._close_gaps", full)
+        patched.setattr("neuroprobe.recording.store._close_gaps", full)
         with pytest.raises(StoreError, match="make room, and record into the same store"):
             record(recorder_of(target), images, transform=TRANSFORM, store=tmp_path / "s")
     assert len(record(recorder_of(target), images, transform=TRANSFORM, store=tmp_path / "s").ids) == 50
@@ -351,7 +353,7 @@ def test_processes_that_do_not_share_the_folder_are_refused(tmp_path: Path) -> N
 
 def test_dissect_reads_a_store_like_memory(target: nn.Module, images: Images, tmp_path: Path) -> None:
     from neuroprobe import ClipEncoder, ConceptSource
-    from neuroprobe.world import CLIP_PATH, world_vocabulary
+    from neuroprobe.world._world import CLIP_PATH, world_vocabulary
 
     scores = ConceptSource(ClipEncoder(CLIP_PATH, device="cpu"), world_vocabulary()).score(images)
     there = record(recorder_of(target), images, transform=TRANSFORM, store=tmp_path / "s")
@@ -362,7 +364,7 @@ def test_dissect_reads_a_store_like_memory(target: nn.Module, images: Images, tm
 def test_dissecting_again_with_a_complete_store_runs_no_forward(target: nn.Module, images: Images, tmp_path: Path) -> None:
     from neuroprobe import ClipEncoder, ConceptSource
     from neuroprobe.pipeline import dissect_model
-    from neuroprobe.world import CLIP_PATH, world_vocabulary
+    from neuroprobe.world._world import CLIP_PATH, world_vocabulary
 
     source, stops = ConceptSource(ClipEncoder(CLIP_PATH, device="cpu"), world_vocabulary()), _Stops(target)
     layers = [f"model.{layer}" for layer in LAYERS]

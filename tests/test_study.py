@@ -10,12 +10,12 @@ import torch
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 from torch import nn
 
-from neuroprobe.concept_sets import ConceptSet, ConceptSets
+from neuroprobe.concepts.concept_sets import ConceptSet, ConceptSets
 from neuroprobe.exceptions import CheckpointError, InputError, UnknownNameError
-from neuroprobe.images import Images
-from neuroprobe.probes import LinearProbe, NonlinearProbe
-from neuroprobe.study import BLOG_PROBES, ProbingStudy, split
-from neuroprobe.world import ATTRIBUTES, WorldDataset, load_target, target_checkpoints, target_transform, world_images
+from neuroprobe.images._images import Images
+from neuroprobe.probing.probes import LinearProbe, NonlinearProbe
+from neuroprobe.probing.study import BLOG_PROBES, ProbingStudy, split
+from neuroprobe.world._world import ATTRIBUTES, WorldDataset, load_target, target_checkpoints, target_transform, world_images
 
 IMAGES = world_images(200, seed=5)
 TRANSFORM = target_transform()

@@ -10,14 +10,14 @@ import torch
 from helpers import noise_images
 from torch import nn
 
-from neuroprobe import study_runs
-from neuroprobe.concept_sets import ConceptSet, ConceptSets
+from neuroprobe.concepts.concept_sets import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.images import Images
-from neuroprobe.probes import LinearProbe, NonlinearProbe
-from neuroprobe.statistics import corrected_interval
-from neuroprobe.study import ProbingStudy
-from neuroprobe.world import ATTRIBUTES, LAYERS, WorldDataset, load_target, target_checkpoints, target_transform, world_images
+from neuroprobe.images._images import Images
+from neuroprobe.probing import _study_runs as study_runs
+from neuroprobe.probing.probes import LinearProbe, NonlinearProbe
+from neuroprobe.probing.study import ProbingStudy
+from neuroprobe.statistics.scores import corrected_interval
+from neuroprobe.world._world import ATTRIBUTES, LAYERS, WorldDataset, load_target, target_checkpoints, target_transform, world_images
 
 TRANSFORM = target_transform()
 IMAGES = world_images(600, seed=5)

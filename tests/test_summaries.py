@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from neuroprobe.exact_sums import ExactSums
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.summaries import ActivationSummary, LayerSummary
+from neuroprobe.recording._sums import ExactSums
+from neuroprobe.recording.summaries import ActivationSummary, LayerSummary
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -105,7 +105,7 @@ def test_words_carry_before_they_overflow(monkeypatch):
     undisturbed, carrying = ExactSums(6, power=2), ExactSums(6, power=2)
     for row in values:
         undisturbed.add(row[None], np.abs(row))
-    monkeypatch.setattr("neuroprobe.exact_sums._LAZY_ADDITIONS", 3)
+    monkeypatch.setattr("neuroprobe.recording._sums._LAZY_ADDITIONS", 3)
     for row in values:
         carrying.add(row[None], np.abs(row))
     assert (undisturbed.to_array() == carrying.to_array()).all()

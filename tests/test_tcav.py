@@ -10,14 +10,14 @@ from scipy import stats
 from torch import nn
 
 from neuroprobe import ActivationRecorder, Images
-from neuroprobe.directions import Direction
+from neuroprobe.effects._gradients import directional_derivatives
+from neuroprobe.effects._tcav import _tested, tcav
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.gradients import directional_derivatives
-from neuroprobe.probes import LinearProbe, make_probe
-from neuroprobe.tcav import _tested, tcav
-from neuroprobe.world.images import WorldDataset
-from neuroprobe.world.scenes import ATTRIBUTES
-from neuroprobe.world.target import load_target, target_transform
+from neuroprobe.models.directions import Direction
+from neuroprobe.probing.probes import LinearProbe, make_probe
+from neuroprobe.world._images import WorldDataset
+from neuroprobe.world._scenes import ATTRIBUTES
+from neuroprobe.world._target import load_target, target_transform
 
 
 def transform(image) -> torch.Tensor:

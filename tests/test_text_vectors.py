@@ -11,12 +11,12 @@ import torch
 from helpers import PixelEncoder, noise_images
 from torch.nn import functional as F
 
-from neuroprobe.concepts import ConceptSource
-from neuroprobe.encoders import ClipEncoder, PromptTooLongError
+from neuroprobe.concepts._texts import TextCache, embed_texts
+from neuroprobe.concepts.encoders._names import ClipEncoder, PromptTooLongError
+from neuroprobe.concepts.scores import ConceptSource
+from neuroprobe.concepts.vocabulary import ConceptGroup, Vocabulary
 from neuroprobe.exceptions import InputError, StoreError
-from neuroprobe.text_vectors import TextCache, embed_texts
-from neuroprobe.vocabulary import ConceptGroup, Vocabulary
-from neuroprobe.world import CLIP_PATH
+from neuroprobe.world._world import CLIP_PATH
 
 
 class Counting(PixelEncoder):

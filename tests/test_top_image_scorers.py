@@ -7,14 +7,15 @@ import pytest
 import torch
 from helpers import scores_of
 
-from neuroprobe import blocked_softmax, kernels
-from neuroprobe.blocked_softmax import split_columns
-from neuroprobe.concepts import ConceptScores
+from neuroprobe._core.extremes import Extremes
+from neuroprobe.concepts.scores import ConceptScores
 from neuroprobe.exceptions import InputError
-from neuroprobe.extremes import Extremes
-from neuroprobe.similarity import FUNCTIONS
-from neuroprobe.similarity.ordering import highest_images
-from neuroprobe.top_image_scorers import TOP_IMAGE_SCORERS, RankReorderScorer, SoftWpmiScorer, WpmiScorer
+from neuroprobe.labeling.similarity import _kernels as kernels
+from neuroprobe.labeling.similarity import _softmax as blocked_softmax
+from neuroprobe.labeling.similarity._ordering import highest_images
+from neuroprobe.labeling.similarity._similarity import FUNCTIONS
+from neuroprobe.labeling.similarity._softmax import split_columns
+from neuroprobe.labeling.similarity.top_image_scorers import TOP_IMAGE_SCORERS, RankReorderScorer, SoftWpmiScorer, WpmiScorer
 
 N_IMAGES, N_CONCEPTS = 150, 130
 

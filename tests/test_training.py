@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from neuroprobe import ClipEncoder
-from neuroprobe.checkpoints import load_checkpoint
-from neuroprobe.world import train_clip, train_target
-from neuroprobe.world.evaluation import target_accuracies, zero_shot_accuracies
-from neuroprobe.world.target import build_target
+from neuroprobe.models.checkpoints import load_checkpoint
+from neuroprobe.world._evaluation import target_accuracies, zero_shot_accuracies
+from neuroprobe.world._target import build_target
+from neuroprobe.world._world import train_clip, train_target
 
 
 @pytest.fixture(autouse=True)

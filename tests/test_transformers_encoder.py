@@ -10,7 +10,7 @@ import torch
 from helpers import noise_images
 from tiny_encoders import transformers_clip_folder, transformers_siglip_folder, write_clip_tokenizer
 
-from neuroprobe.encoders import PromptTooLongError, TransformersEncoder, import_clip
+from neuroprobe.concepts.encoders._names import PromptTooLongError, TransformersEncoder, import_clip
 from neuroprobe.exceptions import CheckpointError, InputError, MissingDependencyError
 
 transformers = pytest.importorskip("transformers")

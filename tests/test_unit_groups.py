@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from judged_world import labels_of
 
+from neuroprobe.effects._groups import UNNAMED, UnitGroup, forward_order, group_sums, unit_groups
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.unit_groups import UNNAMED, UnitGroup, forward_order, group_sums, unit_groups
 
 LABELS = {("fc", 1): "red", ("fc", 4): "red", ("fc", 0): "big", ("other", 0): "blue", ("fc", 3): ""}
 

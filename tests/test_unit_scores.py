@@ -7,9 +7,8 @@ import torch
 from embedded_world import planted, recorded_world, summary_of, world_truth
 from helpers import activations_of, scores_of
 
-from neuroprobe.activations import Activations
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.unit_scores import (
+from neuroprobe.labeling.clarity import (
     SCORES,
     UnitScoreReport,
     clarity,
@@ -19,7 +18,8 @@ from neuroprobe.unit_scores import (
     score_units,
     top_image_rows,
 )
-from neuroprobe.world import ATTRIBUTES
+from neuroprobe.recording.activations import Activations
+from neuroprobe.world._world import ATTRIBUTES
 
 N = 60
 CONCEPT_SCORES = scores_of(N, ["red", "blue"])

@@ -10,10 +10,10 @@ from embedded_world import planted, recorded_world, summary_of, world_encoder, w
 from helpers import activations_of, scores_of
 from torch.nn import functional as F
 
-from neuroprobe.activations import Activations
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.unit_search import UnitSearchReport, expected_and_spread, search_units
-from neuroprobe.world import ATTRIBUTES
+from neuroprobe.labeling.search import UnitSearchReport, expected_and_spread, search_units
+from neuroprobe.recording.activations import Activations
+from neuroprobe.world._world import ATTRIBUTES
 
 N, D = 40, 12
 

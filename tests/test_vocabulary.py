@@ -7,8 +7,8 @@ import pytest
 import torchvision
 from torchvision.models import ResNet50_Weights, Weights, WeightsEnum, get_model_weights
 
+from neuroprobe.concepts.vocabulary import TEMPLATES, ConceptGroup, Vocabulary
 from neuroprobe.exceptions import InputError, MissingDependencyError, UnknownNameError
-from neuroprobe.vocabulary import TEMPLATES, ConceptGroup, Vocabulary
 
 
 def prompts(vocabulary: Vocabulary) -> dict[str, tuple[str, ...]]:

@@ -10,14 +10,14 @@ from embedded_world import recorded_world, summary_of, world_encoder, world_trut
 from helpers import activations_of
 from torch.nn import functional as F
 
-from neuroprobe.activations import Activations
-from neuroprobe.concepts import ConceptScores
+from neuroprobe.concepts.scores import ConceptScores
+from neuroprobe.concepts.vocabulary import ConceptGroup, Vocabulary
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.scorer_registry import DEFAULT_SIMILARITY
-from neuroprobe.similarity import cos_similarity, get_similarity, list_similarities, soft_wpmi
-from neuroprobe.vocabulary import ConceptGroup, Vocabulary
-from neuroprobe.word_pairs import PairReport, PairVectors, dissect_pairs
-from neuroprobe.world import ATTRIBUTES
+from neuroprobe.labeling.pairs import PairReport, PairVectors, dissect_pairs
+from neuroprobe.labeling.similarity._similarity import cos_similarity, get_similarity, list_similarities, soft_wpmi
+from neuroprobe.labeling.similarity.scorer_registry import DEFAULT_SIMILARITY
+from neuroprobe.recording.activations import Activations
+from neuroprobe.world._world import ATTRIBUTES
 
 N, D = 50, 12
 WORDS = ["red", "blue", "striped", "NA", "hot dog", "{a}"]
@@ -141,7 +141,7 @@ def test_units_only_choose_rows(similarity) -> None:
 
 def test_blocks_of_pairs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = pairs().table
-    monkeypatch.setattr("neuroprobe.word_pairs._COLUMNS", 4)
+    monkeypatch.setattr("neuroprobe.labeling.pairs._COLUMNS", 4)
     pd.testing.assert_frame_equal(pairs().table, whole, rtol=1e-5, atol=1e-6)
 
 

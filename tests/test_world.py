@@ -12,9 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from neuroprobe._core.fingerprints import fingerprint_model
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.fingerprints import fingerprint_model
-from neuroprobe.world import (
+from neuroprobe.world._captions import TEMPLATES, UNKNOWN_WORD, Caption, SceneTable, sample_caption, truth_matrix, wrap_in_unknown_words
+from neuroprobe.world._images import draw
+from neuroprobe.world._rendering import RGB, render
+from neuroprobe.world._scenes import SceneObject, phrase, sample_scene
+from neuroprobe.world._world import (
     ATTRIBUTES,
     BACKGROUNDS,
     COLORS,
@@ -29,10 +33,6 @@ from neuroprobe.world import (
     world_images,
     world_vocabulary,
 )
-from neuroprobe.world.captions import TEMPLATES, UNKNOWN_WORD, Caption, SceneTable, sample_caption, truth_matrix, wrap_in_unknown_words
-from neuroprobe.world.images import draw
-from neuroprobe.world.rendering import RGB, render
-from neuroprobe.world.scenes import SceneObject, phrase, sample_scene
 
 
 def sampled(n: int, *, seed: int = 0, combinations: str = "all") -> list[Scene]:

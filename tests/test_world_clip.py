@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from neuroprobe import ClipEncoder
-from neuroprobe.encoders import import_clip
-from neuroprobe.world import CLIP_PATH, target_checkpoints, world_images
-from neuroprobe.world.evaluation import precisions_at, target_accuracies, zero_shot_accuracies
-from neuroprobe.world.target import load_target
+from neuroprobe.concepts.encoders._names import import_clip
+from neuroprobe.world._evaluation import precisions_at, target_accuracies, zero_shot_accuracies
+from neuroprobe.world._target import load_target
+from neuroprobe.world._world import CLIP_PATH, target_checkpoints, world_images
 
 
 @pytest.fixture(scope="module")

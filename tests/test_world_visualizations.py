@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from neuroprobe import ActivationRecorder, Images, LinearProbe
-from neuroprobe.directions import Direction
-from neuroprobe.feature_visualization import Visualization, visualize
-from neuroprobe.image_spectrum import ImageSpectrum, image_spectrum
-from neuroprobe.world import ATTRIBUTES, COLORS, WorldDataset, load_target, target_transform, world_images
-from neuroprobe.world.palette import color_votes, lab
+from neuroprobe.models.directions import Direction
+from neuroprobe.visualization.feature_visualization import Visualization, visualize
+from neuroprobe.visualization.spectrum import ImageSpectrum, image_spectrum
+from neuroprobe.world._palette import color_votes, lab
+from neuroprobe.world._world import ATTRIBUTES, COLORS, WorldDataset, load_target, target_transform, world_images
 
 pytestmark = pytest.mark.slow
 

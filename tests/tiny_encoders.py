@@ -11,7 +11,7 @@ import torch
 from helpers import save_clip, tiny_clip
 from torch import nn
 
-from neuroprobe.encoders import import_clip
+from neuroprobe.concepts.encoders._names import import_clip
 
 #: open_clip's description of `helpers.tiny_clip("vit")`.
 OPEN_CLIP_CONFIG = {

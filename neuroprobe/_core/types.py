@@ -1,0 +1,18 @@
+"""Types that several rooms share."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray: TypeAlias = npt.NDArray[np.float64]
+
+Floats = npt.NDArray[np.float64]
+
+Rows = npt.NDArray[np.int64]
+
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
+
+Unit: TypeAlias = tuple[str, int]

@@ -1,0 +1,219 @@
+"""The models of open_clip as image-text encoders."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from neuroprobe._core.fingerprints import fingerprint_model, fingerprint_texts
+from neuroprobe.concepts.encoders._base import PromptTooLongError, check_texts
+from neuroprobe.concepts.encoders._transformers import identify_tokenizer
+from neuroprobe.exceptions import CheckpointError, InputError, MissingDependencyError, UnknownNameError, suggest
+from neuroprobe.images.passes import Transform
+from neuroprobe.models.checkpoints import is_torchscript
+from neuroprobe.models.modes import resolve_device
+
+_TEXT_BATCH = 256
+
+
+class OpenClipEncoder:
+    """A CLIP, CoCa or SigLIP of open_clip (extra ``openclip``): one of its names with weights, or a folder.
+
+    Parameters
+    ----------
+    model_name : str or Path
+        A name of ``open_clip.list_models()`` such as "ViT-B-32", "hf-hub:" and the name of a model on the Hugging Face hub, or a
+        folder with ``open_clip_config.json`` and weights.
+    pretrained : str or Path, optional
+        For a name: the weights, one of ``open_clip.list_pretrained_tags_by_model(model_name)`` such as "laion2b_s34b_b79k"
+        (downloaded once by open_clip), or a file of them: safetensors, or what ``torch.load(weights_only=True)`` reads.
+    device : str or torch.device, default "auto"
+        As in `ClipEncoder`; computation is in float32.
+    cache_dir : str or Path, optional
+        Where open_clip keeps what it downloads.
+
+    Attributes
+    ----------
+    logit_scale : float
+        The factor before similarities, already out of its logarithm.
+    logit_bias : float or None
+        What SigLIP adds to them; None for a CLIP. See `TransformersEncoder` for what a softmax means then.
+
+    Raises
+    ------
+    MissingDependencyError
+        open_clip is not installed.
+    UnknownNameError
+        No such model, or weights that are neither a tag of it nor a file.
+    CheckpointError
+        Files that cannot be read safely, do not fit, or ask for code of their own.
+
+    References
+    ----------
+    Ilharco et al., "OpenCLIP", 2021, https://doi.org/10.5281/zenodo.5143773. Zhai et al., "Sigmoid Loss for Language Image
+    Pre-Training", ICCV 2023.
+    """
+
+    def __init__(
+        self,
+        model_name: str | Path,
+        *,
+        pretrained: str | Path | None = None,
+        device: str | torch.device = "auto",
+        cache_dir: str | Path | None = None,
+    ) -> None:
+        open_clip = _import_open_clip()
+        self.device = resolve_device(device)
+        name = _full_name(open_clip, model_name)
+        _check_pretrained(open_clip, name, pretrained)
+        config = _config(open_clip, name)
+        model, self.transform = _created(open_clip, name, pretrained, cache_dir)
+        self.model: Any = model.float().to(self.device).eval()
+        self._tokenizer: Any = _tokenizer(open_clip, name, cache_dir)
+        self.logit_scale = float(self.model.logit_scale.detach().float().exp())
+        bias = getattr(self.model, "logit_bias", None)
+        self.logit_bias = None if bias is None else float(bias.detach())
+        self.fingerprint = _fingerprint(self.model, config, self._tokenizer)
+
+    @torch.no_grad()
+    def encode_images(self, batch: torch.Tensor) -> torch.Tensor:
+        """Unit vectors, float32 [n, d], of transformed images [n, 3, h, w]."""
+        return F.normalize(self.model.encode_image(batch.to(self.device)).float(), dim=1)
+
+    @torch.no_grad()
+    def encode_texts(self, texts: list[str]) -> torch.Tensor:
+        """Unit vectors, float32 [n, d], of texts.
+
+        Raises
+        ------
+        InputError
+            No texts.
+        PromptTooLongError
+            One is longer than the model's context; open_clip alone would cut it.
+        """
+        check_texts(texts)
+        parts = (texts[start : start + _TEXT_BATCH] for start in range(0, len(texts), _TEXT_BATCH))
+        return torch.cat([self._encode_part(part) for part in parts])
+
+    def _encode_part(self, texts: Sequence[str]) -> torch.Tensor:
+        tokens = _whole_tokens(self._tokenizer, texts)
+        return F.normalize(self.model.encode_text(tokens.to(self.device)).float(), dim=1)
+
+
+def _import_open_clip() -> Any:
+    try:
+        return importlib.import_module("open_clip")
+    except ImportError as error:
+        raise MissingDependencyError(
+            "Expected the package open_clip_torch for OpenClipEncoder. Install it: pip install 'neuroprobe-clip[openclip]'"
+        ) from error
+
+
+def _full_name(open_clip: Any, model_name: str | Path) -> str:
+    """The name as open_clip takes it: its own, or with a schema in front."""
+    name = str(model_name)
+    if name.startswith(("hf-hub:", "local-dir:")):
+        return name
+    if Path(name).is_dir():
+        return f"local-dir:{name}"
+    name = name.replace("/", "-")
+    known = open_clip.list_models()
+    if name not in known:
+        raise UnknownNameError(
+            f"Expected a model of open_clip, 'hf-hub:...' or a folder, but got {str(model_name)!r}. {suggest(name, known)}"
+        )
+    return name
+
+
+def _check_pretrained(open_clip: Any, name: str, pretrained: str | Path | None) -> None:
+    """The weights must be named where there are several, and not where there is one set."""
+    if name.startswith(("hf-hub:", "local-dir:")):
+        if pretrained is not None:
+            raise InputError(f"Expected no `pretrained` for {name!r}, which has its own weights, but got {str(pretrained)!r}.")
+        return
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained is None:
+        raise InputError(f"Expected `pretrained` for {name!r}: a file of weights, or one of {tags}.")
+    if str(pretrained) in tags:
+        return
+    if not Path(pretrained).is_file():
+        raise UnknownNameError(f"Expected weights of {name!r} or a file, but got {str(pretrained)!r}. {suggest(str(pretrained), tags)}")
+    if is_torchscript(pretrained):
+        raise CheckpointError(
+            f"Expected a plain state dict, but {str(pretrained)!r} is a TorchScript archive, which can run code. "
+            "Save its state_dict(), or load OpenAI's files with ClipEncoder."
+        )
+
+
+def _config(open_clip: Any, name: str) -> Mapping[str, Any]:
+    """The model's configuration, if it asks for no code of its own."""
+    try:
+        config: Mapping[str, Any] = open_clip.get_model_config(name)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"Expected the configuration of {name!r}, but it cannot be read: {_reason(error)}") from error
+    if "trust_remote_code" in json.dumps(config):
+        raise CheckpointError(f"Expected a model without code of its own, but the configuration of {name!r} asks for `trust_remote_code`.")
+    return config
+
+
+def _created(open_clip: Any, name: str, pretrained: str | Path | None, cache_dir: str | Path | None) -> tuple[Any, Transform]:
+    try:
+        with torch.random.fork_rng(devices=[]):  # first weights are drawn, though never used
+            return open_clip.create_model_from_pretrained(  # type: ignore[no-any-return]
+                name,
+                None if pretrained is None else str(pretrained),
+                cache_dir=None if cache_dir is None else str(cache_dir),
+                weights_only=True,
+            )
+    except Exception as error:  # readers of weights raise many kinds
+        where = name if pretrained is None else f"{name} with {pretrained}"
+        raise CheckpointError(f"Expected a model of open_clip, but {where!r} cannot be loaded: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """One line; torch's own words on a file that it refuses advise to turn the safety off."""
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is damaged or holds more than tensors. Save model.state_dict() with torch.save."
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _tokenizer(open_clip: Any, name: str, cache_dir: str | Path | None) -> Any:
+    try:
+        return open_clip.get_tokenizer(name, cache_dir=None if cache_dir is None else str(cache_dir))
+    except (OSError, ValueError, ImportError) as error:
+        raise CheckpointError(f"Expected the tokenizer of {name!r}, but it cannot be loaded: {_reason(error)}") from error
+
+
+def _whole_tokens(tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
+    """Tokens [n, context_length] of texts that fit; open_clip's tokenizers cut the others without a word."""
+    limit = int(tokenizer.context_length)
+    tokens = torch.as_tensor(tokenizer(list(texts), context_length=limit))
+    wider = torch.as_tensor(tokenizer(list(texts), context_length=limit + 1))  # one that fits differs in its padding alone
+    compared = limit - 1 if getattr(tokenizer, "tokenizer_mode", "") == "clips" else limit  # which ends with a mark of its own
+    cut = (tokens[:, :compared] != wider[:, :compared]).any(dim=1)
+    if bool(cut.any()):
+        raise PromptTooLongError(texts[int(cut.int().argmax())], limit)
+    return tokens
+
+
+def _fingerprint(model: Any, config: Mapping[str, Any], tokenizer: Any) -> str:
+    preprocessing = json.dumps(model.visual.preprocess_cfg, sort_keys=True, default=str)
+    inner = getattr(tokenizer, "tokenizer", None)
+    reads = "open_clip's own" if inner is None else identify_tokenizer(inner)
+    return fingerprint_texts(
+        [
+            fingerprint_model(model),
+            json.dumps(config, sort_keys=True),
+            preprocessing,
+            type(tokenizer).__name__,
+            str(tokenizer.context_length),
+            reads,
+        ]
+    )

@@ -1,0 +1,123 @@
+"""Groups of units: those with one label, as one line of a table; their sums, and in which order these make up the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import csr_array
+
+from neuroprobe._core.types import Floats
+from neuroprobe.exceptions import InputError, UnknownNameError, suggest
+from neuroprobe.reports.labels import Labels, labeled_units
+
+Unnamed: TypeAlias = Literal["together", "apart"]
+
+#: What the units without a label are called where they are one line.
+UNNAMED = "(unnamed)"
+
+_BLOCK = 4096  # images at a time
+
+
+class UnitGroup(NamedTuple):
+    """Units that are one line of a table: those with one label, or without any."""
+
+    name: str
+    named: bool
+    units: tuple[int, ...]
+
+
+def unit_groups(labels: Labels, layer: str, *, n_units: int, unnamed: Unnamed = "together") -> list[UnitGroup]:
+    """The units of a layer by their label, concepts in the order of their first units, and after them those without one.
+
+    Parameters
+    ----------
+    labels : LabelReport, or mapping from (layer, unit) to a concept
+    layer : str
+    n_units : int
+        Of the layer.
+    unnamed : {"together", "apart"}, default "together"
+        One group of all units without a label, or one of each.
+
+    Returns
+    -------
+    list of UnitGroup
+        Every unit is in exactly one.
+
+    Raises
+    ------
+    InputError
+        No labels of this layer, or of a unit that it does not have.
+    UnknownNameError
+        Another word for `unnamed`.
+    """
+    if unnamed not in get_args(Unnamed):
+        raise UnknownNameError(
+            f"Expected `unnamed` to be 'together' or 'apart', but got {unnamed!r}. {suggest(str(unnamed), get_args(Unnamed))}"
+        )
+    given = labeled_units(labels)
+    concepts = {unit: concept for (owner, unit), concept in given.items() if owner == layer}
+    if not concepts:
+        layers = ", ".join(repr(name) for name in dict.fromkeys(owner for owner, _ in given)) or "no layer"
+        raise InputError(f"Expected labels of units of {layer!r}, but there are only some of {layers}.")
+    outside = [unit for unit in concepts if not 0 <= unit < n_units]
+    if outside:
+        raise InputError(
+            f"Expected labels of the {n_units} units of {layer!r}, but got one of unit {outside[0]}: they are of another model."
+        )
+    members: dict[str, list[int]] = {}
+    for unit in sorted(concepts):
+        members.setdefault(concepts[unit], []).append(unit)
+    rest = [unit for unit in range(n_units) if unit not in concepts]
+    named = [UnitGroup(concept, True, tuple(units)) for concept, units in members.items()]
+    if unnamed == "apart":
+        return [*named, *(UnitGroup(f"(unit {unit})", False, (unit,)) for unit in rest)]
+    return [*named, UnitGroup(UNNAMED, False, tuple(rest))] if rest else named
+
+
+def group_sums(values: npt.ArrayLike, weights: npt.ArrayLike, groups: Sequence[UnitGroup]) -> Floats:
+    """Sums of weight times value within every group, float64 [n_images, n_groups].
+
+    Parameters
+    ----------
+    values : array, [n_images, n_units]
+    weights : array, [n_units]
+    groups : sequence of UnitGroup
+    """
+    rows, each = np.asarray(values), np.asarray(weights, dtype=np.float64)
+    units = np.array([unit for group in groups for unit in group.units], dtype=np.int64)
+    owner = np.repeat(np.arange(len(groups)), [len(group.units) for group in groups])
+    matrix = csr_array((each[units], (owner, units)), shape=(len(groups), rows.shape[1]))  # every unit is in one group
+    # in blocks, so that a recording on disk is never whole in memory
+    return np.concatenate([(matrix @ rows[i : i + _BLOCK].T.astype(np.float64)).T for i in range(0, len(rows), _BLOCK)])
+
+
+def forward_order(parts: Floats, among: Sequence[int], *, first: int | None = None) -> list[int]:
+    """The order in which columns are added up so that each leaves the least variance of the sum of all columns unexplained.
+
+    Parameters
+    ----------
+    parts : ndarray, [n_images, n_columns]
+    among : sequence of int
+        The columns to put in order; ties by the lower place in it.
+    first : int, optional
+        How many to take; by default all.
+
+    Returns
+    -------
+    list of int
+    """
+    centered = parts - parts.mean(axis=0)
+    left = centered.T @ centered.sum(axis=1)  # of every column with what is not yet explained
+    sizes = (centered**2).sum(axis=0)
+    products = centered.T @ centered if first is None else None  # [n_columns, n_columns]; for a few, their own rows are quicker
+    order: list[int] = []
+    candidates = list(among)
+    for _ in range(len(candidates) if first is None else min(first, len(candidates))):
+        gains = 2 * left[candidates] - sizes[candidates]
+        best = candidates.pop(int(np.argmax(gains)))
+        left = left - (centered.T @ centered[:, best] if products is None else products[best])
+        order.append(best)
+    return order

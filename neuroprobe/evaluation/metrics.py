@@ -1,0 +1,273 @@
+"""Sanity tests of similarity functions: does a unit's score fall when the labels of its concept are made wrong?
+
+A function by which labels are found or judged should like the true concept of a unit better than the same concept
+with labels missing, and better than with wrong labels added.
+
+References
+----------
+Oikarinen, Yan and Weng, "Evaluating Neuron Explanations: A Unified Framework with Sanity Checks", ICML 2025,
+arXiv 2506.05774, section 4.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from neuroprobe._core.checks import check_level
+from neuroprobe._core.types import BoolArray, Unit
+from neuroprobe._core.version import versions
+from neuroprobe.concepts.concept_sets import ConceptSets
+from neuroprobe.concepts.labels import Shown, shown_concepts
+from neuroprobe.evaluation._truth import Truth, true_concepts
+from neuroprobe.exceptions import InputError
+from neuroprobe.labeling.similarity._similarity import Similarity, get_similarity, list_similarities
+from neuroprobe.recording.activations import Activations
+from neuroprobe.reports.base import Report
+from neuroprobe.reports.judgments import share
+from neuroprobe.reports.labels import LabelReport, labeled_units
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Change: TypeAlias = Callable[[BoolArray, np.random.Generator], BoolArray]
+
+
+class MetricCheckReport(Report):
+    """How often each similarity function notices wrong labels, as `check_metrics` finds it.
+
+    Columns: metric, test ("missing labels" or "extra labels"), share (of the units, whose score falls), low, high (its
+    interval), mean_change (of the score, in the function's range over the layer), n_units, status ("tested", or what
+    the function refused).
+    """
+
+    name = "metric_check"
+    title = "Similarity functions under wrong labels"
+    required = ("metric", "test", "share", "low", "high", "mean_change", "n_units", "status")
+    text_columns = ("metric", "test", "status")
+
+    def summary(self) -> str:
+        tested = self._table[self._table["status"] == "tested"]
+        least = tested.groupby("metric", sort=False)["share"].min().sort_values(ascending=False, kind="stable")
+        return f"share of units whose score falls, in the worse of {tested['test'].nunique()} tests: " + ", ".join(
+            f"{metric} {value:.2f}" for metric, value in least.items()
+        )
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """The shares with their intervals."""
+        from neuroprobe.reports._judgment_figures import plot_quantities
+
+        rows = self._table.rename(columns={"metric": "quantity", "test": "layer", "share": "value"})
+        return plot_quantities(rows, title="share of units whose score falls", ax=ax)
+
+
+def check_metrics(
+    activations: Activations,
+    shown: Shown,
+    truth: Truth | LabelReport,
+    *,
+    metrics: Sequence[str | Similarity] | Mapping[str, str | Similarity] | None = None,
+    parameters: Mapping[str, Mapping[str, Any]] | None = None,
+    n_draws: int = 1,
+    least_fall: float = 0.001,
+    level: float = 0.95,
+    seed: int = 0,
+) -> MetricCheckReport:
+    """Test similarity functions with concept labels of which half the positives are missing, or as many are added.
+
+    A function passes for a unit if the score of its true concept falls by more than `least_fall` of the function's
+    range, the range of its scores over all units and concepts and all three kinds of labels. What is drawn for a
+    concept depends on the seed and its name.
+
+    Parameters
+    ----------
+    activations : Activations
+    shown : mapping, DataFrame or ConceptScores
+        Which images show which concept, as in `neuroprobe.evaluation.image_checks.Shown`.
+    truth : mapping or LabelReport
+        The concept of each unit, as in `neuroprobe.reports.judgments`; with several accepted names the first that is
+        known counts. Of a report, the labels.
+    metrics : sequence of names or functions, or mapping from name to either, optional
+        By default all of `neuroprobe.labeling.similarity._similarity.list_similarities`. They are called as those are, with the labels as
+        0.0 and 1.0 for the concept scores, and see whole layers and all concepts.
+    parameters : mapping from a metric's name to its keyword arguments, optional
+    n_draws : int, default 1
+        Of wrong labels; a unit's score is the mean over them.
+    least_fall : float, default 0.001
+    level : float, default 0.95
+    seed : int, default 0
+
+    Returns
+    -------
+    MetricCheckReport
+        Two rows per function. Concepts with fewer than two positives, or more positives than negatives, cannot be
+        tested; their units are not counted.
+
+    Raises
+    ------
+    InputError
+        Labels that are not one per image, or no unit whose concept can be tested.
+
+    References
+    ----------
+    Oikarinen, Yan and Weng 2025, section 4. As in the published code, the threshold is 0.001 of the range; here
+    exactly half the positives are dropped, and exactly as many added, where it draws each image by itself.
+    """
+    check_level(level, seed)
+    if n_draws < 1:
+        raise InputError(f"Expected at least one draw of wrong labels, but got n_draws={n_draws}.")
+    names, matrix = _label_matrix(shown, activations.ids)
+    units = _testable(_concept_columns(activations, truth, names), matrix)
+    draws = {test: [_changed(matrix, names, change, (seed, draw)) for draw in range(n_draws)] for test, change in _TESTS.items()}
+    rows = []
+    for metric, function in _chosen(metrics).items():
+        rows += _rows(metric, function, dict((parameters or {}).get(metric, {})), activations, units, matrix, draws, least_fall, level)
+    metadata = {
+        "n_draws": n_draws,
+        "least_fall": least_fall,
+        "level": level,
+        "seed": seed,
+        "parameters": {metric: dict(given) for metric, given in (parameters or {}).items()},
+        "n_images": len(activations.ids),
+        "n_concepts": len(names),
+        "n_units": len(units),
+        "activations": dict(activations.metadata),
+        "versions": versions(),
+    }
+    return MetricCheckReport(pd.DataFrame(rows, columns=list(MetricCheckReport.required)), metadata)
+
+
+def drop_half(labels: BoolArray, generator: np.random.Generator) -> BoolArray:
+    """The labels [n_images] without half of their positives (rounded down), at random."""
+    positives = np.flatnonzero(labels)
+    changed = labels.copy()
+    changed[generator.choice(positives, size=len(positives) // 2, replace=False)] = False
+    return changed
+
+
+def add_as_many(labels: BoolArray, generator: np.random.Generator) -> BoolArray:
+    """The labels [n_images] with as many positives again, at random among the negatives."""
+    negatives = np.flatnonzero(~labels)
+    changed = labels.copy()
+    changed[generator.choice(negatives, size=min(int(labels.sum()), len(negatives)), replace=False)] = True
+    return changed
+
+
+_TESTS: dict[str, Change] = {"missing labels": drop_half, "extra labels": add_as_many}
+
+
+def _changed(matrix: BoolArray, names: Sequence[str], change: Change, seeds: tuple[int, int]) -> BoolArray:
+    columns = [
+        change(column, np.random.default_rng((*seeds, zlib.crc32(name.encode(errors="surrogatepass")))))
+        for name, column in zip(names, matrix.T, strict=True)
+    ]
+    return np.stack(columns, axis=1)  # [n_images, n_concepts]
+
+
+def _label_matrix(shown: Shown, ids: Sequence[str]) -> tuple[list[str], BoolArray]:
+    if isinstance(shown, ConceptSets):
+        raise InputError("Expected labels of every image, but concept sets have only those of their own. Give a table.")
+    masks = {name: mask for name, (mask, _) in shown_concepts(shown, ids).items()}
+    if not masks:
+        raise InputError("Expected the labels of at least one concept, but got none.")
+    return list(masks), np.stack(list(masks.values()), axis=1)
+
+
+def _concept_columns(activations: Activations, truth: Truth | LabelReport, names: Sequence[str]) -> dict[Unit, int]:
+    columns = {name: column for column, name in enumerate(names)}
+    recorded = [(layer, unit) for layer in activations.layers for unit in range(activations[layer].shape[1])]
+    given = {unit: (label,) for unit, label in labeled_units(truth).items()} if isinstance(truth, LabelReport) else truth
+    accepted = true_concepts(given, recorded)
+    known = {unit: [columns[name] for name in concepts if name in columns] for unit, concepts in accepted.items()}
+    return {unit: found[0] for unit, found in known.items() if found}
+
+
+def _testable(units: Mapping[Unit, int], matrix: BoolArray) -> dict[Unit, int]:
+    n_positive = matrix.sum(axis=0)
+    possible = (n_positive >= 2) & (2 * n_positive <= len(matrix))
+    found = {unit: column for unit, column in units.items() if possible[column]}
+    if not found:
+        raise InputError(
+            "Expected a unit whose concept has labels, at least two positives and no fewer negatives than positives, "
+            f"but none of {len(units)} has."
+        )
+    return found
+
+
+def _chosen(metrics: Sequence[str | Similarity] | Mapping[str, str | Similarity] | None) -> dict[str, Similarity]:
+    if isinstance(metrics, Mapping):
+        return {name: get_similarity(metric)[1] for name, metric in metrics.items()}
+    if isinstance(metrics, str):
+        metrics = [metrics]
+    chosen = [get_similarity(metric) for metric in (list_similarities() if metrics is None else metrics)]
+    if not chosen or len({name for name, _ in chosen}) < len(chosen):
+        raise InputError(f"Expected metrics of different names, at least one, but got {[name for name, _ in chosen]}.")
+    return dict(chosen)
+
+
+def _rows(
+    metric: str,
+    function: Similarity,
+    parameters: dict[str, Any],
+    activations: Activations,
+    units: Mapping[Unit, int],
+    matrix: BoolArray,
+    draws: Mapping[str, Sequence[BoolArray]],
+    least_fall: float,
+    level: float,
+) -> list[dict[str, Any]]:
+    common = {"metric": metric, "n_units": len(units), "status": "tested"}
+    try:
+        changes = _changes(lambda values, labels: function(values, labels, **parameters), activations, units, matrix, draws)
+    except InputError as error:  # a function that takes no labels is a finding too; the others are still tested
+        return [{**common, "test": test, "n_units": 0, "status": f"refused: {error}"} for test in draws]
+    rows = []
+    for test, values in changes.items():
+        fallen = share(test, values < -least_fall, level=level)
+        rows.append(
+            {**common, "test": test, "share": fallen["value"], "low": fallen["low"], "high": fallen["high"], "mean_change": values.mean()}
+        )
+    return rows
+
+
+def _changes(
+    function: Similarity,
+    activations: Activations,
+    units: Mapping[Unit, int],
+    matrix: BoolArray,
+    draws: Mapping[str, Sequence[BoolArray]],
+) -> dict[str, npt.NDArray[np.float64]]:
+    """The change of every unit's score under each test, in the function's range; layer by layer, never two matrices at once."""
+    changes: dict[str, list[npt.NDArray[np.float64]]] = {test: [] for test in draws}
+    for layer in dict.fromkeys(layer for layer, _ in units):
+        rows, columns = np.array([(unit, column) for (owner, unit), column in units.items() if owner == layer]).T
+        values = np.asarray(activations[layer], dtype=np.float32)
+        before, low, high = _scores(function, values, matrix, rows, columns)
+        after: dict[str, npt.NDArray[np.float64]] = {}
+        for test, matrices in draws.items():
+            found = [_scores(function, values, labels, rows, columns) for labels in matrices]
+            after[test] = np.mean([scores for scores, _, _ in found], axis=0)
+            low, high = min(low, *(f[1] for f in found)), max(high, *(f[2] for f in found))
+        for test, scores in after.items():
+            changes[test].append((scores - before) / (high - low if high > low else 1))
+    return {test: np.concatenate(parts) for test, parts in changes.items()}
+
+
+def _scores(
+    function: Similarity,
+    values: npt.NDArray[np.float32],
+    labels: BoolArray,
+    rows: npt.NDArray[Any],
+    columns: npt.NDArray[Any],
+) -> tuple[npt.NDArray[np.float64], float, float]:
+    alike = np.asarray(function(values, labels.astype(np.float32)), dtype=float)
+    if alike.shape != (values.shape[1], labels.shape[1]) or not np.isfinite(alike).all():
+        raise InputError(
+            f"Expected finite scores {(values.shape[1], labels.shape[1])}, but got {alike.shape}, finite: {np.isfinite(alike).all()}."
+        )
+    return alike[rows, columns], float(alike.min()), float(alike.max())

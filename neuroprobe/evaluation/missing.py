@@ -1,0 +1,248 @@
+"""A concept that no image of the probing set shows, or that the vocabulary lacks: what are its units named then, and how surely?
+
+Every label is the best of what was asked on the images there were. Here a concept that is known to be there is taken
+away, so that what labeling does without it can be seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from neuroprobe._core.checks import check_level
+from neuroprobe._core.fingerprints import fingerprint_texts
+from neuroprobe._core.types import Unit
+from neuroprobe._core.version import versions
+from neuroprobe.concepts._texts import TextEncoder, text_vectors
+from neuroprobe.concepts.labels import Shown, shown_concepts
+from neuroprobe.concepts.scores import ConceptScores
+from neuroprobe.concepts.vocabulary import Vocabulary
+from neuroprobe.evaluation._truth import Truth, true_concepts
+from neuroprobe.exceptions import InputError, UnknownNameError, suggest
+from neuroprobe.labeling.dissection import dissect
+from neuroprobe.recording.activations import Activations
+from neuroprobe.reports.judgments import ALL_LAYERS, JudgmentReport, average, share
+from neuroprobe.reports.labels import LabelReport, labeled_units, units_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Dropped: TypeAlias = Literal["images", "word", "both"]
+
+_FACTS = ("status", "candidate", "score", "margin", "p_value", "q_value", "stability")
+
+
+class MissingConceptReport(JudgmentReport):
+    """What units are named while their concept is missing, as `dissect_without` finds it.
+
+    Columns: concept (the missing one), dropped ("images", "word" or "both"), n_images (left), layer, unit, before and after
+    (its label with everything there and with the concept missing, "" without one), cosine (of the label after and
+    the missing concept), and status, candidate, score, margin, p_value, q_value and stability of both labels (..._before, ..._after)
+    where the labels have them.
+    """
+
+    name = "missing_concepts"
+    title = "Labels while the concept is missing"
+    required = ("concept", "dropped", "n_images", "layer", "unit", "before", "after", "cosine")
+    text_columns = (
+        "concept",
+        "dropped",
+        "layer",
+        "before",
+        "after",
+        "status_before",
+        "status_after",
+        "candidate_before",
+        "candidate_after",
+    )
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """For what was dropped, the shares of units that keep the name, get another one, and lose theirs."""
+        from neuroprobe.reports._judgment_figures import plot_shares
+
+        kinds = np.select(
+            [self._table["after"] == "", self._table["after"] == self._table["concept"]], ["no label", "named after it"], "another label"
+        )
+        shares = pd.crosstab(self._table["dropped"], kinds, normalize="index")
+        return plot_shares(shares.reindex(columns=["named after it", "another label", "no label"], fill_value=0.0), title=self.title, ax=ax)
+
+
+def dissect_without(
+    activations: Activations,
+    scores: ConceptScores,
+    concepts: Sequence[str],
+    *,
+    shown: Shown | None = None,
+    dropped: Sequence[Dropped] = ("images", "word"),
+    truth: Truth | None = None,
+    encoder: TextEncoder | None = None,
+    options: Mapping[str, Any] | None = None,
+    level: float = 0.95,
+    seed: int = 0,
+    n_resamples: int = 2000,
+) -> MissingConceptReport:
+    """Label again without the images that show a concept, or without its word, one concept at a time.
+
+    Parameters
+    ----------
+    activations : Activations
+    scores : ConceptScores
+        Of the same images.
+    concepts : sequence of str
+        Those to take away, each by itself.
+    shown : mapping, DataFrame, ConceptScores or ConceptSets, optional
+        Which images show which concept, as in `neuroprobe.evaluation.image_checks.Shown`; needed where images are dropped. Of concept
+        sets, the positives go.
+    dropped : sequence of {"images", "word", "both"}, default ("images", "word")
+        What to take away: the images that show the concept, the concept from the vocabulary, or both.
+    truth : mapping, optional
+        Whose units to report: those whose true concept it is, as in `neuroprobe.reports.judgments`. By default those that are
+        labeled with it when nothing is missing.
+    encoder : encoder of texts, optional
+        For the cosine of the label after and the missing concept.
+    options : mapping, optional
+        Further arguments of `neuroprobe.dissect`, such as ``similarity``.
+    level, seed, n_resamples
+        Of the intervals: Wilson's for shares, bootstrap over units for the mean cosine.
+
+    Returns
+    -------
+    MissingConceptReport
+        `overall`, for each of `dropped`: named and named_after_the_concept (shares), named_before, and the mean cosine of
+        those still named.
+
+    Raises
+    ------
+    InputError
+        No unit has one of the concepts, images cannot be dropped because nobody said which show it, or too few are left.
+    UnknownNameError
+        A concept that is not in the vocabulary, or not in `shown`.
+    """
+    check_level(level, seed)
+    options = dict(options or {})
+    _check_asked(concepts, dropped, shown, scores)
+    masks = {} if shown is None else {name: mask for name, (mask, _) in shown_concepts(shown, activations.ids).items()}
+    _check_left(concepts, dropped, masks)
+    before = dissect(activations, scores, **options)
+    owners = _owners(before, truth, concepts)
+    vectors = None if encoder is None else _Cosine(encoder)
+    rows: list[dict[str, Any]] = []
+    for concept in owners:
+        for way in dropped:
+            kept = np.ones(len(activations.ids), dtype=bool) if way == "word" else ~masks[concept]
+            after = _dissect_rest(activations, scores, kept, None if way == "images" else concept, options)
+            rows += _unit_rows(before, after, owners[concept], {"concept": concept, "dropped": way, "n_images": int(kept.sum())}, vectors)
+    table = pd.DataFrame(rows)
+    given = {"level": level, "seed": seed, "n_resamples": n_resamples}
+    overall = [row for way in dropped for row in _overall(table[table["dropped"] == way], way, given)]
+    metadata = {
+        **given,
+        "concepts": list(owners),
+        "options": {k: v if isinstance(v, str | int | float) else repr(v) for k, v in options.items()},
+    }
+    metadata |= {"without_units": [c for c in concepts if c not in owners], "labels": before.metadata, "versions": versions()}
+    return MissingConceptReport(table, metadata, overall=overall)
+
+
+def without_images(activations: Activations, scores: ConceptScores, kept: npt.ArrayLike) -> tuple[Activations, ConceptScores]:
+    """Activations and scores of the images that are True in `kept`, [n_images]; both know that they are of fewer."""
+    rows = np.flatnonzero(np.asarray(kept, dtype=bool))
+    ids = tuple(activations.ids[row] for row in rows)
+    images = fingerprint_texts([str(activations.metadata.get("images")), *ids])
+    fewer = Activations({layer: activations[layer][rows] for layer in activations.layers}, ids, {**activations.metadata, "images": images})
+    return fewer, replace(scores, image_vectors=scores.image_vectors[rows], ids=ids, metadata={**scores.metadata, "images": images})
+
+
+def without_concept(scores: ConceptScores, concept: str) -> ConceptScores:
+    """The scores as if the concept had never been in the vocabulary."""
+    groups = [
+        replace(group, concepts=tuple(name for name in group.concepts if name != concept)) if concept in group.concepts else group
+        for group in scores.vocabulary.groups
+        if set(group.concepts) != {concept}
+    ]
+    if not groups:
+        raise InputError(f"Expected a vocabulary with concepts besides {concept!r}, but there is nothing left to name units with.")
+    owner, kept = scores.vocabulary.group_of(concept).name, {group.name for group in groups}
+    left = [i for i, c in enumerate(scores.vocabulary.concepts) if c.group in kept and (c.name, c.group) != (concept, owner)]
+    vocabulary = Vocabulary(groups)
+    metadata = {**scores.metadata, "vocabulary": vocabulary.fingerprint}
+    return replace(scores, text_vectors=scores.text_vectors[left], vocabulary=vocabulary, metadata=metadata)
+
+
+def _dissect_rest(
+    activations: Activations, scores: ConceptScores, kept: npt.NDArray[np.bool_], concept: str | None, options: Mapping[str, Any]
+) -> LabelReport:
+    if not kept.all():
+        activations, scores = without_images(activations, scores, kept)
+    return dissect(activations, scores if concept is None else without_concept(scores, concept), **options)
+
+
+def _check_asked(concepts: Sequence[str], dropped: Sequence[Dropped], shown: object, scores: ConceptScores) -> None:
+    if isinstance(concepts, str) or not concepts or len(set(concepts)) < len(concepts):
+        raise InputError(f"Expected a list of concepts to take away, each once, but got {concepts!r:.80}.")
+    if isinstance(dropped, str) or not dropped or not set(dropped) <= set(get_args(Dropped)):
+        raise InputError(f"Expected `dropped` to be a list of 'images', 'word' and 'both', but got {dropped!r}.")
+    if shown is None and set(dropped) != {"word"}:
+        raise InputError("Expected `shown`, which images show the concepts, to drop them. Or ask for dropped=['word'].")
+    for concept in concepts if set(dropped) != {"images"} else ():
+        if concept not in scores.concepts:
+            raise UnknownNameError(f"Expected a concept of the vocabulary, but got {concept!r}. {suggest(concept, scores.concepts)}")
+
+
+def _check_left(concepts: Sequence[str], dropped: Sequence[Dropped], masks: Mapping[str, npt.NDArray[np.bool_]]) -> None:
+    for concept in concepts if set(dropped) != {"word"} else ():
+        if concept not in masks:
+            raise UnknownNameError(f"Expected to know which images show {concept!r}, but `shown` does not say. {suggest(concept, masks)}")
+        if (~masks[concept]).sum() < 2:
+            raise InputError(f"Expected at least two images that do not show {concept!r}, but there are {int((~masks[concept]).sum())}.")
+
+
+def _owners(before: LabelReport, truth: Truth | None, concepts: Sequence[str]) -> dict[str, list[Unit]]:
+    truth = labeled_units(before) if truth is None else truth
+    names = true_concepts(truth, units_of(before.table))
+    owners = {concept: [unit for unit, accepted in names.items() if concept in accepted] for concept in concepts}
+    owners = {concept: units for concept, units in owners.items() if units}
+    if not owners:
+        raise InputError(f"Expected units whose concept is one of {list(concepts)[:5]}, but there are none.")
+    return owners
+
+
+class _Cosine:
+    """Cosines of texts, each text embedded once."""
+
+    def __init__(self, encoder: TextEncoder) -> None:
+        self._encoder, self._known = encoder, {}  # type: ignore[var-annotated]
+
+    def __call__(self, a: str, b: str) -> float:
+        self._known.update(text_vectors(self._encoder, [text for text in (a, b) if text not in self._known]))
+        return float(self._known[a] @ self._known[b]) if a and b else math.nan
+
+
+def _unit_rows(
+    before: LabelReport, after: LabelReport, units: Sequence[Unit], common: Mapping[str, Any], cosine: _Cosine | None
+) -> list[dict[str, Any]]:
+    old, new = (dict(zip(units_of(r.table), r.table.to_dict("records"), strict=True)) for r in (before, after))
+    rows = []
+    for layer, unit in units:
+        was, now = old[layer, unit], new[layer, unit]
+        row = {**common, "layer": layer, "unit": unit, "before": str(was["concept"]), "after": str(now["concept"])}
+        row["cosine"] = math.nan if cosine is None else cosine(row["after"], row["concept"])
+        facts = {f"{fact}_{when}": found[fact] for fact in _FACTS if fact in was for when, found in (("before", was), ("after", now))}
+        rows.append({**row, **facts})
+    return rows
+
+
+def _overall(rows: pd.DataFrame, way: str, given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    level = float(given["level"])
+    return [
+        share(f"named_before, {way} dropped", rows["before"] != "", level=level),
+        share(f"named, {way} dropped", rows["after"] != "", level=level),
+        share(f"named_after_the_concept, {way} dropped", rows["after"] == rows["concept"], level=level),
+        average(f"cosine, {way} dropped", rows["cosine"], layer=ALL_LAYERS, **given),
+    ]

@@ -1,0 +1,145 @@
+"""Forward selection: a few columns whose weighted sum comes nearest to a target, for many targets at once.
+
+Pure functions of arrays. The next column is always the one that, together with those chosen before, leaves the least squared error:
+what it shares with them counts once. A column that they nearly make up is never chosen, so that two names of one thing cannot enter
+with weights that cancel each other.
+
+References
+----------
+Chen, Billings and Luo, "Orthogonal least squares methods and their application to non-linear system identification",
+International Journal of Control 50, 1989.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import nnls
+
+from neuroprobe._core.types import Floats
+
+#: Targets at a time, so that columns times targets are never all in memory.
+_BLOCK = 256
+
+#: A residual below this share of the target's variance is rounding.
+_NOTHING_LEFT = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Columns chosen for every target, in the order in which they were, and what they would weigh after each step.
+
+    Attributes
+    ----------
+    columns : ndarray of int, [n_targets, k]
+        -1 after the last one.
+    """
+
+    columns: npt.NDArray[np.int64]
+
+    def first(self, target: int, k: int) -> npt.NDArray[np.int64]:
+        """At most the first `k` columns of a target."""
+        chosen = self.columns[target, :k]
+        return chosen[chosen >= 0]
+
+
+def select_forward(X: npt.ArrayLike, Y: npt.ArrayLike, *, k: int, signed: bool = True, most_shared: float = 0.8) -> Selection:
+    """Choose up to k columns of X for every column of Y.
+
+    Parameters
+    ----------
+    X : array, [n_rows, n_columns]
+        A column that never varies is not chosen.
+    Y : array, [n_rows, n_targets]
+    k : int
+    signed : bool, default True
+        Whether a column may be chosen because the target falls with it (given those chosen before); otherwise only if it rises.
+    most_shared : float, default 0.8
+        The share of a column's variance, from 0 to below 1, that those chosen before may explain (R2).
+
+    Returns
+    -------
+    Selection
+        Fewer than k columns where no other adds anything.
+
+    Examples
+    --------
+    >>> X = np.array([[1.0, 1, 0], [0, 0, 1], [1, 1, 1], [0, 0, 0]])  # the second is the first again
+    >>> select_forward(X, X @ [[3.0], [0], [-1]], k=3).columns
+    array([[ 0,  2, -1]])
+    """
+    scaled, targets = _standardized(np.asarray(X)), _centered(np.asarray(Y, dtype=np.float64))
+    blocks = [targets[:, start : start + _BLOCK] for start in range(0, targets.shape[1], _BLOCK)]
+    return Selection(np.concatenate([_select(scaled, block, k, signed, most_shared) for block in blocks]))
+
+
+def _select(X: npt.NDArray[np.float32], Y: Floats, k: int, signed: bool, most_shared: float) -> npt.NDArray[np.int64]:
+    """For one block of targets, [n_targets, k]; X has columns of length 1 or 0."""
+    n_targets = Y.shape[1]
+    with_target = (X.T @ Y.astype(X.dtype)).astype(np.float64)  # of what is left of a column with what is left of a target
+    left = np.repeat((X.astype(np.float64) ** 2).sum(axis=0)[:, None], n_targets, axis=1)  # of a column's own variance
+    residual, basis, everyone = Y.copy(), np.zeros((k, *Y.shape)), np.arange(n_targets)
+    enough = _NOTHING_LEFT * (Y**2).sum(axis=0)
+    chosen = np.full((n_targets, k), -1)
+    for step in range(k):
+        allowed = (left > 1 - most_shared) & (with_target != 0) & (signed | (with_target > 0))
+        gains = np.where(allowed, with_target**2 / np.maximum(left, 1e-9), 0)
+        best = gains.argmax(axis=0)
+        found = (gains[best, everyone] > enough) & ((residual**2).sum(axis=0) > enough)
+        if not found.any():
+            break
+        chosen[found, step] = best[found]
+        vector = _orthogonal(X[:, best].astype(np.float64), basis[:step]) * found  # [n_rows, n_targets]
+        basis[step] = vector
+        amount = (vector * residual).sum(axis=0)
+        residual -= vector * amount
+        products = (X.T @ vector.astype(X.dtype)).astype(np.float64)
+        with_target -= products * amount
+        left -= products**2
+    return chosen
+
+
+def _orthogonal(vectors: Floats, basis: Floats) -> Floats:
+    """What the basis of every target leaves of its vector, at length 1; twice, for what rounding leaves."""
+    for _ in range(2):
+        for earlier in basis:
+            vectors = vectors - earlier * (earlier * vectors).sum(axis=0)
+    lengths = np.linalg.norm(vectors, axis=0)
+    return np.asarray(vectors / np.where(lengths > 0, lengths, 1))
+
+
+def fit_weights(X: npt.ArrayLike, y: npt.ArrayLike, *, signed: bool = True) -> tuple[Floats, float]:
+    """Weights of a few columns and an intercept, by least squares; not below 0 unless `signed`.
+
+    Parameters
+    ----------
+    X : array, [n_rows, k]
+    y : array, [n_rows]
+    signed : bool, default True
+
+    Returns
+    -------
+    weights : ndarray, [k]
+    intercept : float
+    """
+    columns, target = np.asarray(X, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    centered, distance = _centered(columns), target - target.mean()
+    if columns.shape[1] == 0:
+        return np.zeros(0), float(target.mean())
+    weights = np.linalg.lstsq(centered, distance, rcond=None)[0] if signed else nnls(centered, distance)[0]
+    return weights, float(target.mean() - columns.mean(axis=0) @ weights)
+
+
+def _centered(values: Floats) -> Floats:
+    return np.asarray(values - values.mean(axis=0))
+
+
+def _standardized(X: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    """Columns less their mean, at length 1; 0 for one that never varies."""
+    centered = X - X.mean(axis=0, dtype=np.float64)
+    lengths = np.linalg.norm(centered, axis=0)
+    scale = np.abs(X).max(axis=0, initial=0) * np.sqrt(len(X))
+    varies = lengths > 1e-6 * np.maximum(scale, np.finfo(np.float32).tiny)
+    return np.asarray(np.where(varies, centered / np.where(varies, lengths, 1), 0), dtype=np.float32)

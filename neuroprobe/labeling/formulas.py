@@ -1,0 +1,285 @@
+"""Compositional labels: for every unit a logical formula over labeled concepts, such as "red and not striped".
+
+It needs labels of the images. Without labels, `neuroprobe.labeling.pairs` scores pairs of words as texts of their own.
+
+References
+----------
+Bykov et al., "Labeling Neural Representations with Inverse Recognition", NeurIPS 2023, arXiv 2311.13594.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from neuroprobe._core.checks import check_count
+from neuroprobe._core.fingerprints import fingerprint_bytes, fingerprint_texts
+from neuroprobe._core.version import versions
+from neuroprobe.concepts.labels import GivenLabels, Labels
+from neuroprobe.exceptions import InputError, UnknownNameError, shown
+from neuroprobe.labeling._formula_null import SearchNull
+from neuroprobe.labeling._formula_search import Formula, FormulaSearch, Found, centered_ranks
+from neuroprobe.recording.activations import Activations, check_layers
+from neuroprobe.reports.base import Report
+from neuroprobe.statistics.tests import benjamini_hochberg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+_UNITS = 256
+
+
+class FormulaReport(Report):
+    """A logical formula for every unit, as `neuroprobe.labeling.formulas.dissect_formulas` finds it.
+
+    Columns: layer, unit, formula ("" for a unit without one), auc, positive_fraction (of the images, on which the
+    formula is true), length (its terms), concept and concept_auc (the best formula of one term), status ("named", or
+    why not), p_value and q_value (corrected for the search), p_single (Mann-Whitney of this formula as if it had been
+    chosen beforehand, as published), candidate (the best formula, named or not).
+    """
+
+    name = "formulas"
+    title = "Which combinations the units respond to"
+    required = (
+        "layer", "unit", "formula", "auc", "positive_fraction", "length", "concept", "concept_auc", "status", "p_value", "q_value",
+        "p_single", "candidate",
+    )  # fmt: skip
+    text_columns = ("layer", "formula", "concept", "status", "candidate")
+
+    def formula(self, layer: str, unit: int) -> Formula | None:
+        """The formula of one unit; None if it has none.
+
+        Raises
+        ------
+        InputError
+            The report holds no such unit.
+        """
+        text = self._text_of(layer, unit, "formula")
+        return Formula.parse(text) if text else None
+
+    def summary(self) -> str:
+        named = self._table[self._table["status"] == "named"]
+        return (
+            f"{len(named)} of {len(self._table)} units named, in {self._table['layer'].nunique()} layers; mean AUC "
+            f"{named['auc'].mean():.3f}, of single concepts {named['concept_auc'].mean():.3f}"
+        )
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """AUC of every unit's formula against that of its best single concept."""
+        from neuroprobe._core.figures import axes_or_new, shortened
+
+        ax = axes_or_new(ax, 5.4, 5.0)
+        for layer, rows in self._table.groupby("layer", sort=False):
+            ax.scatter(rows["concept_auc"], rows["auc"], s=12, alpha=0.6, label=shortened(str(layer)))
+        ax.plot([0.5, 1], [0.5, 1], color="gray", linewidth=1)
+        ax.set_xlabel("AUC of the best single concept")
+        ax.set_ylabel("AUC of the formula")
+        ax.set_title(f"Formulas of {len(self._table)} units")
+        ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+        return ax
+
+
+def dissect_formulas(
+    activations: Activations,
+    labels: Labels,
+    *,
+    concepts: Sequence[str] | None = None,
+    layers: Sequence[str] | None = None,
+    max_length: int = 3,
+    beam_width: int = 10,
+    max_siblings: int | None = 3,
+    tolerance: float = 0.005,
+    min_fraction: float = 0.01,
+    max_fraction: float = 0.5,
+    n_null: int = 1000,
+    seed: int = 0,
+    max_q: float = 0.05,
+) -> FormulaReport:
+    """The logical formula over labeled concepts that every unit tells apart best, by its AUC.
+
+    A beam search: the best concepts and negations first, then each of them joined by "and" or "or" to every concept
+    and negation, and so on. Formulas true of too few or too many images are left out, also on the way to longer
+    ones. Every unit of a layer is searched, independently of all others.
+
+    The best of thousands of formulas has a high AUC on noise too, so the Mann-Whitney p-value of the formula
+    found (`p_single`, the published one) means little. `p_value` is the share of random orders of the images, searched in
+    the same way, whose best formula reaches the unit's AUC: (1 + their number) / (1 + n_null). It assumes only that
+    images are exchangeable; with equal activations (zeros after a ReLU) it is conservative. For a unit beyond all
+    random orders it is the number of possible formulas times a bound on the tail of the rank sum, where that is less. See
+    `neuroprobe.labeling._formula_null`.
+
+    Parameters
+    ----------
+    activations : Activations
+        One row per image (pooled).
+    labels : GivenLabels, DataFrame (index: ids of images, columns: concepts) or ndarray, of bool, [n_images, n_concepts]
+        The first two are brought into the order of the activations; an array has to be in it.
+    concepts : sequence of str, optional
+        Names of an array's columns.
+    layers : sequence of str, optional
+        By default all that were recorded.
+    max_length : int, default 3
+        Terms of a formula, at most. With 1, single concepts and their negations.
+    beam_width : int, default 10
+        Formulas kept at every length.
+    max_siblings : int or None, default 3
+        How many of them may continue the same shorter formula by the same operator; None for any number, as published. A
+        beam of variants of one formula loses "red or blue", which would lead to "(red or blue) and not striped".
+    tolerance : float, default 0.005
+        The shortest formula whose AUC is at most this much below that of the best is taken; 0 for the best, as published.
+    min_fraction, max_fraction : float, default 0.01 and 0.5
+        Of the images, on which a formula has to be true; within [0, 1].
+    n_null : int, default 1000
+        Random orders searched; 0 for none, and then every formula found is a name.
+    seed : int, default 0
+        Of the random orders.
+    max_q : float, default 0.05
+        Units with a greater q-value (Benjamini-Hochberg over the layer's units that vary) get no name.
+
+    Returns
+    -------
+    FormulaReport
+
+    Raises
+    ------
+    InputError
+        Labels that are no booleans or do not fit the images, names that are missing or equal, bounds that no concept
+        keeps, or numbers out of range.
+    UnknownNameError
+        A layer that was not recorded.
+
+    References
+    ----------
+    Bykov et al., NeurIPS 2023, section 3; the p-value corrected for the search is ours.
+    """
+    _check_counts(max_length=max_length, beam_width=beam_width, max_siblings=max_siblings)
+    _check_numbers(n_null, seed, tolerance=tolerance, fractions=(min_fraction, max_fraction), max_q=max_q)
+    if not isinstance(activations, Activations):
+        raise InputError(f"Expected recorded activations, all of which formulas need, but got {shown(activations)}. Use `record`.")
+    matrix, names = _checked_labels(labels, concepts, activations.ids)
+    chosen = check_layers(activations, layers)
+    search = FormulaSearch(
+        matrix,
+        names,
+        max_length=max_length,
+        beam_width=beam_width,
+        fractions=(min_fraction, max_fraction),
+        max_siblings=max_siblings,
+        tolerance=tolerance,
+    )
+    _check_start(search, min_fraction, max_fraction)
+    null = SearchNull(search, n=n_null, seed=seed)
+    tables = [_layer_table(layer, activations[layer], search, null, max_q) for layer in chosen]
+    metadata = {
+        "max_length": max_length,
+        "beam_width": beam_width,
+        "max_siblings": max_siblings,
+        "tolerance": tolerance,
+        "fractions": [min_fraction, max_fraction],
+        "n_null": n_null,
+        "seed": seed,
+        "max_q": max_q,
+        "n_images": len(matrix),
+        "concepts": fingerprint_texts(names),
+        "n_concepts": len(names),
+        "labels": fingerprint_bytes(np.packbits(matrix).tobytes()),
+        "activations": dict(activations.metadata),
+        "versions": versions(),
+    }
+    return FormulaReport(pd.concat(tables, ignore_index=True), metadata)
+
+
+def _layer_table(layer: str, values: npt.NDArray[Any], search: FormulaSearch, null: SearchNull, max_q: float) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+    for start in range(0, values.shape[1], _UNITS):
+        ranks = centered_ranks(values[:, start : start + _UNITS])
+        live = np.flatnonzero(ranks.any(axis=0)).tolist()
+        found = dict(zip(live, search.best(ranks[:, live]), strict=True)) if live else {}
+        rows += [_row(ranks[:, i], found.get(i), null) for i in range(ranks.shape[1])]
+    table = pd.DataFrame(rows, columns=[c for c in FormulaReport.required if c not in ("layer", "unit", "formula", "status", "q_value")])
+    table["q_value"] = benjamini_hochberg(table["p_value"])
+    table["status"] = "named"
+    table.loc[table["q_value"] > max_q, "status"] = "not significant"
+    table.loc[table["auc"].isna(), "status"] = "never varies"
+    table["formula"] = table["candidate"].where(table["status"] == "named", "")
+    table["layer"], table["unit"] = layer, np.arange(len(table))
+    return table[list(FormulaReport.required)]
+
+
+def _row(ranks: npt.NDArray[np.float64], found: Found | None, null: SearchNull) -> dict[str, Any]:
+    from scipy.stats import mannwhitneyu
+
+    if found is None:
+        return {"candidate": "", "concept": "", "length": 0}  # the rest is missing
+    return {
+        "candidate": str(found.formula),
+        "auc": found.auc,
+        "positive_fraction": found.mask.mean(),
+        "length": len(found.formula),
+        "concept": str(found.single),
+        "concept_auc": found.single_auc,
+        "p_value": null.p_value(found.auc, ranks, found.mask),
+        "p_single": float(mannwhitneyu(ranks[found.mask], ranks[~found.mask]).pvalue),
+    }
+
+
+def _checked_labels(labels: Labels, concepts: Sequence[str] | None, ids: tuple[str, ...]) -> tuple[npt.NDArray[np.bool_], list[str]]:
+    """Booleans in the order of the ids, and the concepts' names."""
+    if isinstance(labels, GivenLabels):
+        labels = pd.DataFrame(labels.truth, index=list(labels.ids), columns=list(labels.concepts))
+    if isinstance(labels, pd.DataFrame):
+        names, labels = [str(name) for name in labels.columns], _in_order(labels, ids)
+    else:
+        names = [] if concepts is None else [str(name) for name in concepts]
+    matrix = np.asarray(labels)
+    if matrix.dtype != np.bool_ or matrix.ndim != 2 or len(matrix) != len(ids):
+        raise InputError(
+            f"Expected labels as booleans [{len(ids)}, n_concepts], but got {matrix.dtype} {matrix.shape}. "
+            "Compare scores with a threshold first."
+        )
+    if not names or len(names) != matrix.shape[1] or len(set(names)) < len(names) or not all(name.strip() for name in names):
+        raise InputError(
+            f"Expected a name for each of the {matrix.shape[1]} concepts, all different and none empty, but got {len(names)}: "
+            f"{names[:5]}. Pass concepts=[...], or a DataFrame with a column per concept."
+        )
+    return matrix, names
+
+
+def _in_order(labels: pd.DataFrame, ids: tuple[str, ...]) -> npt.NDArray[Any]:
+    if labels.index.has_duplicates:
+        raise InputError("Expected a table of labels with every image once, but some ids of its index are equal.")
+    missing = [name for name in ids if name not in labels.index]
+    if missing:
+        raise UnknownNameError(f"Expected labels of every recorded image, but {len(missing)} have none, such as {missing[0]!r}.")
+    found: npt.NDArray[Any] = labels.loc[list(ids)].to_numpy()
+    return found
+
+
+def _check_start(search: FormulaSearch, low: float, high: float) -> None:
+    if not search.has_start:
+        raise InputError(
+            f"Expected a concept, or a negation, that is true of {low:.3g} to {high:.3g} of the {search.n_images} images, but there is "
+            "none to begin with. Widen `min_fraction` and `max_fraction`."
+        )
+
+
+def _check_counts(*, max_length: int, beam_width: int, max_siblings: int | None) -> None:
+    check_count("max_length", max_length)
+    check_count("beam_width", beam_width)
+    if max_siblings is not None:
+        check_count("max_siblings", max_siblings)
+
+
+def _check_numbers(n_null: int, seed: int, *, tolerance: float, fractions: tuple[float, float], max_q: float) -> None:
+    check_count("n_null", n_null, low=0)
+    check_count("seed", seed, low=0)
+    if not (0 <= fractions[0] <= fractions[1] <= 1 and 0 <= max_q <= 1 and tolerance >= 0):
+        raise InputError(
+            "Expected 0 <= min_fraction <= max_fraction <= 1, `max_q` from 0 to 1 and `tolerance` of at least 0, but got "
+            f"{fractions[0]} and {fractions[1]}, {max_q} and {tolerance}."
+        )

@@ -1,0 +1,376 @@
+"""Compositional labels without labeled images: pairs of a unit's best words, scored as texts of their own.
+
+As in CLIP-Dissect: the best words of a unit are found first; every two of them are then joined to one text ("red striped"),
+embedded by the encoder, and scored by the same similarity function.
+
+References
+----------
+Oikarinen and Weng, "CLIP-Dissect: Automatic Description of Neuron Representations in Deep Vision Networks", ICLR 2023,
+arXiv 2204.10965, appendix on compositional concepts (text concatenations of two of the 100 best words of a unit).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import combinations
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from torch.nn import functional as F
+
+from neuroprobe._core.checks import check_count
+from neuroprobe._core.version import versions
+from neuroprobe.concepts._matching import check_encoder, check_kinds
+from neuroprobe.concepts.encoders._base import ImageTextEncoder
+from neuroprobe.concepts.scores import ConceptScores
+from neuroprobe.concepts.vocabulary import Vocabulary
+from neuroprobe.exceptions import InputError
+from neuroprobe.labeling._units import LayerUnits, layer_units
+from neuroprobe.labeling.dissection import dissect
+from neuroprobe.labeling.similarity.peaks import SMALLEST_BEST
+from neuroprobe.labeling.similarity.scorer_registry import DEFAULT_SIMILARITY, SimilarityOrScorer, find_scorer
+from neuroprobe.labeling.similarity.scoring import Scorer, UnitPart
+from neuroprobe.recording.activations import Recorded, check_layers
+from neuroprobe.reports.base import Report
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from neuroprobe.labeling.similarity._similarity import Similarity
+    from neuroprobe.recording.activations import Activations
+
+_Pair: TypeAlias = tuple[int, int]
+from neuroprobe._core.types import Floats
+
+_COLUMNS = 1024  # concepts scored at a time
+
+
+class PairReport(Report):
+    """A pair of words for every unit, as `neuroprobe.labeling.pairs.dissect_pairs` finds it.
+
+    Columns: layer, unit, concept (the best pair's text; "" for a unit without one), score, first and second (its
+    words), word and word_score (the best single word, scored beside the pairs), gain (score - word_score), status
+    ("paired", or why not), and the next best pairs as concept_2, score_2, ... A pair is the best of some 5,000, so a
+    small gain is no evidence that a unit responds to the combination.
+    """
+
+    name = "pairs"
+    title = "Which pairs of words fit the units"
+    required = ("layer", "unit", "concept", "score", "first", "second", "word", "word_score", "gain", "status")
+    text_columns = ("layer", "concept", "first", "second", "word", "status")
+
+    @classmethod
+    def _holds_text(cls, column: str) -> bool:
+        return super()._holds_text(column) or column.startswith("concept_")
+
+    def label(self, layer: str, unit: int) -> str:
+        """The pair of one unit; "" if it has none.
+
+        Raises
+        ------
+        InputError
+            The report holds no such unit.
+        """
+        return self._text_of(layer, unit, "concept")
+
+    def summary(self) -> str:
+        paired = self._table[self._table["status"] == "paired"]
+        better = int((paired["gain"] > 0).sum())
+        return f"{len(paired)} of {len(self._table)} units; for {better} the best pair scores higher than the best word"
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """The score of every unit's best pair against that of its best word."""
+        from neuroprobe._core.figures import axes_or_new, shortened
+
+        ax = axes_or_new(ax, 5.4, 5.0)
+        paired = self._table[self._table["status"] == "paired"]
+        for layer, rows in paired.groupby("layer", sort=False):
+            ax.scatter(rows["word_score"], rows["score"], s=12, alpha=0.6, label=shortened(str(layer)))
+        if len(paired):
+            ends = [paired["word_score"].min(), paired["word_score"].max()]
+            ax.plot(ends, ends, color="gray", linewidth=1)
+            ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+        ax.set_xlabel("score of the best word")
+        ax.set_ylabel("score of the best pair")
+        ax.set_title(f"Pairs of {len(paired)} units")
+        return ax
+
+
+def dissect_pairs(
+    recorded: Recorded,
+    scores: ConceptScores,
+    *,
+    encoder: ImageTextEncoder,
+    similarity: SimilarityOrScorer = DEFAULT_SIMILARITY,
+    parameters: Mapping[str, Any] | None = None,
+    layers: Sequence[str] | None = None,
+    units: Mapping[str, Iterable[int]] | None = None,
+    n_words: int = 100,
+    templates: Sequence[str] = ("{a} {b}",),
+    top: int = 5,
+    cache_size: int = 100_000,
+) -> PairReport:
+    """Label every unit with the pair of words whose scores are most like its activations.
+
+    A unit's candidates are its `n_words` best words (by `dissect`) and all pairs of them, 4,950 of 100. They are
+    scored as though they were the vocabulary; a prior over units is that of the whole layer, and one relative to the
+    units' best scores takes these from the vocabulary and the candidates. So what else is asked (`units`) never changes
+    a label. The order of the two words is that of the vocabulary; their text goes into the prompt templates of the first
+    word's group. There is no p-value: the pairs were chosen with the images on which they are scored.
+
+    What takes long is the embedding of the pairs. Units share them: embeddings are kept, the `cache_size` used last.
+    Units with the same best words are scored together, in blocks of pairs from the embeddings; a function of one's own
+    sees the whole layer and all candidates of a unit at once, [n_images, 5,050].
+
+    Parameters
+    ----------
+    recorded : Activations or ActivationSummary
+        As in `neuroprobe.dissect`.
+    scores : ConceptScores
+        Of the same images, by the same encoder.
+    encoder : ImageTextEncoder
+        Embeds the pairs.
+    similarity, parameters, layers, units
+        As in `neuroprobe.dissect`.
+    n_words : int, default 100
+        Best words of a unit that are paired; all if the vocabulary has fewer.
+    templates : sequence of str, default ("{a} {b}",)
+        How two words become a text; with several, such as ("{a} {b}", "{b} {a}"), the mean of the unit vectors is
+        used, and the first one names the pair.
+    top : int, default 5
+        Pairs kept per unit.
+    cache_size : int, default 100,000
+        Embeddings kept; at 512 dimensions, 2 KB each.
+
+    Returns
+    -------
+    PairReport
+
+    Raises
+    ------
+    InputError
+        Another encoder's scores, different images, fewer than two words, or templates without {a} and {b}.
+    UnknownNameError
+        A layer that was not recorded, or no such similarity function.
+    """
+    name, make = find_scorer(similarity)
+    check_kinds(recorded, scores)
+    check_encoder(encoder)
+    _check(scores, encoder, templates, n_words=n_words, top=top, cache_size=cache_size)
+    chosen = check_layers(recorded, layers)
+    parameters = dict(parameters or {})
+    words = dissect(
+        recorded, scores, similarity=similarity, parameters=parameters, layers=chosen, units=units, top=n_words, n_null=0, n_bootstrap=0
+    ).table
+    vectors = PairVectors(scores, encoder, templates=tuple(templates), size=cache_size)
+    tables = []
+    for layer in chosen:
+        found = layer_units(recorded, layer, scores.ids)
+        scoring: Callable[..., Floats]
+        if make is None:
+            function = cast("Similarity", similarity)  # of the user's; `dissect` has refused summaries for it
+            scoring = _FunctionScoring(cast("Activations", recorded)[layer], scores, vectors, partial(function, **parameters))
+        else:
+            scoring = _LayerScoring(found, scores, vectors, partial(make, **parameters))
+        tables.append(_layer_table(words[words["layer"] == layer], found.varies, scoring, vectors, top))
+    metadata = {
+        "similarity": name,
+        "parameters": parameters,
+        "n_words": min(n_words, len(scores.concepts)),
+        "templates": list(templates),
+        "n_embedded": vectors.n_embedded,
+        "n_images": len(scores.ids),
+        "recorded": dict(recorded.metadata),
+        "concept_scores": dict(scores.metadata),
+        "versions": versions(),
+    }
+    return PairReport(pd.concat([rows for rows in tables if len(rows)] or tables[:1], ignore_index=True), metadata)
+
+
+class PairVectors:
+    """Embeddings of pairs of a vocabulary's words; the ones used last are kept.
+
+    Parameters
+    ----------
+    scores : ConceptScores
+        Whose vocabulary the words are of.
+    encoder : ImageTextEncoder
+    templates : tuple of str
+        Each with {a} and {b}.
+    size : int
+        Embeddings kept.
+    """
+
+    def __init__(self, scores: ConceptScores, encoder: ImageTextEncoder, *, templates: tuple[str, ...], size: int) -> None:
+        self._encoder, self._templates, self._size = encoder, templates, size
+        self._kept: OrderedDict[_Pair, torch.Tensor] = OrderedDict()
+        group_templates = {group.name: group.templates for group in scores.vocabulary.groups}
+        self._outer = [group_templates[concept.group] for concept in scores.vocabulary.concepts]
+        self.words = scores.concepts
+        self.number = {word: i for i, word in enumerate(scores.concepts)}
+        #: Pairs embedded so far; one that was dropped and came back counts twice.
+        self.n_embedded = 0
+
+    def name(self, pair: _Pair) -> str:
+        """The text of a pair, by the first template."""
+        return self._texts(pair)[0]
+
+    def __call__(self, pairs: Sequence[_Pair]) -> torch.Tensor:
+        """Unit vectors of pairs, each (first, second) by their numbers in the vocabulary, [n_pairs, d]."""
+        new = [pair for pair in pairs if pair not in self._kept]
+        fresh = dict(zip(new, self._embedded(new), strict=True)) if new else {}
+        rows = [fresh[pair] if pair in fresh else self._kept[pair] for pair in pairs]
+        for pair, row in zip(pairs, rows, strict=True):
+            self._kept[pair] = row
+            self._kept.move_to_end(pair)
+        while len(self._kept) > self._size:
+            self._kept.popitem(last=False)
+        return torch.stack(rows)
+
+    def _embedded(self, pairs: list[_Pair]) -> torch.Tensor:
+        prompts = [[t.replace("{}", text) for text in self._texts(pair) for t in self._outer[pair[0]]] for pair in pairs]
+        vectors = torch.as_tensor(self._encoder.encode_texts([p for of_pair in prompts for p in of_pair])).detach().float().cpu()
+        owner = torch.tensor([i for i, of_pair in enumerate(prompts) for _ in of_pair])
+        sums = torch.zeros(len(pairs), vectors.shape[1]).index_add(0, owner, vectors)
+        self.n_embedded += len(pairs)
+        return torch.stack([row.clone() for row in F.normalize(sums, dim=1)])
+
+    def _texts(self, pair: _Pair) -> list[str]:
+        words = dict(zip(("{a}", "{b}"), (self.words[i] for i in pair), strict=True))
+        return [re.sub(r"\{[ab]\}", lambda found: words[found.group()], template) for template in self._templates]
+
+
+class _LayerScoring:
+    """Scores of units of one layer and their candidates: some words, then all pairs of them."""
+
+    def __init__(self, units: LayerUnits, scores: ConceptScores, vectors: PairVectors, make: Callable[[ConceptScores], Scorer]) -> None:
+        self._units, self._scores, self._vectors, self._make = units, scores, vectors, make
+        scorer = make(scores)
+        # how a relative prior is scaled: the best of the whole vocabulary, not of one unit's candidates alone
+        self._best = _best_raw(scorer, units.parts(scorer)) if scorer.prior_weight and scorer.prior_relative else None
+
+    def __call__(self, units: list[int], words: list[int]) -> Floats:
+        """Scores of units that share their words, [n_units, n_words + n_pairs]."""
+        scorer = self._make(_with_texts(self._scores, self._vectors, words))
+        part = self._units.parts(scorer)
+        if not scorer.prior_weight:
+            part = tuple(tensor[units] for tensor in part)
+            return torch.cat([scorer.block(part, columns) for columns in _blocks(scorer.n_concepts)], dim=1).double().numpy()
+        scale = torch.ones(1, 1) if self._best is None else torch.maximum(self._best, _best_raw(scorer, part))[:, None]
+        own = scale[units] if len(scale) > 1 else scale
+        found = []
+        for columns in _blocks(scorer.n_concepts):
+            scaled = scorer.block(part, columns) / scale  # [n_units of the layer, n_columns]
+            found.append(own * (scaled[units] - scorer.prior(scaled)))
+        return torch.cat(found, dim=1).double().numpy()
+
+
+class _FunctionScoring:
+    """The same by a function of the user's, which sees the whole layer and all of a unit's candidates."""
+
+    def __init__(self, values: npt.NDArray[Any], scores: ConceptScores, vectors: PairVectors, function: Callable[..., Any]) -> None:
+        self._values = torch.from_numpy(np.array(values, dtype=np.float32))
+        self._scores, self._vectors, self._function = scores, vectors, function
+
+    def __call__(self, units: list[int], words: list[int]) -> Floats:
+        matrix = _with_texts(self._scores, self._vectors, words).similarities()
+        alike = torch.as_tensor(self._function(self._values, matrix))
+        expected = (self._values.shape[1], matrix.shape[1])
+        if tuple(alike.shape) != expected:
+            raise InputError(f"Expected the similarity function to return {expected}, but got {tuple(alike.shape)}.")
+        return alike[units].double().numpy()
+
+
+def _with_texts(scores: ConceptScores, vectors: PairVectors, words: list[int]) -> ConceptScores:
+    """The scores of some words and all pairs of them."""
+    pairs = list(combinations(words, 2))
+    names = [*(f"{i}" for i in words), *(f"{i} {j}" for i, j in pairs)]
+    texts = torch.cat([scores.text_vectors[words], vectors(pairs)])
+    return replace(scores, text_vectors=texts, vocabulary=Vocabulary.from_words(names))
+
+
+def _blocks(n_concepts: int) -> list[slice]:
+    return [slice(start, min(start + _COLUMNS, n_concepts)) for start in range(0, n_concepts, _COLUMNS)]
+
+
+def _best_raw(scorer: Scorer, part: UnitPart) -> torch.Tensor:
+    """Every unit's best raw score, [n_units]."""
+    best = torch.full((len(part[0]),), SMALLEST_BEST)
+    for columns in _blocks(scorer.n_concepts):
+        best = torch.maximum(best, scorer.block(part, columns).amax(dim=1))
+    return best
+
+
+def _layer_table(
+    rows: pd.DataFrame, varies: npt.NDArray[np.bool_], scoring: Callable[..., Floats], vectors: PairVectors, top: int
+) -> pd.DataFrame:
+    """The report's rows for a layer, from those of `dissect`."""
+    found: dict[int, dict[str, Any]] = {unit: {"status": "never varies"} for unit in rows["unit"]}
+    for words, units in _sharing(rows[varies[rows["unit"].to_numpy()]], vectors.number).items():
+        alike = scoring(units, list(words))
+        found.update({unit: _row(one, list(words), vectors, top) for unit, one in zip(units, alike, strict=True)})
+    table = pd.DataFrame([found[unit] for unit in rows["unit"]]).reindex(columns=_columns(top))
+    texts = [column for column in table if PairReport._holds_text(str(column))]
+    table[texts] = table[texts].astype(object).fillna("").astype(str)
+    table["layer"], table["unit"] = rows["layer"].to_numpy(), rows["unit"].to_numpy()
+    return table
+
+
+def _sharing(rows: pd.DataFrame, number: Mapping[str, int]) -> dict[tuple[int, ...], list[int]]:
+    """The best words, in the vocabulary's order, of every unit; units with the same ones together."""
+    found: dict[tuple[int, ...], list[int]] = {}
+    columns = ["candidate", *(column for column in rows if re.fullmatch(r"concept_\d+", str(column)))]
+    for unit, *names in rows[["unit", *columns]].itertuples(index=False):
+        found.setdefault(tuple(sorted(number[name] for name in names)), []).append(int(unit))
+    return found
+
+
+def _row(alike: Floats, words: list[int], vectors: PairVectors, top: int) -> dict[str, Any]:
+    """A unit's row, from the scores of its words and of all pairs of them."""
+    of_words, of_pairs = alike[: len(words)], alike[len(words) :]
+    pairs = list(combinations(words, 2))
+    word, best = int(np.argmax(of_words)), np.argsort(-of_pairs, kind="stable")[:top].tolist()
+    first, second = pairs[best[0]]
+    row: dict[str, Any] = {
+        "first": vectors.words[first],
+        "second": vectors.words[second],
+        "word": vectors.words[words[word]],
+        "word_score": of_words[word],
+        "gain": of_pairs[best[0]] - of_words[word],
+        "status": "paired",
+    }
+    for place, (concept, score) in zip(best, _ranked(top), strict=False):
+        row[concept], row[score] = vectors.name(pairs[place]), of_pairs[place]
+    return row
+
+
+def _ranked(top: int) -> list[tuple[str, str]]:
+    """The columns of the best pairs and their scores."""
+    return [("concept", "score"), *((f"concept_{i}", f"score_{i}") for i in range(2, top + 1))]
+
+
+def _columns(top: int) -> list[str]:
+    return [*PairReport.required, *(column for pair in _ranked(top)[1:] for column in pair)]
+
+
+def _check(scores: ConceptScores, encoder: ImageTextEncoder, templates: Sequence[str], *, n_words: int, top: int, cache_size: int) -> None:
+    theirs = scores.metadata.get("encoder")
+    if encoder.fingerprint != theirs:
+        raise InputError(
+            f"Expected the encoder of the scores, whose fingerprint is {theirs}, but got one with {encoder.fingerprint}. "
+            "Vectors of two encoders cannot be compared."
+        )
+    if isinstance(templates, str) or not templates or any(t.count("{a}") != 1 or t.count("{b}") != 1 for t in templates):
+        raise InputError(f"Expected a list of templates, each with one {{a}} and one {{b}}, but got {templates!r:.200}.")
+    check_count("n_words", n_words, low=2)
+    check_count("top", top)
+    check_count("cache_size", cache_size)
+    if len(scores.concepts) < 2:
+        raise InputError(f"Expected a vocabulary of at least two words to make pairs of, but got {len(scores.concepts)}.")

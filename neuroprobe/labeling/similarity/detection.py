@@ -1,0 +1,172 @@
+"""Similarity functions that ask how well a unit detects the images with a concept.
+
+They need to know which images have the concept. From real-valued scores those are the images at least as high as the
+concept's highest `share` of the images (ties at that place all count), unless they are the concept's lowest. Given
+labels, 0 and 1 or False and True, that is: exactly the images labeled 1 where these are at least that share, and where
+they are fewer too, because the others are the lowest. A concept that is the same on all images is on none of them.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from neuroprobe._core.checks import check_number
+from neuroprobe.labeling.similarity._arrays import on_tensors, share_of
+from neuroprobe.labeling.similarity.linear import LinearParts, centered_columns
+
+
+def images_with(concept_scores: torch.Tensor, share: float) -> torch.Tensor:
+    """Which images have which concept, bool [n_images, n_concepts]; see the module's docstring."""
+    lines = concept_scores.T.contiguous()  # [n_concepts, n_images]: the selection wants its line in one piece
+    threshold = torch.topk(lines, share_of(lines.shape[1], share), dim=1, sorted=False).values.amin(dim=1)
+    return (concept_scores >= threshold) & (concept_scores > lines.amin(dim=1))
+
+
+def auc_parts(*, share: float = 0.05) -> LinearParts:
+    """`auc` as a matrix product: the sum of the positives' centered ranks over both counts, plus a half."""
+    check_share(share)
+
+    def weights(scores: torch.Tensor) -> torch.Tensor:
+        labels = images_with(scores, share)
+        count = labels.sum(dim=0)
+        return labels / (count * (len(labels) - count)).clip(1) * len(labels)
+
+    return LinearParts(_centered_ranks, weights, 0.5)
+
+
+def _centered_ranks(activations: torch.Tensor) -> torch.Tensor:
+    """Ranks among the images, ties at their mean, as shares of the images about 0, [n_images, n_units]."""
+    lines = activations.T.contiguous()  # [n_units, n_images]
+    ordered = torch.sort(lines, dim=1).values
+    below = torch.searchsorted(ordered, lines)
+    not_above = torch.searchsorted(ordered, lines, right=True)
+    n_images = lines.shape[1]
+    return ((below + not_above - n_images) / (2 * n_images)).T
+
+
+def mean_difference_parts(*, share: float = 0.05) -> LinearParts:
+    """`mean_difference` as a matrix product."""
+    check_share(share)
+
+    def weights(scores: torch.Tensor) -> torch.Tensor:
+        labels = images_with(scores, share)
+        count = labels.sum(dim=0)
+        on_some = (count > 0).float()
+        return on_some * (labels / count.clip(1) - ~labels / (len(labels) - count))
+
+    return LinearParts(_standardized, weights)
+
+
+def _standardized(activations: torch.Tensor) -> torch.Tensor:
+    centered = centered_columns(activations)
+    deviation = centered.pow(2).mean(dim=0).sqrt()
+    return centered / torch.where(deviation > 0, deviation, 1)
+
+
+def check_share(share: float) -> None:
+    """Raise InputError unless `share` is one."""
+    check_number("share", share, low=0, high=1, above=True)
+
+
+@on_tensors
+def auc(activations: torch.Tensor, concept_scores: torch.Tensor, *, share: float = 0.05) -> torch.Tensor:
+    """Area under the ROC curve of a unit as a detector of the images with a concept (INVERT).
+
+    The probability that the unit is higher on a random image with the concept than on a random one without, ties
+    counting half. Every unit's images are ranked once, for all concepts.
+
+    Parameters
+    ----------
+    activations : array or Tensor, [n_images, n_units]
+    concept_scores : array or Tensor, [n_images, n_concepts]
+        Labels (0 and 1, or booleans), or real-valued scores.
+    share : float, default 0.05
+        An image has a concept if its score is among the concept's highest `share` (at least one image); labels are
+        taken as they are, whatever the share.
+
+    Returns
+    -------
+    array or Tensor, [n_units, n_concepts]
+        In [0, 1]; 0.5 for a unit or a concept that never varies.
+
+    Raises
+    ------
+    InputError
+        A share that is not in (0, 1].
+
+    References
+    ----------
+    Bykov et al., NeurIPS 2023, arXiv 2311.13594, section 3. The share, for scores that are not labels, is ours.
+    """
+    return auc_parts(share=share)(activations, concept_scores)
+
+
+@on_tensors
+def mean_difference(activations: torch.Tensor, concept_scores: torch.Tensor, *, share: float = 0.05) -> torch.Tensor:
+    """A unit's mean activation on images with a concept minus that on images without, in its standard deviations.
+
+    Parameters
+    ----------
+    activations : array or Tensor, [n_images, n_units]
+    concept_scores : array or Tensor, [n_images, n_concepts]
+        Labels (0 and 1, or booleans), or real-valued scores.
+    share : float, default 0.05
+        As in `auc`.
+
+    Returns
+    -------
+    array or Tensor, [n_units, n_concepts]
+        In standard deviations of the unit over all images (the population's); 0 for a unit or a concept that never
+        varies.
+
+    Raises
+    ------
+    InputError
+        A share that is not in (0, 1].
+    """
+    return mean_difference_parts(share=share)(activations, concept_scores)
+
+
+@on_tensors
+def average_precision(activations: torch.Tensor, concept_scores: torch.Tensor, *, share: float = 0.05) -> torch.Tensor:
+    """Average precision of a unit as a detector of the images with a concept.
+
+    The mean, over the images with the concept, of the share of such images among those on which the unit is at least
+    as high. Of a random unit it is about the share of images with the concept.
+
+    Parameters
+    ----------
+    activations : array or Tensor, [n_images, n_units]
+    concept_scores : array or Tensor, [n_images, n_concepts]
+        Labels (0 and 1, or booleans), or real-valued scores.
+    share : float, default 0.05
+        As in `auc`.
+
+    Returns
+    -------
+    array or Tensor, [n_units, n_concepts]
+        In [0, 1]; 0 for a concept that no image has, or that never varies.
+
+    Raises
+    ------
+    InputError
+        A share that is not in (0, 1].
+    """
+    check_share(share)
+    labels = images_with(concept_scores, share).float()
+    at_least = images_at_least(activations)
+    found = [_average_precision_of_unit(labels, counts) for counts in at_least]
+    return torch.stack(found)
+
+
+def images_at_least(activations: torch.Tensor) -> torch.Tensor:
+    """For every unit and image, the number of images on which the unit is at least as high, [n_units, n_images]."""
+    lines = activations.T.contiguous()  # [n_units, n_images]
+    return lines.shape[1] - torch.searchsorted(torch.sort(lines, dim=1).values, lines)
+
+
+def _average_precision_of_unit(labels: torch.Tensor, at_least: torch.Tensor) -> torch.Tensor:
+    """[n_images, n_concepts] and [n_images] -> [n_concepts]."""
+    counts, order = torch.sort(at_least)
+    hits = labels[order].cumsum(dim=0)[counts - 1]  # of images at least as high as this one, with the concept
+    return (labels[order] * hits / counts[:, None]).sum(dim=0) / labels.sum(dim=0).clip(1)

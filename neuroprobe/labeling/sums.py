@@ -1,0 +1,434 @@
+"""What composes a unit: its activation as a weighted sum of a few concepts, judged on images that were held out.
+
+A label says what a unit answers to most. Many units answer to several things, to some of them by falling; a short sum says all of it,
+and how well it predicts the unit on other images says how much of the unit it explains.
+
+References
+----------
+Oikarinen and Weng, "Linear Explanations for Individual Neurons", ICML 2024, arXiv 2405.06855. There, concepts are labels or SigLIP's
+probabilities (a sigmoid of the cosine, calibrated on labels), candidates come from an elastic net, and a greedy search over ten of them
+adds one while the correlation on validation images rises by 0.02, up to ten. Here, the sigmoid is of how many standard deviations the
+similarity is above its mean, every concept is a candidate at every step (`neuroprobe.labeling._forward_selection`), all units are searched at
+once, and after the number of concepts is known, they are chosen and weighed on all images but those held out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from neuroprobe._core.checks import check_counts, check_level
+from neuroprobe._core.figures import axes_or_new
+from neuroprobe._core.types import Floats, Rows, Unit
+from neuroprobe._core.version import versions
+from neuroprobe.concepts._matching import check_same_images
+from neuroprobe.concepts.scores import ConceptScores
+from neuroprobe.exceptions import InputError, shown
+from neuroprobe.labeling._concept_values import ConceptValues, Values
+from neuroprobe.labeling._forward_selection import Selection, fit_weights, select_forward
+from neuroprobe.recording.activations import Activations, check_layers
+from neuroprobe.reports._judgment_figures import shortened
+from neuroprobe.reports.judgments import ALL_LAYERS, JudgmentReport, quantity
+from neuroprobe.reports.labels import LabelReport, Labels, labeled_units
+from neuroprobe.statistics.held_out import Quality, correlations, draw_counts, explained_shares, interval, quality, split_images
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_VALIDATION = 1 / 3  # of the images not held out, on which the number of concepts is decided
+
+
+class UnitCompositionReport(JudgmentReport):
+    """Units as weighted sums of concepts, as `explain_units` finds them; the means over units are in `overall`.
+
+    Columns: layer, unit, formula (the sum in words), n_concepts; on held-out images correlation of the sum with the unit, low and high
+    (its interval), r2, first_correlation (of the first concept alone), gain (of all concepts over the first) with gain_low and
+    gain_high; intercept; for each concept, in the order they were chosen, concept_1, weight_1 (of its values as they are) and effect_1
+    (in standard deviations of the unit, for one of the concept's). If labels were given: label, label_correlation, gain_over_label
+    with gain_over_label_low and gain_over_label_high.
+    """
+
+    name = "unit_composition"
+    title = "Units as sums of concepts"
+    required = ("layer", "unit", "formula", "n_concepts", "correlation", "low", "high", "r2", "first_correlation", "gain", "intercept")
+    text_columns = ("layer", "formula", "label")
+
+    @classmethod
+    def _holds_text(cls, column: str) -> bool:
+        return super()._holds_text(column) or column.startswith("concept_")
+
+    def formula(self, layer: str, unit: int) -> str:
+        """The sum of one unit in words; "" for one that never varies.
+
+        Raises
+        ------
+        InputError
+            The report holds no such unit.
+        """
+        return self._text_of(layer, unit, "formula")
+
+    def predict(self, scores: ConceptScores, layer: str) -> Floats:
+        """What the sums say of images, seen or unseen: the activation expected of every unit of a layer, [n_images, n_rows].
+
+        Parameters
+        ----------
+        scores : ConceptScores
+            Of any images, with the same concepts from the same source.
+        layer : str
+
+        Raises
+        ------
+        InputError
+            No such layer, scores of another kind, or a concept that they do not have.
+        """
+        rows = self._table[self._table["layer"] == layer]
+        if rows.empty:
+            raise InputError(f"Expected a layer of this report, but got {layer!r}.")
+        scale = ConceptValues.from_json(self.metadata["concept_values"])
+        values, places = scale.of(scores), {concept: place for place, concept in enumerate(scale.names)}
+        found = np.repeat(rows["intercept"].to_numpy(dtype=float)[None], len(values), axis=0)
+        for i in range(1, self.metadata["k"] + 1):
+            for column, (concept, weight) in enumerate(zip(rows[f"concept_{i}"], rows[f"weight_{i}"], strict=True)):
+                found[:, column] += weight * values[:, places[concept]] if concept else 0
+        return found
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Of every unit, the held-out correlation of its first concept against that of all."""
+        pass
+
+        return plot_unit_correlations(self._table, title=self.title, ax=ax)
+
+
+def explain_units(
+    activations: Activations,
+    scores: ConceptScores,
+    *,
+    labels: Labels | None = None,
+    layers: Sequence[str] | None = None,
+    units: Sequence[int] | None = None,
+    k: int = 4,
+    signed: bool = True,
+    min_gain: float = 0.02,
+    most_shared: float = 0.8,
+    values: Values | None = None,
+    held_out: float | Iterable[str] = 0.3,
+    near_duplicates: Mapping[str, int] | None = None,
+    n_resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> UnitCompositionReport:
+    """Every unit as a weighted sum of a few concepts, and how well that predicts it on held-out images.
+
+    Parameters
+    ----------
+    activations : Activations
+    scores : ConceptScores
+        Of the same images.
+    labels : LabelReport, or mapping from (layer, unit) to a concept, optional
+        To compare with: what a unit's one label predicts on the same held-out images. If these were among the images of the labels,
+        the comparison favors the labels.
+    layers : sequence of str, optional
+        By default all that were recorded.
+    units : sequence of int, optional
+        Of each layer; by default all.
+    k : int, default 4
+        Most concepts per unit.
+    signed : bool, default True
+        Whether a unit may fall with a concept; otherwise no weight is below 0.
+    min_gain : float, default 0.02
+        A further concept has to raise the correlation by this, on a third of the images that are not held out.
+    most_shared : float, default 0.8
+        The share of a concept's variance that the concepts before it may explain, so that no two names of one thing enter.
+    values : {"presence", "similarity", "likelihood", "labels"}, optional
+        What of a concept is added up: "presence", a sigmoid that is near 0 for most images and near 1 for those far above a concept's
+        mean similarity; the cosine "similarity" as it is; the "likelihood" within its group; given "labels". By default "presence",
+        and "labels" of given labels.
+    held_out : float or iterable of str, default 0.3
+        Share of the images to judge on, or their ids.
+    near_duplicates : mapping from id to group, optional
+        Kept on one side; as from `neuroprobe.images.duplicates.near_duplicates`.
+    n_resamples : int, default 1000
+        Of the bootstrap over images.
+    level : float, default 0.95
+    seed : int, default 0
+        Of what is held out and drawn again.
+
+    Returns
+    -------
+    UnitCompositionReport
+        `overall`: means over the units, of all layers and of each: mean_correlation, mean_first_correlation, mean_gain,
+        mean_n_concepts and, with labels, mean_label_correlation and mean_gain_over_label; intervals are over images.
+
+    Raises
+    ------
+    InputError
+        Other images, too few of them, scores that are not finite, labels of none of the units, or parameters that make no sense.
+    UnknownNameError
+        No such layer, or kind of values.
+
+    Notes
+    -----
+    The values of all concepts on all images are held in memory, 8 bytes each, and their training part a few times over.
+    """
+    _check(activations, scores, min_gain=min_gain, most_shared=most_shared, signed=signed)
+    check_counts(k=k, n_resamples=n_resamples)
+    check_level(level, seed)
+    chosen = {layer: _columns(activations[layer].shape[1], units, layer) for layer in check_layers(activations, layers)}
+    named = None if labels is None else _named_units(labels, chosen)
+    train, test = split_images(activations.ids, held_out=held_out, near_duplicates=near_duplicates, seed=seed)
+    inner = split_images([activations.ids[row] for row in train], held_out=_VALIDATION, near_duplicates=near_duplicates, seed=seed + 1)
+    scale = ConceptValues.learned(scores, train, values)
+    search = _Search(scale.of(scores), train, test, inner, k=k, signed=signed, min_gain=min_gain, most_shared=most_shared)
+    counts = draw_counts(len(test), n_resamples=n_resamples, seed=seed)
+    tables, judged = [], {}
+    for layer, columns in chosen.items():
+        found = search.layer(np.asarray(activations[layer][:, columns], dtype=np.float64))
+        own = None if named is None else [named.get((layer, unit), "") for unit in columns]
+        judged[layer] = _judge(search, found, counts, level, own, scores.concepts)
+        table = pd.DataFrame({"layer": layer, "unit": columns, **_columns_of(search, found, scores.concepts), **judged[layer].columns()})
+        tables.append(table if own is None else table.assign(label=own))
+    joined = pd.concat(tables, ignore_index=True)
+    metadata = {
+        "k": k, "signed": signed, "min_gain": min_gain, "most_shared": most_shared, "level": level, "seed": seed,
+        "n_resamples": n_resamples, "n_train": len(train), "n_held_out": len(test), "concept_values": scale.to_json(_used(joined, k)),
+        "activations": dict(activations.metadata), "scores": dict(scores.metadata), "versions": versions(),
+        "labels": labels.metadata if isinstance(labels, LabelReport) else {},
+    }  # fmt: skip
+    return UnitCompositionReport(joined, metadata, overall=_overall(judged, joined, level))
+
+
+@dataclass(frozen=True, eq=False)
+class _Sums:
+    """The sums of a layer's units: which concepts, in which order, with which weights."""
+
+    concepts: list[Rows]  # of every unit, [n_concepts of it]
+    weights: list[Floats]
+    intercepts: Floats  # [n_units]
+    measured: Floats  # the activations, [n_images, n_units]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Choice:
+    """How concepts are chosen."""
+
+    k: int
+    signed: bool
+    min_gain: float
+    most_shared: float
+
+
+class _Search:
+    """Concepts chosen and weighed on some images, for the units of one layer after the other."""
+
+    def __init__(self, values: Floats, train: Rows, test: Rows, inner: tuple[Rows, Rows], **choice: Any) -> None:
+        self.values, self.train, self.test, self.choice = values, train, test, _Choice(**choice)
+        self._fit, self._validation = train[inner[0]], train[inner[1]]
+
+    def layer(self, measured: Floats) -> _Sums:
+        """The sums of all units [n_images, n_units]: their lengths from a part of the training images, the rest from all."""
+        lengths = self._lengths(measured)
+        selection = self._select(self.train, measured)
+        concepts = [selection.first(unit, length) for unit, length in enumerate(lengths)]
+        return self._weighed(concepts, measured, self.train)
+
+    def _select(self, rows: Rows, measured: Floats) -> Selection:
+        choice = self.choice
+        return select_forward(self.values[rows], measured[rows], k=choice.k, signed=choice.signed, most_shared=choice.most_shared)
+
+    def _lengths(self, measured: Floats) -> Rows:
+        """After how many concepts another one no longer raises the correlation on the validation images enough, [n_units]."""
+        selection, truth = self._select(self._fit, measured), measured[self._validation]
+        lengths, going, before = np.ones(measured.shape[1], dtype=np.int64), np.ones(measured.shape[1], dtype=bool), None
+        for length in range(1, self.choice.k + 1):
+            sums = self._weighed([selection.first(unit, length) for unit in range(len(lengths))], measured, self._fit)
+            found = np.nan_to_num(correlations(self.predicted(sums, self._validation), truth))
+            if before is not None:
+                going &= found - before >= self.choice.min_gain
+                lengths[going] = length
+            before = found
+        return lengths
+
+    def _weighed(self, concepts: list[Rows], measured: Floats, rows: Rows) -> _Sums:
+        fitted = [
+            fit_weights(self.values[np.ix_(rows, columns)], measured[rows, unit], signed=self.choice.signed)
+            for unit, columns in enumerate(concepts)
+        ]
+        return _Sums(concepts, [weights for weights, _ in fitted], np.array([intercept for _, intercept in fitted]), measured)
+
+    def predicted(self, sums: _Sums, rows: Rows) -> Floats:
+        """What the sums say of images, [n_rows, n_units]."""
+        parts = [self.values[np.ix_(rows, columns)] @ weights for columns, weights in zip(sums.concepts, sums.weights, strict=True)]
+        return np.asarray(np.stack(parts, axis=1) + sums.intercepts)
+
+    def alone(self, sums: _Sums) -> _Sums:
+        """The same with the first concept alone."""
+        return self._weighed([columns[:1] for columns in sums.concepts], sums.measured, self.train)
+
+
+@dataclass(frozen=True, eq=False)
+class _Judged:
+    """Correlations with the units on held-out images: of the sums, of their first concepts, of the units' labels."""
+
+    r2: Floats
+    correlation: Quality
+    first: Quality
+    label: Quality | None
+    level: float
+
+    def gain(self, other: Quality) -> Quality:
+        """Of the sums over another, in the same draws of images."""
+        draws = self.correlation.draws - other.draws
+        return Quality(self.correlation.value - other.value, *interval(draws, level=self.level), draws)
+
+    def columns(self) -> dict[str, Floats]:
+        """The columns of the table that say how good the sums are."""
+        found, gain = self.correlation, self.gain(self.first)
+        columns = {"correlation": found.value, "low": found.low, "high": found.high, "r2": self.r2, "first_correlation": self.first.value}
+        columns |= _named("gain", gain)
+        return columns if self.label is None else {
+            **columns, "label_correlation": self.label.value, **_named("gain_over_label", self.gain(self.label)),
+        }  # fmt: skip
+
+    def averaged(self) -> dict[str, Quality]:
+        """What is averaged over units."""
+        found = {"correlation": self.correlation, "first_correlation": self.first, "gain": self.gain(self.first)}
+        return found if self.label is None else {**found, "label_correlation": self.label, "gain_over_label": self.gain(self.label)}
+
+
+def _judge(search: _Search, sums: _Sums, counts: Floats, level: float, labels: Sequence[str] | None, concepts: Sequence[str]) -> _Judged:
+    measured = sums.measured[search.test]
+
+    def judged(predicted: Floats) -> Quality:
+        return quality(correlations, predicted, measured, counts=counts, level=level)
+
+    predicted = search.predicted(sums, search.test)
+    of_label = None
+    if labels is not None:
+        places = {concept: place for place, concept in enumerate(concepts)}
+        known = np.array([label in places for label in labels])
+        values = search.values[search.test][:, [places.get(label, 0) for label in labels]]
+        of_label = judged(np.where(known, values, 0.0))  # without a label, or of another vocabulary: a constant, which predicts nothing
+    return _Judged(
+        explained_shares(predicted, measured), judged(predicted), judged(search.predicted(search.alone(sums), search.test)), of_label, level
+    )
+
+
+def _columns_of(search: _Search, sums: _Sums, names: Sequence[str]) -> dict[str, Any]:
+    """The columns of the table that say what the sums are."""
+    spread = sums.measured[search.train].std(axis=0)
+    deviations = search.values[search.train].std(axis=0)
+    columns: dict[str, Any] = {
+        "formula": [_formula(chosen, weights, names) for chosen, weights in zip(sums.concepts, sums.weights, strict=True)],
+        "n_concepts": [len(chosen) for chosen in sums.concepts],
+        "intercept": sums.intercepts,
+    }
+    for i in range(search.choice.k):
+        there = [
+            (chosen[i], weights[i]) if i < len(chosen) else (-1, np.nan)
+            for chosen, weights in zip(sums.concepts, sums.weights, strict=True)
+        ]
+        columns[f"concept_{i + 1}"] = [names[concept] if concept >= 0 else "" for concept, _ in there]
+        columns[f"weight_{i + 1}"] = [weight for _, weight in there]
+        columns[f"effect_{i + 1}"] = [
+            weight * deviations[concept] / own if concept >= 0 else np.nan for (concept, weight), own in zip(there, spread, strict=True)
+        ]
+    return columns
+
+
+def _formula(concepts: Rows, weights: Floats, names: Sequence[str]) -> str:
+    """Such as "2 * red - 0.5 * striped"."""
+    terms = [f"{'-' if weight < 0 else '+'} {abs(weight):.3g} * {names[i]}" for i, weight in zip(concepts, weights, strict=True)]
+    text = " ".join(terms)
+    return text[2:] if text.startswith("+ ") else text.replace("- ", "-", 1)
+
+
+def _named(name: str, found: Quality) -> dict[str, Floats]:
+    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def _overall(judged: Mapping[str, _Judged], table: pd.DataFrame, level: float) -> list[dict[str, Any]]:
+    """Means over the units of all layers, and of each; units without a value are left out."""
+    rows = []
+    for layer in [ALL_LAYERS, *judged] if len(judged) > 1 else [ALL_LAYERS]:
+        parts = [found.averaged() for owner, found in judged.items() if layer in (ALL_LAYERS, owner)]
+        for name in parts[0]:
+            value = np.concatenate([part[name].value for part in parts])
+            draws = np.concatenate([part[name].draws for part in parts], axis=1)
+            known = ~np.isnan(value)
+            if not known.any():
+                continue
+            low, high = interval(np.nanmean(draws[:, known], axis=1)[:, None], level=level)
+            rows.append(quantity(f"mean_{name}", value[known].mean(), interval=(low[0], high[0]), n=int(known.sum()), layer=layer))
+        lengths = table["n_concepts"] if layer == ALL_LAYERS else table.loc[table["layer"] == layer, "n_concepts"]
+        rows.append(quantity("mean_n_concepts", lengths.mean(), n=len(lengths), layer=layer))
+    return rows
+
+
+def _used(table: pd.DataFrame, k: int) -> list[str]:
+    names = dict.fromkeys(name for i in range(k) for name in table[f"concept_{i + 1}"] if name)
+    return list(names)
+
+
+def _named_units(labels: Labels, chosen: Mapping[str, Sequence[int]]) -> dict[Unit, str]:
+    named = labeled_units(labels)
+    if not any((layer, unit) in named for layer, units in chosen.items() for unit in units):
+        layers = ", ".join(repr(name) for name in dict.fromkeys(owner for owner, _ in named)) or "no layer"
+        raise InputError(f"Expected labels of units that are explained, of {', '.join(map(repr, chosen))}, but got some of {layers}.")
+    return named
+
+
+def _columns(n_units: int, units: Sequence[int] | None, layer: str) -> list[int]:
+    if units is not None and not isinstance(units, (Sequence, np.ndarray)):
+        raise InputError(f"Expected `units` as a list of numbers from 0 to {n_units - 1}, but got {shown(units)}.")
+    chosen = list(range(n_units) if units is None else units)
+    wrong = [unit for unit in chosen if isinstance(unit, bool) or not isinstance(unit, (int, np.integer)) or not 0 <= unit < n_units]
+    if not chosen or wrong or len(set(chosen)) < len(chosen):
+        raise InputError(
+            f"Expected `units` from 0 to {n_units - 1} of {layer!r}, each once, but got {shown(units if not wrong else wrong[0])}."
+        )
+    return [int(unit) for unit in chosen]
+
+
+def _check(activations: Any, scores: Any, *, min_gain: Any, most_shared: Any, signed: Any) -> None:
+    check_same_images(activations, scores)
+    if not isinstance(activations, Activations):
+        raise InputError("Expected activations with every value kept, but got a summary. Record without `summary`.")
+    if not isinstance(signed, (bool, np.bool_)):
+        raise InputError(f"Expected `signed` to be True or False, but got {signed!r:.60}.")
+    if not all(isinstance(value, (int, float, np.number)) and 0 <= value < 1 for value in (min_gain, most_shared)):
+        raise InputError(f"Expected `min_gain` and `most_shared` from 0 to below 1, but got {min_gain!r} and {most_shared!r}.")
+
+
+def plot_unit_correlations(table: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
+    """A point per unit: held-out correlation of its best concept alone against that of all its concepts together.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of a `neuroprobe.labeling.sums.UnitCompositionReport`.
+    title : str
+    ax : matplotlib Axes, optional
+        By default those of a new figure.
+    """
+    ax = axes_or_new(ax, 5, 4.2)
+    for layer, rows in table.groupby("layer", sort=False):
+        ax.plot(
+            rows["first_correlation"],
+            rows["correlation"],
+            linestyle="",
+            marker="o",
+            markersize=3,
+            alpha=0.6,
+            label=shortened(str(layer), 40),
+        )
+    ax.axline((0, 0), slope=1, color="gray", linewidth=1)
+    ax.set_xlabel("held-out correlation of one concept")
+    ax.set_ylabel("of all chosen concepts")
+    ax.set_title(shortened(title))
+    if len(table):
+        ax.legend(fontsize=8, loc="lower right")
+    return ax

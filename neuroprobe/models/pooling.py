@@ -1,0 +1,130 @@
+"""Pooling: how a module's output becomes one row of units per image.
+
+Which axis holds the units is the matter of `neuroprobe.models.axes`. Means are computed in float32 whatever the
+model's precision, so that values of bfloat16 do not collapse into ties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import torch
+
+from neuroprobe._core.fingerprints import describe_function
+from neuroprobe.exceptions import InputError, UnknownNameError, suggest
+from neuroprobe.models.axes import Layout as Layout
+
+PoolingName: TypeAlias = Literal["mean", "max", "class_token", "mean_tokens", "none"]
+#: A name, ``("token", i)`` for the i-th token, or a function of the user's.
+Pooling: TypeAlias = "PoolingName | tuple[Literal['token'], int] | Callable[[torch.Tensor], torch.Tensor]"
+
+_NAMES = ("mean", "max", "class_token", "mean_tokens", "none")
+_NARROW = (torch.float16, torch.bfloat16)
+
+
+def check_pooling(pooling: Pooling) -> None:
+    """Raise `UnknownNameError` for an unknown name, `InputError` for what is no pooling at all."""
+    if isinstance(pooling, str):
+        if pooling not in _NAMES:
+            raise UnknownNameError(f"Expected a pooling's name or a function, but got {pooling!r}. {suggest(pooling, _NAMES)}")
+    elif not callable(pooling) and not _is_token(pooling):
+        raise InputError(f"Expected a pooling's name, ('token', 3) or a function, but got {pooling!r}. Names: {', '.join(_NAMES)}.")
+
+
+def _is_token(pooling: object) -> bool:
+    return isinstance(pooling, tuple) and len(pooling) == 2 and pooling[0] == "token" and type(pooling[1]) is int and pooling[1] >= 0
+
+
+def describe_pooling(pooling: Pooling) -> str:
+    """The name under which a result remembers its pooling, with its parameters."""
+    if isinstance(pooling, tuple):
+        return f"token {pooling[1]}"
+    return pooling if isinstance(pooling, str) else describe_function(pooling)
+
+
+def pool(output: torch.Tensor, pooling: Pooling, *, unit_axis: int, image_axis: int = 0, layer: str = "the module") -> torch.Tensor:
+    """One row of units per image.
+
+    Parameters
+    ----------
+    output : Tensor, [n, ...]
+        A module's output.
+    pooling : {"mean", "max", "class_token", "mean_tokens", "none"}, ("token", i) or callable
+        "mean" and "max" are over all positions; "none" keeps every position as a unit of its own (units vary
+        slowest: [n, units * positions]). Of tokens [n, tokens, d], "class_token" is the first (``("token", 0)``),
+        ``("token", i)`` the i-th, and "mean_tokens" the mean over all but the first, the image's patches in a network
+        with a class token ("mean" takes the class token in). Rows [n, units] stay as they are. A function gets the
+        output as it is and returns [n, units].
+    unit_axis : int
+        The axis of the units in `output`.
+    image_axis : int, default 0
+        The axis of the images; 1 in [tokens, n, d].
+    layer : str
+        What errors call the module.
+
+    Returns
+    -------
+    Tensor, [n, units], float32
+        Never a view of `output`, which a later in-place operation may overwrite.
+
+    Raises
+    ------
+    InputError
+        A token that is not there, an output without tokens, or a function that returns anything but rows.
+    """
+    if output.is_complex():
+        raise InputError(f"Expected real values from {layer!r}, but got {output.dtype}. Give a pooling function that takes its abs().")
+    if callable(pooling):
+        rows = _checked(pooling(output), output.shape[image_axis])
+    else:
+        rows = _named(output, pooling, unit_axis, image_axis, layer)
+    rows = rows.to(torch.float32)
+    shares = rows.untyped_storage().data_ptr() == output.untyped_storage().data_ptr()
+    return rows.clone() if shares else rows
+
+
+def _checked(rows: object, n: int) -> torch.Tensor:
+    if not isinstance(rows, torch.Tensor) or rows.ndim != 2 or rows.shape[0] != n:
+        shape = tuple(rows.shape) if isinstance(rows, torch.Tensor) else type(rows).__name__
+        raise InputError(f"Expected the pooling function to return [{n}, units], but got {shape}.")
+    return rows
+
+
+def _named(output: torch.Tensor, pooling: str | tuple[Literal["token"], int], unit_axis: int, image_axis: int, layer: str) -> torch.Tensor:
+    """Rows by one of our own poolings."""
+    if output.ndim == 2:
+        return output
+    if image_axis:
+        output = output.transpose(0, image_axis)  # [tokens, n, d] -> [n, tokens, d]
+    if isinstance(pooling, tuple) or pooling in ("class_token", "mean_tokens"):
+        return _of_tokens(output, pooling, unit_axis, layer)
+    positions = tuple(axis for axis in range(1, output.ndim) if axis != unit_axis % output.ndim)
+    if pooling == "max":
+        return output.amax(positions)
+    return _mean(output, positions) if pooling == "mean" else output.movedim(unit_axis, 1).flatten(1)
+
+
+def _mean(output: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
+    wide = torch.float32 if output.dtype in _NARROW or not output.is_floating_point() else None
+    return output.mean(axes, dtype=wide)
+
+
+def _of_tokens(output: torch.Tensor, pooling: str | tuple[Literal["token"], int], unit_axis: int, layer: str) -> torch.Tensor:
+    shape = tuple(output.shape)
+    if output.ndim != 3 or unit_axis % 3 != 2:
+        raise InputError(
+            f"Expected tokens [n, tokens, units] from {layer!r} for the pooling {pooling!r}, but got {shape}. "
+            "Take 'mean' or 'max' for it, or leave the layer out."
+        )
+    if pooling == "mean_tokens":
+        if shape[1] < 2:
+            raise InputError(f"Expected tokens beside the class token in {layer!r} for the pooling 'mean_tokens', but got {shape}.")
+        return _mean(output[:, 1:], (1,))
+    index = pooling[1] if isinstance(pooling, tuple) else 0
+    if index >= shape[1]:
+        raise InputError(f"Expected a token from 0 to {shape[1] - 1} of {layer!r}, but got {index}: its output's shape is {shape}.")
+    return output[:, index]
+
+#: How each kind of features is recorded.
+POOLINGS: dict[str, Literal["mean", "none"]] = {"pooled": "mean", "spatial": "none"}

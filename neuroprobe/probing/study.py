@@ -1,0 +1,326 @@
+"""ProbingStudy: concepts x layers x checkpoints x probes."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import ClassifierMixin, RegressorMixin, clone
+from torch import nn
+
+from neuroprobe._core.fingerprints import fingerprint_model
+from neuroprobe.concepts.concept_sets import ConceptSet, ConceptSets
+from neuroprobe.concepts.splits import split_set
+from neuroprobe.exceptions import InputError, UnknownNameError, suggest
+from neuroprobe.images._images import Images
+from neuroprobe.images.passes import Transform
+from neuroprobe.models.checkpoints import Checkpoint, fingerprint_checkpoints, load_checkpoint
+from neuroprobe.models.modes import placed
+from neuroprobe.models.pooling import POOLINGS, Layout
+from neuroprobe.probing._cells import AnyProbe, Split
+from neuroprobe.probing._estimators import EstimatorProbe
+from neuroprobe.probing._layer import Features, Options, Scope, Task
+from neuroprobe.probing._probe_parameters import check_parameters
+from neuroprobe.probing._study_runs import Run, RunSettings
+from neuroprobe.probing._unit_cells import UNIT_KINDS
+from neuroprobe.probing.probes import PROBES, make_probe
+from neuroprobe.recording.recorder import check_layers
+from neuroprobe.reports.probes import ProbeReport
+
+__all__ = ["BLOG_PROBES", "POOLINGS", "Features", "ProbingStudy", "check_jobs", "check_probes", "check_seeds", "check_split", "split"]
+
+#: The three probes of the probing blog: its gap linear, gap non-linear and non-gap non-linear columns.
+BLOG_PROBES: tuple[tuple[str, Features], ...] = (("linear", "pooled"), ("nonlinear", "pooled"), ("nonlinear", "spatial"))
+
+#: The scopes, or which kinds of probes each of them takes.
+Scopes: TypeAlias = Sequence[Scope] | Mapping[Scope, Sequence[str]]
+
+_SCOPES = ("neuron", "layer", "full")
+
+#: The online code needs two blocks; see `neuroprobe.statistics.scores.codelength_ends`.
+_FEWEST_CODED = 16
+
+
+class ProbingStudy:
+    """Measures how well probes read each concept from each layer, at each checkpoint, on images they have not seen.
+
+    Parameters
+    ----------
+    model : torch.nn.Module, or a function without arguments that makes one
+        Never changed: checkpoints are loaded into a copy.
+    layers : sequence of str
+        Exact module names.
+    concept_sets : ConceptSets
+    probes : sequence of (kind, features) or (probe, features), default the blog's three
+        Kinds "linear", "nonlinear", "sparse", "mean_difference" and "regression", or a probe with other parameters such as
+        ``LinearProbe(C=(0.01, 1.0))``, or any classifier of scikit-learn's kind (pooled features, scope layer; see
+        `neuroprobe.probing._estimators`); features "pooled" (mean over positions) and "spatial" (all of them). Scaling goes with the
+        features: per unit where they are pooled, by one number where they are spatial. A regression predicts the concept's likelihood.
+    scopes : sequence of {"neuron", "layer", "full"}, or mapping from these to kinds of probes, default ("layer",)
+        What one probe may read: every unit by itself (pooled features; kinds "linear", "nonlinear" and "mean_difference"), a layer, or all
+        layers together, each with the same weight ("sparse" not). Each scope takes the probes that it can, or those of
+        them that the mapping names: ``{"neuron": ["linear"], "layer": ["linear", "nonlinear"]}``.
+    checkpoints : mapping from name to state dict or file, optional
+        By default the model as it is, under the name "model".
+    seeds : sequence of int, default range(5)
+        Each is one split and one start of the nonlinear probe.
+    held_out : float, default 0.3
+        Share of the images of each class that is kept for the test.
+    layout : optional
+        As in `ActivationRecorder`.
+    controls : int, default 0
+        Control labelings per split, for selectivity (Hewitt & Liang 2019); the sets must know their images' types.
+    permutations : int, default 0
+        Shuffled labelings per split, for a permutation p-value of the balanced accuracy.
+    codelength : bool, default False
+        Also measure the online codelength (Voita & Titov 2020), in bits, and the compression against sending the labels bare.
+    keep_directions : bool, default False
+        Keep the weights of linear and mean-difference probes of scope layer; see `ProbeReport.direction`.
+
+    Raises
+    ------
+    UnknownNameError
+        A layer, or a kind of probe, features or scope, that does not exist.
+    InputError
+        No concept, one with too few images for two classes in both parts, seeds that are none, or sets that do not know what is needed.
+    CheckpointError
+        Checkpoints that do not fit the model, or that have equal weights.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Callable[[], nn.Module],
+        layers: Sequence[str],
+        concept_sets: ConceptSets,
+        *,
+        probes: Sequence[tuple[str | ClassifierMixin | RegressorMixin, Features]] = BLOG_PROBES,
+        scopes: Scopes = ("layer",),
+        checkpoints: Mapping[str, Checkpoint] | None = None,
+        seeds: Sequence[int] = range(5),
+        held_out: float = 0.3,
+        layout: Layout | None = None,
+        controls: int = 0,
+        permutations: int = 0,
+        codelength: bool = False,
+        keep_directions: bool = False,
+    ) -> None:
+        self.model = model if isinstance(model, nn.Module) else _made(model)
+        self.layers = check_layers(self.model, layers)
+        self.concept_sets = concept_sets
+        self.tasks = make_tasks(probes, scopes)
+        self.checkpoints = checkpoints
+        self.seeds = check_seeds(seeds)
+        self.held_out = held_out
+        self.layout: Layout | None = layout
+        self.options = Options(controls, permutations, codelength, keep_directions)
+        _check_sets(concept_sets, self.tasks, self.options)
+        for concept_set in concept_sets.values():
+            split(concept_set, held_out=held_out, seed=self.seeds[0])
+        self.fingerprints = (
+            {"model": fingerprint_model(self.model)} if checkpoints is None else fingerprint_checkpoints(self.model, checkpoints)
+        )
+
+    def run(
+        self,
+        images: Images,
+        *,
+        transform: Transform,
+        store: str | Path | None = None,
+        batch_size: int = 64,
+        workers: int = 0,
+        n_jobs: int | None = None,
+        device: str | None = None,
+        memory: int = 2**31,
+        progress: bool | None = None,
+    ) -> ProbeReport:
+        """Record what the probes need, in as few passes as fit into memory, and fit them.
+
+        Parameters
+        ----------
+        images : Images
+            The probing set that the concept sets' ids are of.
+        transform : callable
+            From a PIL image to the model's input.
+        store : path, optional
+            A folder for finished cells: a study that was cut off goes on from there, and one that is widened fits only what is
+            new. A cell is taken from there only if all that it depends on is the same.
+        batch_size, workers
+            As in `neuroprobe.images.passes.collect`.
+        n_jobs : int, optional
+            Threads that fit probes: None for one, -1 for one per processor. The result is the same for any number.
+        device : str, optional
+            Where to run the model and fit the probes, as in `ActivationRecorder.record`.
+        memory : int, default 2 GiB
+            Bytes of activations that a pass may hold.
+        progress : bool, optional
+            Show a progress bar with the time left; by default only on a terminal.
+
+        Returns
+        -------
+        ProbeReport
+        """
+        check_jobs(n_jobs)
+        if memory < 1:
+            raise InputError(f"Expected `memory` to be a number of bytes above 0, but got {memory}.")
+        settings = RunSettings(transform, store, batch_size, workers, n_jobs, device, memory, progress)
+        run = Run(self, images, settings)
+        for name, model in self.models():
+            with placed(model, device):
+                run.probe(name, model)
+        return run.report()
+
+    def models(self) -> Iterator[tuple[str, nn.Module]]:
+        """Every checkpoint's name, and a model with its weights."""
+        if self.checkpoints is None:
+            yield "model", self.model
+            return
+        model = copy.deepcopy(self.model)
+        for name, checkpoint in self.checkpoints.items():
+            yield name, load_checkpoint(model, checkpoint, name=name)
+
+    def splits(self, concept: str) -> dict[int, Split]:
+        """The concept's split for every seed."""
+        return {seed: split(self.concept_sets[concept], held_out=self.held_out, seed=seed) for seed in self.seeds}
+
+
+def _made(factory: Callable[[], nn.Module]) -> nn.Module:
+    model = factory() if callable(factory) else factory
+    if not isinstance(model, nn.Module):
+        raise InputError(f"Expected a torch.nn.Module or a function that makes one, but got {type(model).__name__}.")
+    return model
+
+
+def split(concept_set: ConceptSet, *, held_out: float, seed: int) -> Split:
+    """Hold out a share of each class; near-duplicates stay together.
+
+    Raises
+    ------
+    InputError
+        `held_out` is not between 0 and 1, or leaves a part with one class.
+    """
+    targets = concept_set.targets
+
+    def ordered(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return np.asarray(rows[np.argsort(targets[rows], kind="stable")])
+
+    train, test = split_set(concept_set, held_out=held_out, seed=seed)
+    return Split(ordered(train), ordered(test))
+
+
+def check_split(n_positive: int, n_negative: int, *, held_out: float) -> None:
+    """Raise what `split` would for sets of these sizes, before there are any; an empty side is for the ranking to tell."""
+    if n_positive > 0 and n_negative > 0:
+        positives, negatives = (tuple(f"{side}{i}" for i in range(n)) for side, n in (("+", n_positive), ("-", n_negative)))
+        split(ConceptSet("every concept", "", positives, negatives), held_out=held_out, seed=0)
+
+
+def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    """The seeds as a tuple, if each is one that every generator takes.
+
+    Raises
+    ------
+    InputError
+    """
+    given = list(seeds) if isinstance(seeds, Iterable) else []
+    if not given or len(set(given)) < len(given) or not all(isinstance(seed, Integral) and 0 <= seed < 2**32 for seed in given):
+        raise InputError(f"Expected `seeds` to be integers from 0 to 2**32 - 1, each once and at least one, but got {seeds!r}.")
+    return tuple(int(seed) for seed in given)
+
+
+def check_jobs(n_jobs: int | None) -> None:
+    """Raise `InputError` for what is no number of threads."""
+    if n_jobs is not None and (not isinstance(n_jobs, Integral) or (n_jobs < 1 and n_jobs != -1)):
+        raise InputError(f"Expected `n_jobs` to be a number of threads, or -1 for one per processor, but got {n_jobs!r}.")
+
+
+def check_probes(probes: Sequence[tuple[str | ClassifierMixin | RegressorMixin, Features]]) -> tuple[tuple[AnyProbe, Features], ...]:
+    """The probes as estimators with the scaling that goes with their features, if every kind and features exist.
+
+    Raises
+    ------
+    UnknownNameError, InputError
+    """
+    found: list[tuple[AnyProbe, Features]] = []
+    for pair in probes:
+        if isinstance(pair, str) or len(pair) != 2:
+            raise InputError(f"Expected every probe with its features, such as ('linear', 'pooled'), but got {pair!r}.")
+        kind, features = pair
+        probe = make_probe(kind) if isinstance(kind, str) else kind
+        if features not in POOLINGS:
+            raise UnknownNameError(f"Expected features 'pooled' or 'spatial', but got {features!r}.")
+        if type(probe) in PROBES.values():
+            check_parameters(probe.get_params())
+            found.append((clone(probe).set_params(scaling="unit" if features == "pooled" else "layer"), features))
+        else:
+            found.append((EstimatorProbe(probe), features))
+    if not found:
+        raise InputError("Expected at least one probe, but got none.")
+    names = [(probe.kind, features) for probe, features in found]
+    if len(set(names)) < len(names):
+        raise InputError(f"Expected every kind of probe once for each kind of features, but got {names}. Make a study for each.")
+    return tuple(found)
+
+
+def make_tasks(probes: Sequence[tuple[str | ClassifierMixin | RegressorMixin, Features]], scopes: Scopes) -> tuple[Task, ...]:
+    """Every probe in every scope that can take it, and is to.
+
+    Raises
+    ------
+    UnknownNameError, InputError
+        As `check_probes`; or scopes that do not exist, or that take none of the probes.
+    """
+    checked = check_probes(probes)
+    if not scopes or len(set(scopes)) < len(scopes):
+        raise InputError(f"Expected `scopes` to hold at least one scope, each once, but got {list(scopes)}.")
+    tasks: list[Task] = []
+    for scope in scopes:
+        if scope not in _SCOPES:
+            raise UnknownNameError(f"Expected a scope, but got {scope!r}. {suggest(str(scope), _SCOPES)}")
+        kinds = scopes[scope] if isinstance(scopes, Mapping) else [probe.kind for probe, _ in checked]
+        taken = [Task(scope, probe, features) for probe, features in checked if probe.kind in kinds and _takes(scope, probe, features)]
+        if not taken:
+            raise InputError(
+                f"Expected a probe that scope {scope!r} can take, but it takes none of these. Neuron: pooled features and one of "
+                f"{', '.join(UNIT_KINDS)}; full: any of neuroprobe's but sparse; layer: any, sparse and your own with pooled features."
+            )
+        tasks += taken
+    return tuple(tasks)
+
+
+def _takes(scope: Scope, probe: AnyProbe, features: Features) -> bool:
+    if scope == "neuron":
+        return features == "pooled" and probe.kind in UNIT_KINDS
+    return not Task(scope, probe, features).sees_units or (scope == "layer" and features == "pooled")
+
+
+def _check_sets(concept_sets: ConceptSets, tasks: Sequence[Task], options: Options) -> None:
+    if not isinstance(concept_sets, ConceptSets):
+        raise InputError(
+            f"Expected a ConceptSets, as ConceptSource.rank, from_labels or from_folders give, but got {type(concept_sets).__name__}."
+        )
+    if not concept_sets:
+        raise InputError("Expected at least one concept, but `concept_sets` is empty.")
+    for name in ("controls", "permutations"):
+        if not isinstance(getattr(options, name), Integral) or getattr(options, name) < 0:
+            raise InputError(f"Expected `{name}` to be a whole number of 0 or more, but got {getattr(options, name)}.")
+    for concept_set in concept_sets.values():
+        if options.codelength and len(concept_set.ids) < _FEWEST_CODED:
+            raise InputError(
+                f"Expected at least {_FEWEST_CODED} images of {concept_set.concept!r} for an online codelength, but its set has "
+                f"{len(concept_set.ids)}. Give more images, or leave codelength=False."
+            )
+        if options.controls and len(set(concept_set.types)) < 2:
+            raise InputError(
+                f"Expected types of the images of {concept_set.concept!r} for control labels, but its set knows none. Make the sets with "
+                "ConceptScores.rank, give classes with ConceptSets.with_types, or leave controls=0."
+            )
+        if any(task.probe.kind == "regression" for task in tasks) and not concept_set.likelihoods:
+            raise InputError(
+                f"Expected likelihoods of {concept_set.concept!r} for a regression, but its set has none. Make the sets with "
+                "ConceptScores.rank, or leave the kind 'regression' out."
+            )

@@ -1,0 +1,166 @@
+"""Activations: what the units of some layers did on a probing set, and what they were recorded from."""
+
+from __future__ import annotations
+
+pass
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from neuroprobe._core.html import table_html
+from neuroprobe.exceptions import InputError, StoreError, UnknownNameError, suggest
+from neuroprobe.recording.summaries import ActivationSummary
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """Recorded activations, one array per layer.
+
+    Attributes
+    ----------
+    arrays : mapping from layer to ndarray, [n_images, n_units], float32
+        Also reached as ``activations[layer]``.
+    ids : tuple of str
+        The images: the rows.
+    metadata : mapping
+        Fingerprints of the model, of the images and of the way between them (transform, pooling), and what was
+        skipped. Two results with the same metadata are of the same thing.
+
+    Raises
+    ------
+    InputError
+        Arrays that do not fit the ids, or values that are not finite (a broken model).
+    """
+
+    arrays: Mapping[str, npt.NDArray[np.float32]]
+    ids: tuple[str, ...]
+    metadata: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        for layer, array in self.arrays.items():
+            if array.ndim != 2 or len(array) != len(self.ids):
+                raise InputError(f"Expected {layer!r} to be [{len(self.ids)}, n_units], but got {array.shape}.")
+            if isinstance(array, np.memmap):
+                continue  # a store is checked batch by batch as it is written; here nothing is read before it is used
+            finite = np.isfinite(array)
+            if not finite.all():
+                row, unit = (int(i) for i in np.argwhere(~finite)[0])
+                raise InputError(
+                    f"Expected finite activations, but unit {unit} of {layer!r} is {array[row, unit]} on {self.ids[row]!r}. "
+                    "Check the model's weights and its transform."
+                )
+
+    def __getitem__(self, layer: str) -> npt.NDArray[np.float32]:
+        """The activations of a layer, [n_images, n_units]."""
+        if layer not in self.arrays:
+            raise UnknownNameError(f"Expected a recorded layer, but got {layer!r}. {suggest(str(layer), self.arrays)}")
+        return self.arrays[layer]
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Activations:
+        """The activations of a complete store, memory-mapped: nothing is read before it is used.
+
+        Parameters
+        ----------
+        folder : path
+            What was given as ``store`` to `neuroprobe.ActivationRecorder.record`.
+
+        Raises
+        ------
+        StoreError
+            There is no store, it is not complete, or its files do not have the sizes they should.
+        """
+        pass
+
+        return open_store(folder)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The recorded layers, in the order they were asked for."""
+        return tuple(self.arrays)
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{layer}: {array.shape[1]}" for layer, array in self.arrays.items())
+        return f"Activations({len(self.ids)} images; units {shapes})"
+
+    def _repr_html_(self) -> str:
+        """Sizes and what it was recorded with; no value is read."""
+        rows = [(layer, array.shape[1], f"{array.nbytes / 1e6:.1f}") for layer, array in self.arrays.items()]
+        n_units = sum(row[1] for row in rows)
+        summary = f"{len(self.ids):,} images, {n_units:,} units in {len(rows)} layers"
+        known = {name: self.metadata.get(name) for name in ("pooling", "model", "images")}
+        notes = [", ".join(f"{name} {value}" for name, value in known.items() if value is not None)]
+        skipped = self.metadata.get("skipped")
+        notes += [f"{len(skipped)} images were skipped"] if skipped else []
+        return table_html("Activations", summary, ("layer", "units", "MB"), rows, n_rows=len(rows), notes=[note for note in notes if note])
+
+Recorded: TypeAlias = "Activations | ActivationSummary"
+
+
+def check_layers(recorded: Recorded, layers: Sequence[str] | None) -> list[str]:
+    """The layers asked for, by default all; each is there and named once."""
+    chosen = list(recorded.layers if layers is None else layers) if layers is None or isinstance(layers, Iterable) else []
+    if isinstance(layers, str) or not chosen or len(set(chosen)) < len(chosen):
+        raise InputError(f"Expected `layers` to be a list that names at least one layer, each once, but got {layers!r}.")
+    for layer in chosen:
+        recorded[layer]
+    return chosen
+
+_FORMAT = 1
+
+
+def _layer_file(number: int) -> str:
+    return f"layer-{number:03d}.bin"  # by number: a layer's name may hold what a file's must not
+
+
+def open_store(folder: str | Path) -> Activations:
+    """The activations of a complete store, memory-mapped: nothing is read before it is used.
+
+    Raises
+    ------
+    StoreError
+        There is no store, it is not complete, or its files do not have the sizes they should.
+    """
+    folder = Path(folder)
+    manifest = read_manifest(folder)
+    if not manifest["complete"]:
+        raise StoreError(
+            f"Expected a complete store, but the recording into {str(folder)!r} was cut off. Record into the same store again to go on."
+        )
+    try:
+        images = json.loads((folder / "images.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise StoreError(
+            f"Expected a complete store, but {str(folder / 'images.json')!r} cannot be read ({error}). Record it again."
+        ) from error
+    dtype = np.dtype(manifest["identity"]["dtype"])
+    arrays = {}
+    for i, (layer, shape) in enumerate(manifest["shapes"].items()):
+        path = folder / _layer_file(i)
+        size = path.stat().st_size if path.is_file() else 0
+        if size != shape[0] * shape[1] * dtype.itemsize:
+            raise StoreError(f"Expected {str(path)!r} to hold {shape} values of {dtype}, but it has {size} bytes. Record it again.")
+        arrays[layer] = np.memmap(path, dtype=dtype, mode="r", shape=tuple(shape))
+    return Activations(arrays, tuple(images["ids"]), {**manifest["metadata"], "dtype": manifest["identity"]["dtype"]})
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a store.
+
+    Raises
+    ------
+    StoreError
+        There is none, or it is damaged or of another format.
+    """
+    try:
+        manifest = dict(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise StoreError(f"Expected a store of activations, but {str(folder / 'manifest.json')!r} cannot be read ({error}).") from error
+    if manifest.get("format") != _FORMAT:
+        raise StoreError(f"Expected a store of format {_FORMAT}, but {str(folder)!r} has {manifest.get('format')!r}. Record it again.")
+    return manifest

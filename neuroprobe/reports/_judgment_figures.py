@@ -1,0 +1,117 @@
+"""Figures of judgments, in matplotlib. As in `neuroprobe._core.figures`, every function takes `ax`, returns `ax` and never calls show()."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from neuroprobe._core import figures as plots
+from neuroprobe._core.figures import axes_or_new
+
+_LONGEST = 60
+
+
+def plot_quantities(overall: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
+    """A point per quantity with its interval; quantities of unlike size (shares and ranks) on a logarithmic axis.
+
+    Parameters
+    ----------
+    overall : DataFrame
+        Of a `neuroprobe.reports.judgments.JudgmentReport`: layer, quantity, value, low, high.
+    title : str
+    ax : matplotlib Axes, optional
+        By default those of a new figure.
+    """
+    rows = overall[np.isfinite(overall["value"].to_numpy(dtype=float))]
+    ax = axes_or_new(ax, 6.5, 1.4 + 0.32 * max(len(rows), 1))
+    values = rows["value"].to_numpy(dtype=float)
+    for i, (value, low, high) in enumerate(zip(values, rows["low"], rows["high"], strict=True)):
+        if np.isfinite(low) and np.isfinite(high):
+            ax.plot([low, high], [i, i], color="C0", linewidth=2, alpha=0.5)
+        ax.plot([value], [i], marker="o", color="C0")
+        ax.annotate(f"{value:.3g}", (value, i), textcoords="offset points", xytext=(0, 5), ha="center", fontsize=8)
+    several = rows["layer"].nunique() > 1
+    names = [f"{row.quantity}, {row.layer}" if several else str(row.quantity) for row in rows.itertuples()]
+    ax.set_yticks(range(len(rows)), [shortened(name) for name in names])
+    ax.set_ylim(max(len(rows), 1) - 0.4, -0.9)  # the first on top, with room for its number
+    if len(values) and np.abs(values).max() > 10:
+        ax.set_xscale("symlog", linthresh=1)
+    ax.set_title(shortened(title))
+    return ax
+
+
+def plot_shares(shares: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
+    """A bar per row, made of shares one behind the other.
+
+    Parameters
+    ----------
+    shares : DataFrame
+        One row per bar (its index), one column per kind.
+    title : str
+    ax : matplotlib Axes, optional
+        By default those of a new figure.
+    """
+    ax = axes_or_new(ax, 7, 1.4 + 0.32 * max(len(shares), 1))
+    left = np.zeros(len(shares))
+    for kind in shares:
+        ax.barh(range(len(shares)), shares[kind], left=left, label=shortened(str(kind)))
+        left += shares[kind].to_numpy(dtype=float)
+    ax.set_yticks(range(len(shares)), [shortened(str(name)) for name in shares.index])
+    ax.invert_yaxis()
+    ax.set_xlabel("share of the units")
+    ax.set_title(shortened(title))
+    ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return ax
+
+
+def plot_lines(table: pd.DataFrame, *, label: str, title: str = "", ax: Axes | None = None) -> Axes:
+    """A line per row, over the columns in their order.
+
+    Parameters
+    ----------
+    table : DataFrame
+        One row per line (its index), one column per place on the horizontal axis.
+    label : str
+        Of the vertical axis.
+    title : str
+    ax : matplotlib Axes, optional
+        By default those of a new figure.
+    """
+    ax = axes_or_new(ax, 3.5 + 0.5 * table.shape[1], 4.2)
+    for name, values in table.iterrows():
+        ax.plot(range(table.shape[1]), values, marker="o", markersize=3, label=shortened(str(name)))
+    ax.set_xticks(range(table.shape[1]), [shortened(str(column)) for column in table.columns], rotation=90)
+    ax.set_ylabel(label)
+    ax.set_title(shortened(title))
+    if len(table):
+        ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return ax
+
+
+def plot_pairs(table: pd.DataFrame, *, columns: Sequence[str], title: str = "", ax: Axes | None = None) -> Axes:
+    """A point per row: its value in one column against its value in another.
+
+    Parameters
+    ----------
+    table : DataFrame
+    columns : sequence of two str
+        Of the horizontal and the vertical axis.
+    title : str
+    ax : matplotlib Axes, optional
+        By default those of a new figure.
+    """
+    across, up = columns
+    ax = axes_or_new(ax, 5, 4.2)
+    ax.plot(table[across], table[up], linestyle="", marker="o", markersize=3, alpha=0.7)
+    ax.set_xlabel(shortened(across))
+    ax.set_ylabel(shortened(up))
+    ax.set_title(shortened(title))
+    return ax
+
+
+def shortened(text: str, limit: int = _LONGEST) -> str:
+    """As `neuroprobe._core.figures.shortened`, with room for sentences."""
+    return plots.shortened(text, limit)

@@ -1,0 +1,248 @@
+"""Reports: the only things that know about tables, plots and pages.
+
+A report is a table and the facts it was made from. Saved, it is a folder that people and programs can read.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import pandas as pd
+
+from neuroprobe._core.files import check_writable, write_whole
+from neuroprobe._core.fingerprints import fingerprint_bytes
+from neuroprobe._core.html import table_html
+from neuroprobe.exceptions import InputError, suggest
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+
+class Report:
+    """A table and how it came about; it never changes.
+
+    Parameters
+    ----------
+    table : pandas.DataFrame
+    metadata : mapping
+        Versions, seeds, fingerprints, parameters; anything JSON can hold.
+
+    Raises
+    ------
+    InputError
+        Columns are missing, or the metadata cannot be written as JSON.
+    """
+
+    #: Stem of the files that `save` writes.
+    name: ClassVar[str] = "report"
+    title: ClassVar[str] = "Report"
+    #: Columns every table of this kind has.
+    required: ClassVar[tuple[str, ...]] = ()
+    #: Columns that hold text; whatever stands in them ("none", "NA", "1") stays text when a file is read.
+    text_columns: ClassVar[tuple[str, ...]] = ()
+    #: Columns that a notebook shows, of those that are there; all of them by default.
+    notebook_columns: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, table: pd.DataFrame, metadata: Mapping[str, Any]) -> None:
+        missing = [column for column in self.required if column not in table.columns]
+        if missing:
+            raise InputError(f"Expected a table with the columns {', '.join(self.required)}, but {', '.join(missing)} is missing.")
+        # what a CSV file gives back is double precision
+        self._table = table.reset_index(drop=True).astype(dict.fromkeys(table.select_dtypes(("float16", "float32")), "float64"))
+        try:
+            self._metadata = json.dumps(dict(metadata), default=_plain)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"Expected metadata that JSON can hold: {error}.") from error
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A copy of the table."""
+        return self._table.copy()
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """A copy of the metadata, as JSON keeps it."""
+        return dict(json.loads(self._metadata))
+
+    def to_csv(self, path: str | Path | None = None) -> str:
+        """The table as CSV, also written to `path` if one is given."""
+        text = self._table.to_csv(index=False, lineterminator="\n")
+        if "\r" in text:  # left unquoted by csv, and a line end to its readers
+            text = self._table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+        return _written(text, path)
+
+    def to_markdown(self, path: str | Path | None = None) -> str:
+        """The table as Markdown, also written to `path` if one is given."""
+        rows = [self._table.columns.tolist(), ["---"] * self._table.shape[1], *self._table.itertuples(index=False)]
+        lines = ["| " + " | ".join(markdown_cell(value) for value in row) + " |" for row in rows]
+        return _written("\n".join(lines) + "\n", path)
+
+    def to_single_html(self, path: str | Path | None = None) -> str:
+        """The figure, the table and the metadata as one self-contained file, also written to `path` if one is given."""
+        from jinja2 import Environment, PackageLoader
+
+        template = Environment(loader=PackageLoader("neuroprobe"), autoescape=True).get_template("report.html")
+        shown = self._page_table()
+        text = template.render(
+            title=self.title,
+            summary=self.summary(),
+            figure=base64.b64encode(self._figure()).decode() if self._has_figure else "",
+            columns=shown.columns.tolist(),
+            rows=[[_cell(value) for value in row] for row in shown.itertuples(index=False)],
+            metadata=json.dumps(self.metadata, indent=2, ensure_ascii=False),
+        )
+        return _written(text, path)
+
+    def to_html(self, folder: str | Path) -> list[Path]:
+        """Write a page, ``index.html``, into a folder, and return its files.
+
+        Raises
+        ------
+        InputError
+            The folder cannot be made or written to.
+        """
+        check_writable(folder)
+        page = Path(folder) / "index.html"
+        page.parent.mkdir(parents=True, exist_ok=True)
+        self.to_single_html(page)
+        return [page]
+
+    def _page_table(self) -> pd.DataFrame:
+        """The table that the page shows."""
+        return self._table
+
+    def summary(self) -> str:
+        """One line on what the report holds."""
+        return f"{len(self._table)} rows"
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """The report's main figure."""
+        raise InputError(f"Expected a report with a figure of its own, but {type(self).__name__} has none.")
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write the CSV, the Markdown table, the figure (if it has one), the page and the metadata into a folder; return their paths.
+
+        Every file is written whole or not at all; the metadata come last and hold the table's fingerprint, so
+        that `load` reads nothing half-written.
+
+        Raises
+        ------
+        InputError
+            The folder cannot be made or written to.
+        """
+        folder = Path(folder)
+        check_writable(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = {suffix: folder / f"{self.name}.{suffix}" for suffix in ("csv", "md", "png", "html", "json")}
+        paths["json"].unlink(missing_ok=True)
+        table = self.to_csv(paths["csv"])
+        self.to_markdown(paths["md"])
+        if self._has_figure:
+            write_whole(paths["png"], self._figure())
+        else:
+            paths.pop("png").unlink(missing_ok=True)
+        self.to_single_html(paths["html"])
+        facts = {"report": type(self).__name__, "table": fingerprint_bytes(table.encode()), "metadata": self.metadata}
+        _written(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", paths["json"])
+        return list(paths.values())
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Self:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        InputError
+            There is no complete report of this kind in the folder.
+        """
+        folder = Path(folder)
+        try:
+            facts = json.loads((folder / f"{cls.name}.json").read_text(encoding="utf-8"))
+            kind, fingerprint, metadata = facts["report"], facts["table"], facts["metadata"]
+            text = (folder / f"{cls.name}.csv").read_bytes().decode()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"Expected a complete {cls.__name__} in {str(folder)!r}, but it cannot be read: {error}.") from error
+        if fingerprint != fingerprint_bytes(text.encode()) or kind != cls.__name__:
+            raise InputError(
+                f"Expected the {cls.__name__} that was saved in {str(folder)!r}, but {cls.name}.csv is not the table that {cls.name}.json "
+                "describes. Make the report again, or read an edited table with pandas."
+            )
+        return cls(cls._read_table(text), metadata)
+
+    @classmethod
+    def _read_table(cls, text: str) -> pd.DataFrame:
+        columns = pd.read_csv(io.StringIO(text), nrows=0).columns
+        texts = [column for column in columns if cls._holds_text(column)]
+        # "" is the only missing value, and never in a text column: a concept may be called "NA"
+        missing = {column: [""] for column in columns if column not in texts}
+        return pd.read_csv(io.StringIO(text), dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=missing)
+
+    @classmethod
+    def _holds_text(cls, column: str) -> bool:
+        return column in cls.text_columns
+
+    def _text_of(self, layer: str, unit: int, column: str) -> str:
+        """What a report with a row per unit holds of one, in a column of text."""
+        rows = self._table[(self._table["layer"] == layer) & (self._table["unit"] == unit)]
+        if rows.empty:
+            raise InputError(f"Expected a unit of this report, but got unit {unit} of {layer!r}. {self._there_is(layer)}")
+        return str(rows[column].iloc[0])
+
+    def _there_is(self, layer: str) -> str:
+        """The end of the message about a unit that is not there: the layer's units, or the layers."""
+        units = self._table.loc[self._table["layer"] == layer, "unit"]
+        if len(units):
+            return f"It has {len(units)} of this layer, {units.min()} to {units.max()}."
+        return suggest(str(layer), self._table["layer"].unique().tolist())
+
+    @property
+    def _has_figure(self) -> bool:
+        return type(self).plot is not Report.plot
+
+    def _figure(self) -> bytes:
+        buffer = io.BytesIO()
+        figure = self.plot().get_figure()
+        figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")  # type: ignore[union-attr]
+        return buffer.getvalue()
+
+    def _repr_html_(self) -> str:
+        shown = self._table[[c for c in self.notebook_columns or self._table.columns if c in self._table]]
+        rows = shown.itertuples(index=False)
+        return table_html(type(self).__name__, self.summary(), [str(c) for c in shown.columns], rows, n_rows=len(shown))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.summary()})"
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):  # arrays, tensors and their scalars
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.4g}"
+    return str(value)
+
+
+def markdown_cell(value: Any) -> str:
+    text = _cell(value).replace("\\", "\\\\").replace("|", "\\|").replace("[", "\\[").replace("<", "&lt;")
+    return text.replace("\n", " ").replace("\r", " ")
+
+
+def _written(text: str, path: str | Path | None) -> str:
+    if path is not None:
+        # a file's name that is no UTF-8 has surrogates; JSON reads them back from their escapes
+        write_whole(Path(path), text.encode(errors="backslashreplace"))
+    return text

@@ -1,0 +1,223 @@
+"""Gradient ascent from noise to the images that units say most of, many at once and each as if it were alone.
+
+Batches have one shape, however few images there are: with another shape, a convolution may sum in another order, and hundreds of steps
+make another image of the last bits. In batches of one shape, an image has the same bits whatever stands beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from neuroprobe._core.checks import check_count, check_number
+from neuroprobe._core.fingerprints import fingerprint_bytes
+from neuroprobe.exceptions import InputError, shown
+from neuroprobe.models.axes import Axes
+from neuroprobe.models.directions import Direction
+from neuroprobe.visualization._bases import ImageBasis
+from neuroprobe.visualization._objectives import Target, likeness
+from neuroprobe.visualization.jitter import Jitter
+
+_MOMENTUM = 0.9
+_ATTEMPTS = 8  # starts, until one has a gradient
+
+#: From images in [0, 1] to the layer's output for them and its axes.
+Forward = Callable[[torch.Tensor], tuple[torch.Tensor, Axes]]
+#: From a layer's output, its axes and the targets to what each says of its image, [n].
+Value = Callable[[torch.Tensor, Axes, Sequence[Target]], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to climb; as the arguments of `neuroprobe.visualize` of these names."""
+
+    steps: int
+    step_size: float
+    jitter: Jitter
+    diversity: float
+    n_images: int
+    seed: int
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        for name, least in (("steps", 1), ("n_images", 1), ("seed", 0), ("batch_size", 1)):
+            check_count(name, getattr(self, name), low=least)
+            object.__setattr__(self, name, int(getattr(self, name)))  # numpy's are none of JSON's
+        check_number("step_size", self.step_size, low=0, above=True)  # of 0, nothing would change
+        check_number("diversity", self.diversity, low=0)
+        if not isinstance(self.jitter, Jitter):
+            raise InputError(f"Expected `jitter` as a neuroprobe.visualization.jitter.Jitter, but got {shown(self.jitter)}.")
+        if self.diversity and not 2 <= self.n_images <= self.batch_size:
+            raise InputError(
+                f"Expected `n_images` from 2 to `batch_size` ({self.batch_size}) with `diversity`, but got {self.n_images}: the images of "
+                "a unit are made unlike each other in one batch."
+            )
+
+
+@dataclass(frozen=True)
+class Climbed:
+    """Finished images of one batch, on the CPU.
+
+    Attributes
+    ----------
+    images : Tensor, [n, 3, h, w], float32
+    values : Tensor, [n], float32
+    importance : Tensor, [n, h, w], float32
+        Mean over the steps of the absolute gradient of the value, summed over colors; the largest is 1.
+    moved : list of bool
+        Whether there was a gradient to climb.
+    """
+
+    images: torch.Tensor
+    values: torch.Tensor
+    importance: torch.Tensor
+    moved: list[bool]
+
+
+@dataclass(frozen=True)
+class _Item:
+    target: Target
+    number: int  # of this target's images
+
+    def generator(self, seed: int, purpose: int) -> torch.Generator:
+        """Random numbers of this image alone, so that no other has a part in it."""
+        key = [0, self.target] if isinstance(self.target, int) else [1, int(fingerprint_bytes(_bytes(self.target)), 16)]
+        state = np.random.SeedSequence([seed, *key, self.number, purpose]).generate_state(1, np.uint64)[0]
+        return torch.Generator().manual_seed(int(state) >> 1)
+
+
+def _bytes(direction: Direction) -> bytes:
+    return direction.features.encode() + direction.weights.tobytes()
+
+
+def batches(targets: Sequence[Target], settings: Settings) -> Iterator[list[_Item]]:
+    """The images to make, in batches; with diversity, those of one target stay together."""
+    items = [_Item(target, number) for target in targets for number in range(settings.n_images)]
+    size = settings.batch_size
+    if settings.diversity:
+        size -= size % settings.n_images
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+class Ascent:
+    """The climb of one batch.
+
+    Parameters
+    ----------
+    items : list
+        Of `batches`; the batch is filled up with copies of the last.
+    basis, forward, value, settings
+    device : torch.device
+        Of the model.
+    """
+
+    def __init__(
+        self, items: list[_Item], *, basis: ImageBasis, forward: Forward, value: Value, settings: Settings, device: torch.device
+    ) -> None:
+        self._basis, self._forward, self._settings, self._device = basis, forward, settings, device
+        self._n = len(items)
+        self._items = items + [items[-1]] * (settings.batch_size - len(items))
+        self._targets = [item.target for item in self._items]
+        self._value_of = value
+        step = settings.n_images if settings.diversity else 0
+        self._groups = [slice(i, i + step) for i in range(0, self._n, step)] if step else []
+        self._generators = [item.generator(settings.seed, 0) for item in self._items]
+        self._draws = torch.stack([settings.jitter.draws(g, settings.steps) for g in self._generators], dim=1)  # [steps, n, 4]
+        self._importance: torch.Tensor | float = 0.0
+
+    def run(self, tick: Callable[[], object]) -> Climbed:
+        """All steps; `tick` is called after each."""
+        parameters, moved = self._start()
+        velocity = torch.zeros_like(parameters)
+        for step in range(self._settings.steps):
+            velocity = _MOMENTUM * velocity + (1 - _MOMENTUM) * self._direction(parameters, step)
+            size = self._settings.step_size * (1 + math.cos(math.pi * step / self._settings.steps)) / 2
+            parameters = self._basis.allowed(parameters + size * velocity)
+            tick()
+        return self._finished(parameters, moved)
+
+    def _value(self, output: torch.Tensor, axes: Axes) -> torch.Tensor:
+        return self._value_of(output, axes, self._targets)
+
+    def _start(self) -> tuple[torch.Tensor, list[bool]]:
+        """Noise that the targets' gradients are not zero at; those for which none is found keep the last."""
+        parameters = self._noise(range(len(self._items)), 0)
+        for attempt in range(1, _ATTEMPTS + 1):
+            images = self._basis.images(parameters).requires_grad_()
+            flat = (self._gradient(self._value(*self._forward(images)), images) == 0).flatten(1).all(1).tolist()
+            still = [i for i, none in enumerate(flat) if none]
+            if not still or attempt == _ATTEMPTS:
+                break
+            parameters[still] = self._noise(still, attempt)
+        return parameters, [not none for none in flat]
+
+    def _noise(self, which: Sequence[int], attempt: int) -> torch.Tensor:
+        seed = self._settings.seed
+        starts = [self._basis.start(self._items[i].generator(seed, 1 + attempt), attempt=attempt) for i in which]
+        return torch.stack(starts).to(self._device)
+
+    def _direction(self, parameters: torch.Tensor, step: int) -> torch.Tensor:
+        """Where to go: the gradient of each image's value, at length 1 (root mean square), away from what makes images alike."""
+        parameters = parameters.detach().requires_grad_()
+        images = self._basis.images(parameters)
+        output, axes = self._forward(self._jittered(images, step))
+        by_pixel = self._gradient(self._value(output, axes), images, again=bool(self._groups))
+        self._importance = self._importance + by_pixel.abs().sum(1)
+        found = _at_length_one(self._gradient((images * by_pixel).sum(), parameters, again=bool(self._groups)))
+        if self._groups:
+            alike = likeness(output, axes, self._groups)
+            away = _at_length_one(self._gradient(alike, parameters))[: len(alike)]
+            found[: len(alike)] -= self._settings.diversity * alike.detach().reshape(-1, *[1] * (away.ndim - 1)) * away
+        return found
+
+    def _jittered(self, images: torch.Tensor, step: int) -> torch.Tensor:
+        moved = self._settings.jitter.moved(images, self._draws[step])
+        if not self._settings.jitter.noise:
+            return moved
+        noise = torch.stack([torch.randn(images.shape[1:], generator=g) for g in self._generators])
+        return moved + self._settings.jitter.noise * noise.to(moved)
+
+    def _gradient(self, values: torch.Tensor, of: torch.Tensor, *, again: bool = False) -> torch.Tensor:
+        """The gradient of the values' sum; never into the model's own gradients."""
+        found = None
+        if values.requires_grad:
+            (found,) = torch.autograd.grad(values.sum(), of, retain_graph=again, allow_unused=True)
+        if found is None:
+            raise InputError("Expected a layer that depends on the image differentiably, but its output has no gradient.")
+        if not found.isfinite().all():
+            raise InputError("Expected finite gradients, but the model gives others. In half precision, try the model in float32.")
+        return found
+
+    def _finished(self, parameters: torch.Tensor, moved: list[bool]) -> Climbed:
+        with torch.no_grad():
+            images = self._basis.images(parameters)
+            values = self._value(*self._forward(images))
+        if not values[: self._n].isfinite().all():
+            raise InputError("Expected finite values of the finished images, but the model gives others. Check its weights.")
+        importance = torch.as_tensor(self._importance)[: self._n]
+        importance = importance / importance.amax((1, 2), keepdim=True).clamp(min=1e-30)
+        n = self._n
+        return Climbed(images[:n].float().cpu(), values[:n].float().cpu(), importance.float().cpu(), moved[:n])
+
+
+def _at_length_one(gradient: torch.Tensor) -> torch.Tensor:
+    """Each item at root mean square 1; zeros stay."""
+    length = gradient.double().square().mean(tuple(range(1, gradient.ndim)), keepdim=True).sqrt()
+    return torch.where(length > 0, gradient / length, 0.0).to(gradient)
+
+
+def repeatable(device: torch.device) -> AbstractContextManager[object]:
+    """cuDNN's repeatable algorithms for a while, on a GPU; elsewhere sums have one order anyway."""
+    if device.type != "cuda":
+        return nullcontext()
+    cudnn = torch.backends.cudnn
+    flags: AbstractContextManager[object] = cudnn.flags(
+        enabled=cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=cudnn.allow_tf32
+    )
+    return flags

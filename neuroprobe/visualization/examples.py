@@ -1,0 +1,249 @@
+"""Dataset examples: the images on which a unit is most active, and those at quantiles of its activation.
+
+The strongest images alone mislead: a unit that fires for a thing on its nine best images may fire for quite another on most
+of those that it likes (Goh et al., 2021, look at ranges of activation for this reason). So the images at the 99 %, 90 % and 50 %
+quantiles are shown beside the top.
+
+References
+----------
+Goh et al., "Multimodal Neurons in Artificial Neural Networks", Distill, 2021.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from neuroprobe._core.checks import check_count, check_number
+from neuroprobe.exceptions import InputError, shown
+from neuroprobe.models.layers import check_unit
+from neuroprobe.recording.activations import Activations, Recorded
+from neuroprobe.recording.summaries import ActivationSummary
+
+#: The top, and what lies below it.
+QUANTILES = (1.0, 0.99, 0.9, 0.5)
+
+
+@dataclass(frozen=True)
+class Example:
+    """An image as an example of what a unit does.
+
+    Attributes
+    ----------
+    layer : str
+    unit : int
+    row : int
+        In the activations. An example of a summary has the image's place in the probing set, where images that were skipped count too.
+    image_id : str
+    value : float
+        The unit's activation, pooled as it was recorded.
+    quantile : float
+        Share of the images on which the unit is at most so active; 1 for the strongest.
+    tied : int or None
+        On how many images, this one included, the unit has this very value; None where a summary cannot tell.
+    n_images : int
+        Of the probing set.
+    """
+
+    layer: str
+    unit: int
+    row: int
+    image_id: str
+    value: float
+    quantile: float
+    tied: int | None
+    n_images: int
+
+    @property
+    def varies(self) -> bool:
+        """Whether the unit varies at all; if not, the image is an example of nothing, as any other is."""
+        return self.tied != self.n_images
+
+
+def top_images(recorded: Recorded, layer: str, unit: int, k: int = 9) -> list[Example]:
+    """The images on which a unit is most active, strongest first; of equal ones those that come first.
+
+    Parameters
+    ----------
+    recorded : Activations or ActivationSummary
+    layer : str
+    unit : int
+    k : int, default 9
+
+    Returns
+    -------
+    list of Example
+        Of a unit that never varies, the first k images; their `Example.varies` is false.
+
+    Raises
+    ------
+    UnknownNameError
+        A layer that was not recorded.
+    InputError
+        A unit that the layer does not have, or k above the number of images, or above what a summary keeps.
+
+    Examples
+    --------
+    >>> activations = Activations({"fc": np.array([[0.0], [2.0], [1.0]], np.float32)}, ("a", "b", "c"), {})
+    >>> [(example.image_id, example.value) for example in top_images(activations, "fc", 0, k=2)]
+    [('b', 2.0), ('c', 1.0)]
+    """
+    if isinstance(recorded, ActivationSummary):
+        return _top_of_summary(recorded, layer, unit, k)
+    values = unit_values(recorded, layer, unit)
+    _check_k(k, len(values))
+    return _examples(recorded, layer, unit, values, np.argsort(-values, kind="stable")[:k])
+
+
+def quantile_examples(
+    activations: Activations, layer: str, unit: int, *, quantiles: Sequence[float] = QUANTILES, k: int = 3
+) -> dict[float, list[Example]]:
+    """Images at quantiles of a unit's activation, so that one sees its whole range and not only the peak.
+
+    With the n images ranked from 0, weakest, to n - 1, those at the quantile q are the k whose ranks are nearest to q (n - 1).
+    Images on which the unit is equally active share their ranks; if only some of them are wanted, they are taken evenly
+    over their rows, as neighbors in a folder are often alike. On few images, one may be at two quantiles.
+
+    Parameters
+    ----------
+    activations : Activations
+        A summary has the ends only.
+    layer : str
+    unit : int
+    quantiles : sequence of float, default (1, 0.99, 0.9, 0.5)
+        From 0, the weakest images, to 1, the same as `top_images`.
+    k : int, default 3
+        Images per quantile.
+
+    Returns
+    -------
+    dict from quantile to list of Example
+        In the order asked for, each list strongest first. Of a unit that never varies, all are ties: `Example.varies` is false.
+
+    Raises
+    ------
+    UnknownNameError
+        A layer that was not recorded.
+    InputError
+        A summary, a unit that the layer does not have, k above the number of images, or a quantile outside of [0, 1] or twice.
+    """
+    values = unit_values(activations, layer, unit)
+    _check_k(k, len(values))
+    chosen = _checked_quantiles(quantiles)
+    return {q: _examples(activations, layer, unit, values, _rows_at(values, q, k)) for q in chosen}
+
+
+def unit_values(activations: Activations, layer: str, unit: int) -> npt.NDArray[np.float32]:
+    """A unit's activation on every image, [n_images].
+
+    Raises
+    ------
+    UnknownNameError
+        A layer that was not recorded.
+    InputError
+        No activations but a summary or something else, or a unit that the layer does not have.
+    """
+    if not isinstance(activations, Activations):
+        what = "a summary, which has a unit's ends only" if isinstance(activations, ActivationSummary) else shown(activations)
+        raise InputError(f"Expected activations of every image, but got {what}. Make them with ActivationRecorder(...).record(images).")
+    array = activations[layer]
+    check_unit(layer, unit, array.shape[1])
+    return np.array(array[:, unit], np.float32) + np.float32(0)  # negative zero is zero
+
+
+def check_examples(examples: Any) -> list[Example]:
+    """The examples of a sequence, or of a mapping from quantile to them.
+
+    Raises
+    ------
+    InputError
+        No examples, something else, or those of several units.
+    """
+    lists = list(examples.values()) if isinstance(examples, Mapping) else [examples]
+    chosen = [example for part in lists if isinstance(part, (list, tuple)) for example in part]
+    sequences = all(isinstance(part, (list, tuple)) for part in lists)
+    if not sequences or not chosen or not all(isinstance(example, Example) for example in chosen):
+        raise InputError(f"Expected examples as top_images or quantile_examples find them, but got {shown(examples)}.")
+    units = sorted({(example.layer, example.unit) for example in chosen})
+    if len(units) > 1:
+        raise InputError(f"Expected examples of one unit, but got those of {units[:3]}. Take each by itself.")
+    return chosen
+
+
+def _top_of_summary(summary: ActivationSummary, layer: str, unit: int, k: int) -> list[Example]:
+    found = summary[layer]
+    check_unit(layer, unit, len(found.mean))
+    check_count("k", k)
+    values, rows = found.top_values[unit], found.top_rows[unit]
+    if k > len(values):
+        raise InputError(
+            f"Expected `k` from 1 to {len(values)}, the images that the summary keeps of a unit, but got {k}. Summarize with k={k}."
+        )
+    constant = bool(found.maximum[unit] == found.minimum[unit])
+    examples = []
+    for value, row in zip(values[:k], rows[:k], strict=True):
+        above, tied = int((values > value).sum()), int((values == value).sum())
+        cut_off = bool(value == values[-1]) and len(values) < found.count  # more of them may have been left out
+        known = found.count if constant else (None if cut_off else tied)
+        share = (found.count - above) / found.count
+        examples.append(Example(layer, int(unit), int(row), found.image_ids[int(row)], float(value), share, known, found.count))
+    return examples
+
+
+def _examples(
+    activations: Activations, layer: str, unit: int, values: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]
+) -> list[Example]:
+    ascending, n = np.sort(values), len(values)
+    examples = []
+    for row in rows:
+        value = values[row]
+        low, high = (int(np.searchsorted(ascending, value, side=side)) for side in ("left", "right"))
+        examples.append(Example(layer, int(unit), int(row), activations.ids[row], float(value), high / n, high - low, n))
+    return examples
+
+
+def _rows_at(values: npt.NDArray[np.float32], quantile: float, k: int) -> npt.NDArray[np.int64]:
+    """Rows of the k images whose ranks are nearest to the quantile, strongest first."""
+    if quantile == 1:
+        return np.argsort(-values, kind="stable")[:k]
+    n = len(values)
+    target = quantile * (n - 1)
+    descending = np.argsort(-values, kind="stable")
+    distances = np.abs(n - 1 - np.arange(n) - target)  # from the rank of each of `descending`
+    _, block = np.unique(-values[descending], return_inverse=True)  # images that are equally active, strongest first
+    nearest = np.full(block.max() + 1, np.inf)
+    np.minimum.at(nearest, block, distances)
+    places: list[int] = []
+    for b in np.argsort(nearest, kind="stable"):
+        members = np.flatnonzero(block == b)
+        missing = min(k - len(places), len(members))
+        places += [int(members[i]) for i in _evenly(len(members), missing)]
+        if len(places) == k:
+            break
+    rows: npt.NDArray[np.int64] = descending[np.sort(places)]
+    return rows
+
+
+def _evenly(n: int, k: int) -> npt.NDArray[np.int64]:
+    """k of n places, from the middles of k equal parts."""
+    places: npt.NDArray[np.int64] = ((np.arange(k) + 0.5) * n / k).astype(np.int64)
+    return places
+
+
+def _check_k(k: int, n: int) -> None:
+    check_count("k", k)
+    if k > n:
+        raise InputError(f"Expected `k` from 1 to {n}, the number of images, but got {k}.")
+
+
+def _checked_quantiles(quantiles: Sequence[float]) -> list[float]:
+    chosen = list(quantiles) if isinstance(quantiles, (list, tuple, np.ndarray)) else []
+    for q in chosen:
+        check_number("quantiles", q, low=0, high=1)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise InputError(f"Expected `quantiles` to be a list of numbers from 0 to 1, each once, but got {quantiles!r}.")
+    return [float(q) for q in chosen]

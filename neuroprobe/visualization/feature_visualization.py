@@ -1,0 +1,332 @@
+"""Feature visualization: the image that a unit, or a direction, of a model says most of.
+
+Gradient ascent on an image of noise, in a basis in which steps change images as natural ones vary, and under small random changes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import nn
+from tqdm import tqdm
+
+from neuroprobe._core.files import write_whole
+from neuroprobe._core.fingerprints import fingerprint_model
+from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
+from neuroprobe.images.passes import Transform
+from neuroprobe.models.axes import Axes, Layout
+from neuroprobe.models.directions import Direction
+from neuroprobe.models.modes import device_of, evaluating
+from neuroprobe.models.outputs import Selection
+from neuroprobe.models.pooling import describe_pooling
+from neuroprobe.models.preprocessing import Normalize, Preprocessing, preprocessing
+from neuroprobe.visualization._ascent import Ascent, Climbed, Settings, batches, repeatable
+from neuroprobe.visualization._bases import FourierImages, ImageBasis, PhaseImages
+from neuroprobe.visualization._objectives import LayerOutput, Place, Target, check_place, check_targets, target_values
+from neuroprobe.visualization.jitter import Jitter
+from neuroprobe.visualization.spectrum import ImageSpectrum, imagenet_colors
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Basis: TypeAlias = Literal["fourier", "phase"]
+
+_BASES = ("fourier", "phase")
+_STEPS = {"fourier": (128, 0.1), "phase": (512, 0.3)}  # steps and their size, elected where the truth is known
+_MASK_QUANTILE = 0.9
+
+
+@dataclass(frozen=True, eq=False)
+class Visualization:
+    """Images made for units or directions of a layer.
+
+    Attributes
+    ----------
+    layer : str
+    units : tuple of int or Direction
+        What each image was made for: one entry per image.
+    images : ndarray, [n, 3, h, w], float32
+        RGB in [0, 1], before the model's normalization.
+    values : ndarray, [n], float32
+        What the model says of each finished image: the unit's activation, pooled as asked, or the direction's log-odds.
+    importance : ndarray, [n, h, w], float32
+        How much each pixel mattered: the mean over all steps of the absolute gradient; the largest is 1.
+    status : tuple of str
+        "found"; or "no gradient" where the value did not depend on the image at any of eight starts, so that the image is noise.
+    metadata : mapping
+        The model's fingerprint and every setting.
+    """
+
+    layer: str
+    units: tuple[Target, ...]
+    images: npt.NDArray[np.float32]
+    values: npt.NDArray[np.float32]
+    importance: npt.NDArray[np.float32]
+    status: tuple[str, ...]
+    metadata: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return len(self.units)
+
+    def __repr__(self) -> str:
+        height, width = self.images.shape[2:]
+        return f"Visualization({len(self)} images of {height} x {width} for {self.layer!r})"
+
+    def to_pil(self, *, masked: bool = False) -> list[Image.Image]:
+        """The images as PIL images, one each.
+
+        Parameters
+        ----------
+        masked : bool, default False
+            RGBA instead of RGB: what did not matter is transparent (Fel et al., 2023). Opaque from the 90 % quantile of the
+            importance on.
+        """
+        pixels = np.rint(self.images.transpose(0, 2, 3, 1) * 255).astype(np.uint8)  # [n, h, w, 3]
+        if not masked:
+            return [Image.fromarray(one) for one in pixels]
+        most = np.quantile(self.importance, _MASK_QUANTILE, axis=(1, 2), keepdims=True)
+        alpha = np.clip(self.importance / np.maximum(most, 1e-30), 0, 1)
+        return [Image.fromarray(one) for one in np.concatenate([pixels, np.rint(alpha * 255).astype(np.uint8)[..., None]], axis=-1)]
+
+    def by_unit(self) -> dict[tuple[str, int], Image.Image]:
+        """The first image of every unit by (layer, unit), as reports' pages take them; no directions, and nothing without a gradient."""
+        found: dict[tuple[str, int], Image.Image] = {}
+        for unit, status, image in zip(self.units, self.status, self.to_pil(), strict=True):
+            if isinstance(unit, int) and status == "found":
+                found.setdefault((self.layer, unit), image)
+        return found
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row per image: layer, unit (missing for a direction), concept (of one), number (of the unit's images), value, status."""
+        import pandas as pd
+
+        units = [unit if isinstance(unit, int) else None for unit in self.units]
+        concepts = [unit.concept if isinstance(unit, Direction) else "" for unit in self.units]
+        numbers = [i % self.metadata["n_images"] for i in range(len(self))]
+        columns = {"layer": self.layer, "unit": pd.array(units, dtype="Int64"), "concept": concepts, "number": numbers}
+        return pd.DataFrame({**columns, "value": self.values, "status": list(self.status)})
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Write every image as PNG, visualizations.csv with a row per file, and visualizations.json with the settings.
+
+        Returns
+        -------
+        list of Path
+            The written files. Images are called ``<layer>-<unit>-<number>.png``; of directions, ``<layer>-direction<i>-<number>.png``.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        table = self.table
+        table.insert(0, "file", _file_names(self.layer, table["unit"].tolist(), table["number"].tolist()))
+        for name, image in zip(table["file"], self.to_pil(), strict=True):
+            buffer = io.BytesIO()
+            image.save(buffer, format="PNG")
+            write_whole(folder / name, buffer.getvalue())
+        write_whole(folder / "visualizations.csv", table.to_csv(index=False).encode("utf-8"))
+        write_whole(folder / "visualizations.json", json.dumps(dict(self.metadata), indent=1).encode("utf-8"))
+        return [folder / name for name in (*table["file"], "visualizations.csv", "visualizations.json")]
+
+
+@torch.inference_mode(False)  # what is made in inference mode cannot take part in gradients
+def visualize(
+    model: nn.Module,
+    layer: str,
+    unit: int | Direction | Sequence[int] | Sequence[Direction],
+    *,
+    transform: Transform | None = None,
+    size: int | tuple[int, int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    normalize: Normalize | None = None,
+    basis: Basis = "fourier",
+    spectrum: ImageSpectrum | None = None,
+    pooling: Place = "mean",
+    n_images: int = 1,
+    diversity: float = 0.0,
+    steps: int | None = None,
+    step_size: float | None = None,
+    contrast: float = 1.5,
+    decay: float = 1.0,
+    jitter: Jitter | None = None,
+    seed: int = 0,
+    batch_size: int = 8,
+    layout: Layout | None = None,
+    select: Selection | None = None,
+    progress: bool | None = None,
+) -> Visualization:
+    """Make the images that units, or directions, of a layer say most of.
+
+    The model runs in evaluation mode and is left as it was found: its mode, gradients and hooks, and the global random state. An image
+    depends on its unit, its number and the seed, and not on what else is asked for: on a CPU to the last bit, for one `batch_size`
+    and number of threads.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        On any device; that is where images are made.
+    layer : str
+        Exact name of a module.
+    unit : int or Direction, or a sequence of either
+        Several are made at once, in batches. A direction, such as a probe's, is climbed by its log-odds.
+    transform : callable, optional
+        From a PIL image to the model's input, as everywhere in this library. Its size and its scaling of colors are measured.
+    size : int or (int, int), optional
+        In pixels, (height, width); by default the transform's, or 224.
+    mean, std : three numbers each, optional
+        Instead of a transform: of images in [0, 1]. By default ImageNet's.
+    normalize : callable, optional
+        Instead of these: any differentiable function from RGB images [n, 3, h, w] in [0, 1] to the model's input.
+    basis : {"fourier", "phase"}, default "fourier"
+        "fourier": magnitudes and phases of the image's Fourier coefficients are free (Olah et al.). "phase": MACO (Fel et al.),
+        phases are free and magnitudes those of `spectrum`.
+    spectrum : ImageSpectrum, optional
+        Of `neuroprobe.visualization.spectrum` from the user's own images. With it, colors are decorrelated as they are in those images;
+        otherwise as in ImageNet. "phase" needs one, of images of this size.
+    pooling : default "mean"
+        What of the unit is climbed: "mean" over positions, "max", "center" (the position in the middle of a map, and so a small
+        picture), "class_token", ("token", i), or a function, as in `neuroprobe.ActivationRecorder`.
+    n_images : int, default 1
+        Images per unit, from different noise.
+    diversity : float, default 0
+        How strongly the images of a unit are pushed to be unlike each other in this layer: 1 is as strongly as toward the unit.
+    steps : int, optional
+        By default 128; of "phase", 512.
+    step_size : float, optional
+        The first step's length (root mean square), in the coefficients' unit: that of natural images, by default 0.1; of "phase", a
+        radian, by default 0.3. It falls to 0.
+    contrast : float, default 1.5
+        Of "fourier": the largest contrast, in that of natural images.
+    decay : float, default 1
+        Of "fourier": coefficients are scaled by 1 / frequency ** decay; larger for smoother images.
+    jitter : Jitter, optional
+        Random shifts, scales, rotations and noise before every step; by default ``Jitter()``.
+    seed : int, default 0
+    batch_size : int, default 8
+        Images made at once. A batch is always filled up to this number, so that fewer take no less time: take 1 for a single image.
+    layout, select : optional
+        Where the units are, and which part of a tuple or dict is meant, as in `neuroprobe.ActivationRecorder`.
+    progress : bool, optional
+        Show a progress bar; by default only on a terminal.
+
+    Returns
+    -------
+    Visualization
+
+    Raises
+    ------
+    UnknownNameError
+        A layer, basis, pooling or layout that there is not.
+    InputError
+        A unit the layer does not have, a direction that does not fit it, numbers out of their range, several ways of saying how
+        images become inputs or one that fits none, "phase" without a spectrum of this size, or a model whose output has no gradient.
+
+    References
+    ----------
+    Olah, Mordvintsev and Schubert, Feature visualization, Distill 2017. Fel et al., Unlocking feature visualization for deeper
+    networks with MAgnitude Constrained Optimization, NeurIPS 2023, arXiv 2306.06805.
+
+    Examples
+    --------
+    >>> from neuroprobe.world._world import load_target, target_transform
+    >>> found = visualize(load_target(), "classifier", 10, transform=target_transform(), steps=2, batch_size=1)
+    >>> found.images.shape, found.status
+    ((1, 3, 64, 64), ('found',))
+    """
+    targets = check_targets(layer, unit)
+    check_place(pooling)
+    jitter = Jitter() if jitter is None else jitter
+    if spectrum is not None and not isinstance(spectrum, ImageSpectrum):
+        raise InputError(f"Expected `spectrum` as neuroprobe.image_spectrum(images) makes it, but got {shown(spectrum)}.")
+    if basis not in _BASES:
+        raise UnknownNameError(f"Expected a basis, but got {basis!r}. {suggest(str(basis), _BASES)}")
+    usual_steps, usual_size = _STEPS[basis]
+    steps, step_size = usual_steps if steps is None else steps, usual_size if step_size is None else step_size
+    settings = Settings(steps, step_size, jitter, diversity, n_images, seed, batch_size)
+    listener = LayerOutput(model, layer, layout=layout, select=select)
+    prepared = preprocessing(transform, size=size, mean=mean, std=std, normalize=normalize)
+    images = _basis(basis, prepared.size, spectrum, decay, contrast)
+    value = partial(target_values, pooling=pooling, layer=layer)
+    found = _climb(model, listener, prepared, targets, images, value, settings, progress)
+    chosen = {"basis": basis, "decay": decay, "contrast": contrast, "spectrum": None if spectrum is None else spectrum.images}
+    metadata = {
+        "model": fingerprint_model(model), "layer": layer, "pooling": "center" if pooling == "center" else describe_pooling(pooling),
+        **prepared.facts, **chosen, **dataclasses.asdict(settings),
+    }  # fmt: skip
+    return Visualization(
+        layer,
+        tuple(target for target in targets for _ in range(n_images)),
+        torch.cat([part.images for part in found]).numpy(),
+        torch.cat([part.values for part in found]).numpy(),
+        torch.cat([part.importance for part in found]).numpy(),
+        tuple("found" if moved else "no gradient" for part in found for moved in part.moved),
+        metadata,
+    )
+
+
+def _basis(basis: str, size: tuple[int, int], spectrum: ImageSpectrum | None, decay: float, contrast: float) -> ImageBasis:
+    if basis == "fourier":
+        mean, colors = imagenet_colors() if spectrum is None else (spectrum.mean, spectrum.colors)
+        return FourierImages(size, mean=mean, colors=colors, decay=decay, contrast=contrast)
+    if spectrum is None:
+        raise InputError(
+            "Expected a `spectrum` for basis='phase', but got none. Make one of your images: neuroprobe.image_spectrum(images)."
+        )
+    if spectrum.size != size:
+        raise InputError(
+            f"Expected a spectrum of images of {size[0]} x {size[1]} pixels, but got one of {spectrum.size[0]} x {spectrum.size[1]}."
+        )
+    return PhaseImages(spectrum)
+
+
+def _climb(
+    model: nn.Module,
+    listener: LayerOutput,
+    prepared: Preprocessing,
+    targets: Sequence[Target],
+    basis: ImageBasis,
+    value: Any,
+    settings: Settings,
+    progress: bool | None,
+) -> list[Climbed]:
+    device = device_of(model)
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+    def forward(images: torch.Tensor) -> tuple[torch.Tensor, Axes]:
+        # channels last is the same, and faster on a CPU
+        inputs = prepared.normalize(images)
+        if not isinstance(inputs, torch.Tensor) or inputs.ndim != 4:
+            raise InputError(f"Expected `normalize` to give a model's input [n, channels, height, width], but got {shown(inputs)}.")
+        return listener.of(inputs.to(dtype).contiguous(memory_format=torch.channels_last))
+
+    parts = list(batches(targets, settings))
+    with (
+        torch.enable_grad(), evaluating(model), repeatable(device), listener.listening(),
+        tqdm(total=len(parts) * settings.steps, unit="step", desc="images", disable=None if progress is None else not progress) as bar,
+    ):  # fmt: skip
+        found = []
+        for items in parts:
+            ascent = Ascent(items, basis=basis, forward=forward, value=value, settings=settings, device=device)
+            found.append(ascent.run(bar.update))
+    return found
+
+
+def _file_names(layer: str, units: Sequence[Any], numbers: Sequence[int]) -> list[str]:
+    """A name per image; the layer's name is a module's, but may hold anything."""
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "._") else "_" for c in layer)
+    names, direction = [], -1
+    for unit, number in zip(units, numbers, strict=True):
+        direction += number == 0
+        names.append(f"{safe}-{f'direction{direction}' if not isinstance(unit, int) else unit}-{number}.png")
+    return names

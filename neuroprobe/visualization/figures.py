@@ -1,0 +1,231 @@
+"""Figures of dataset examples, their regions and facets, in matplotlib; nothing is shown, and nothing global changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from neuroprobe._core.checks import check_count, check_number
+from neuroprobe._core.figures import printable
+from neuroprobe.exceptions import InputError, UnreadableImageError, shown
+from neuroprobe.images._images import Images, check_images
+from neuroprobe.visualization._regions import Region
+from neuroprobe.visualization.examples import Example, check_examples
+from neuroprobe.visualization.facets import UnitFacets
+from neuroprobe.visualization.fields import ReceptiveField
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+_WIDTH, _HEIGHT = 1.3, 1.62  # inches of a picture with its caption
+_MARGIN = 0.8
+_DIM = 0.3  # of the brightness, where a unit did not fire
+
+
+def plot_examples(
+    examples: Sequence[Example] | Mapping[float, Sequence[Example]],
+    images: Images,
+    *,
+    regions: Sequence[Region] | None = None,
+    columns: int = 9,
+) -> Figure:
+    """A grid of a unit's examples; with quantiles, a row for each.
+
+    Beneath each picture stand the activation and the image's id; "= n" behind the activation says that n images have the same.
+
+    Parameters
+    ----------
+    examples : sequence of Example, or mapping from quantile to them
+    images : Images
+        The probing set; only the pictures shown are read.
+    regions : sequence of Region, optional
+        Of these examples. Then the model's input is shown in place of the image, darkened where the unit did not fire, with a box around
+        the receptive field of its strongest position.
+    columns : int, default 9
+        Pictures in a row, where there are no quantiles.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError
+        No examples, or those of several units, something that is no region, or `columns` below 1.
+    UnknownNameError
+        An example whose image is not there.
+    """
+    check_count("columns", columns)
+    first = check_examples(examples)[0]
+    check_images(images)
+    if isinstance(examples, Mapping):
+        for quantile in examples:
+            check_number("quantile", quantile, low=0, high=1)
+        rows = [(_quantile_name(q), list(part)) for q, part in examples.items()]
+    else:
+        rows = [("", list(examples[start : start + columns])) for start in range(0, len(examples), columns)]
+    of_example = {region.example: region for region in _checked_regions(regions)} if regions is not None else {}
+    if of_example and not any(example in of_example for _, part in rows for example in part):
+        raise InputError(f"Expected regions of these examples, but got those of others, such as {next(iter(of_example.values()))}.")
+    title = f"{first.layer}, unit {first.unit}" + ("" if first.varies else f": never varies, {first.value:.3g} on every image")
+    return _grid(rows, images, title=title, regions=of_example)
+
+
+def plot_facets(unit_facets: UnitFacets, images: Images, *, n: int = 8) -> Figure:
+    """A row for each facet of a unit, with its label and its strongest images.
+
+    Parameters
+    ----------
+    unit_facets : UnitFacets
+    images : Images
+        The probing set.
+    n : int, default 8
+        Images per facet.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+
+    Raises
+    ------
+    InputError
+        A unit that never varies, or `n` below 1.
+    """
+    check_count("n", n)
+    check_images(images)
+    if not isinstance(unit_facets, UnitFacets) or not unit_facets.facets:
+        raise InputError(f"Expected the facets of a unit that varies, but got {shown(unit_facets)}.")
+    rows = [(f"{facet.label or 'no label'}\n{facet.share:.0%} of the images", list(facet.examples[:n])) for facet in unit_facets]
+    title = f"{unit_facets.layer}, unit {unit_facets.unit}: {unit_facets.status}"
+    if np.isfinite(unit_facets.p_value):
+        title += f" (p = {unit_facets.p_value:.2g})"
+    return _grid(rows, images, title=title, regions={})
+
+
+def plot_regions(regions: Sequence[Region]) -> Figure:
+    """Where a unit fired: a column per example, with the model's input, the map over it, and the part its strongest position sees.
+
+    Parameters
+    ----------
+    regions : sequence of Region
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The last row is there if receptive fields were measured.
+
+    Raises
+    ------
+    InputError
+        No regions, or those of several units.
+    """
+    regions = _checked_regions(regions)
+    names = ["input", "fired", "receptive field"] if all(region.field is not None for region in regions) else ["input", "fired"]
+    first = regions[0]
+    title = f"{first.example.layer}, unit {first.example.unit}; fires from {first.threshold:.3g} on"
+    figure, axes = _canvas(len(names), len(regions), title)
+    for column, region in enumerate(regions):
+        _draw(axes[0][column], region.picture, _caption(region.example))
+        _draw(axes[1][column], _dimmed(region), f"highest {region.map.max():.3g}")
+        if len(names) > 2:
+            _draw(axes[2][column], region.crop, f"{region.crop.size[0]} x {region.crop.size[1]} pixels")
+    for row, name in zip(axes, names, strict=True):
+        _name_row(row[0], name)
+    return figure
+
+
+def _checked_regions(regions: Any) -> list[Region]:
+    if not isinstance(regions, (list, tuple)) or not regions or not all(isinstance(region, Region) for region in regions):
+        raise InputError(f"Expected regions as `neuroprobe.visualization._regions.regions` finds them, but got {shown(regions)}.")
+    check_examples([region.example for region in regions])
+    return list(regions)
+
+
+def _grid(rows: list[tuple[str, list[Example]]], images: Images, *, title: str, regions: Mapping[Example, Region]) -> Figure:
+    figure, axes = _canvas(len(rows), max(len(part) for _, part in rows), title)
+    pictures = images.subset(dict.fromkeys(example.image_id for _, part in rows for example in part))
+    place = {id_: i for i, id_ in enumerate(pictures.ids)}
+    for line, (name, part) in zip(axes, rows, strict=True):
+        for ax, example in zip(line, part, strict=False):
+            region = regions.get(example)
+            _draw(ax, _read(pictures, place[example.image_id]) if region is None else _dimmed(region), _caption(example))
+            if region is not None and region.field is not None:
+                _box(ax, region.field)
+        if name:
+            _name_row(line[0], name)
+    return figure
+
+
+def _canvas(n_rows: int, n_columns: int, title: str) -> tuple[Figure, list[list[Axes]]]:
+    from matplotlib.figure import Figure
+
+    size = (_WIDTH * max(n_columns, 3) + _MARGIN, _HEIGHT * n_rows + 0.4)
+    figure = Figure(figsize=size, layout="constrained", dpi=110)
+    figure.suptitle(printable(title, 18 * max(n_columns, 3)), parse_math=False, fontsize=10)
+    axes = figure.subplots(n_rows, n_columns, squeeze=False)
+    for ax in axes.ravel():
+        ax.axis("off")
+    return figure, [list(line) for line in axes]
+
+
+def _draw(ax: Axes, picture: Image.Image | None, caption: str) -> None:
+    if picture is None:
+        ax.text(0.5, 0.5, "cannot be read", ha="center", va="center", fontsize=7, transform=ax.transAxes)
+    else:
+        ax.imshow(picture)
+        ax.set_aspect("equal", adjustable="datalim")  # with the box below: a square for every picture, whatever its shape
+    ax.set_box_aspect(1)
+    ax.text(0.5, -0.04, caption, ha="center", va="top", fontsize=6.5, transform=ax.transAxes, parse_math=False)
+
+
+def _box(ax: Axes, field: ReceptiveField) -> None:
+    from matplotlib.patches import Rectangle
+
+    left, top, right, bottom = field.box
+    ax.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, edgecolor="yellow", linewidth=1))
+
+
+def _dimmed(region: Region) -> Image.Image:
+    """The model's input, darkened where the unit did not fire."""
+    from PIL import Image
+
+    light = np.where(region.fired, 1.0, _DIM)[..., None]
+    return Image.fromarray((np.asarray(region.picture) * light).astype(np.uint8))
+
+
+def _read(images: Images, place: int) -> Image.Image | None:
+    try:
+        picture = images[place].copy()
+    except UnreadableImageError:
+        return None
+    picture.thumbnail((300, 300))  # more is not seen
+    return picture
+
+
+def _name_row(ax: Axes, name: str) -> None:
+    text = "\n".join(printable(line, 24) for line in name.split("\n"))
+    ax.text(
+        -0.08,
+        0.5,
+        text,
+        ha="right",
+        va="center",
+        fontsize=7.5,
+        rotation=90,
+        multialignment="center",
+        transform=ax.transAxes,
+        parse_math=False,
+    )
+
+
+def _caption(example: Example) -> str:
+    tied = f" = {example.tied}" if example.tied is not None and example.tied > 1 else ""
+    return f"{example.value:.3g}{tied}\n{printable(example.image_id, 20)}"
+
+
+def _quantile_name(quantile: float) -> str:
+    return "top" if quantile == 1 else ("median" if quantile == 0.5 else f"{100 * quantile:g} %")
