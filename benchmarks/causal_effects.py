@@ -14,19 +14,10 @@ from typing import Any
 import pandas as pd
 
 from neuroprobe import ActivationRecorder, ClipEncoder, ConceptSource, Images, dissect
-from neuroprobe.concepts.concept_sets import ConceptSets
-from neuroprobe.effects.causal import causal_effect, units_named
-from neuroprobe.images.passes import collect
-from neuroprobe.world._world import (
-    ATTRIBUTES,
-    CLIP_PATH,
-    COLORS,
-    WorldDataset,
-    load_target,
-    target_transform,
-    world_images,
-    world_vocabulary,
-)
+from neuroprobe.concepts import ConceptSets
+from neuroprobe.effects import causal_effect, units_named
+from neuroprobe.images import collect
+from neuroprobe.world import ATTRIBUTES, CLIP_PATH, COLORS, WorldDataset, load_target, target_transform, world_images, world_vocabulary
 
 
 def measured(layers: list[str], *, n_labels: int, n_images: int, n_pairs: int, n_random: int, seed: int) -> pd.DataFrame:

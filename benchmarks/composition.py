@@ -13,10 +13,10 @@ import pandas as pd
 import torch
 
 import neuroprobe
-from neuroprobe.effects.classes import explain_class
-from neuroprobe.images.passes import collect
-from neuroprobe.labeling.sums import explain_units
-from neuroprobe.world._world import (
+from neuroprobe.effects import explain_class
+from neuroprobe.images import collect
+from neuroprobe.labeling import explain_units
+from neuroprobe.world import (
     ATTRIBUTES,
     BACKGROUNDS,
     CLIP_PATH,

@@ -16,9 +16,8 @@ import pandas as pd
 import torch
 
 from neuroprobe import Activations, ClipEncoder, ConceptSource, Images
-from neuroprobe.visualization.facets import layer_facets
-from neuroprobe.world._images import WorldDataset
-from neuroprobe.world._world import ATTRIBUTES, CLIP_PATH, COLORS, PATTERNS, world_vocabulary
+from neuroprobe.visualization import layer_facets
+from neuroprobe.world import ATTRIBUTES, CLIP_PATH, COLORS, PATTERNS, WorldDataset, world_vocabulary
 
 SEED = 12
 

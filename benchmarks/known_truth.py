@@ -21,12 +21,8 @@ import torch
 from torchvision.models import get_model_weights
 
 from neuroprobe import ActivationRecorder, Activations, ClipEncoder, ConceptScores, ConceptSource, Vocabulary, dissect
-from neuroprobe.images._images import Images
-from neuroprobe.images.passes import collect
-from neuroprobe.world._images import WorldDataset
-from neuroprobe.world._scenes import ATTRIBUTES
-from neuroprobe.world._target import LAYERS, build_target, load_target, target_transform
-from neuroprobe.world._world import CLIP_PATH
+from neuroprobe.images import Images, collect
+from neuroprobe.world import ATTRIBUTES, CLIP_PATH, LAYERS, WorldDataset, build_target, load_target, target_transform
 
 #: Function and parameters of every line of the table.
 FUNCTIONS: dict[str, tuple[str, dict[str, object]]] = {

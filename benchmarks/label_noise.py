@@ -16,12 +16,9 @@ import pandas as pd
 import torch
 
 from neuroprobe import ActivationRecorder, Images, Vocabulary
-from neuroprobe.concepts.concept_sets import ConceptSets
-from neuroprobe.concepts.quality import with_label_noise
-from neuroprobe.concepts.splits import split_set
-from neuroprobe.probing.probes import LinearProbe, NonlinearProbe
-from neuroprobe.world._images import WorldDataset
-from neuroprobe.world._world import ATTRIBUTES, load_target, target_transform
+from neuroprobe.concepts import ConceptSets, split_set, with_label_noise
+from neuroprobe.probing import LinearProbe, NonlinearProbe
+from neuroprobe.world import ATTRIBUTES, WorldDataset, load_target, target_transform
 
 LAYERS = ["features.6", "features.18"]
 PROBES: dict[str, Callable[[int], Any]] = {

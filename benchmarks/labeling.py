@@ -35,8 +35,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from neuroprobe.labeling.similarity._kernels import sum_of_logs
-from neuroprobe.labeling.similarity.scorer_registry import SCORERS
+from neuroprobe.labeling import SCORERS, sum_of_logs
 
 AIMS = {"soft_wpmi": 5.0, "wpmi": 15.0, "rank_reorder": 8.0}  # times faster than plain
 LINEAR_AIM = 1 / 1.2

@@ -18,7 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from neuroprobe import Activations, ActivationSummary, ConceptScores, Vocabulary, dissect
-from neuroprobe.recording.summaries import UnitStatistics
+from neuroprobe.recording import UnitStatistics
 
 #: Function, images, units, concepts of the slice, from a summary.
 CASES = {

@@ -24,7 +24,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from neuroprobe import Activations, Images, LabelReport
-from neuroprobe.reports.page._write import write_page
+from neuroprobe.reports import write_page
 
 N_IMAGES, N_CONCEPTS, N_LAYERS = 500, 1000, 20
 SEARCHES = ("concept 77", "c", "concept", "layer.3 concept 5", "9", "nothing like that", "")

@@ -24,14 +24,11 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 from torchvision import models, transforms
 
-from neuroprobe.concepts.concept_sets import ConceptSet
-from neuroprobe.images.passes import collect
-from neuroprobe.probing._cells import Split
-from neuroprobe.probing._layer import Options, Sample, Task, fit_layer
-from neuroprobe.probing.study import BLOG_PROBES, make_tasks, split
-from neuroprobe.recording._forward import ForwardPass
-from neuroprobe.recording.recorder import ActivationRecorder
-from neuroprobe.world._world import ATTRIBUTES, WorldDataset, load_target, target_transform, world_images
+from neuroprobe.concepts import ConceptSet
+from neuroprobe.images import collect
+from neuroprobe.probing import BLOG_PROBES, Options, Sample, Split, Task, fit_layer, make_tasks, split
+from neuroprobe.recording import ActivationRecorder, ForwardPass
+from neuroprobe.world import ATTRIBUTES, WorldDataset, load_target, target_transform, world_images
 
 CONCEPTS = ("red", "yellow", "blue", "green", "zigzagged", "striped", "dotted", "male", "female")
 LAYERS = [f"features.{i}" for i in range(19)]

@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.models.feature_extraction import create_feature_extractor
 
 from neuroprobe import ActivationRecorder, ClipEncoder, ConceptSource, Images, Vocabulary
-from neuroprobe.images.passes import collect
-from neuroprobe.world._world import CLIP_PATH
+from neuroprobe.images import collect
+from neuroprobe.world import CLIP_PATH
 
 MODULES = [f"features.{i}" for i in range(19)]
 BATCH = 32
@@ -197,7 +197,7 @@ def process_figures(n: int) -> None:
 
 def share_work(n: int) -> None:
     """Record with as many processes as torchrun started; prints the seconds."""
-    from neuroprobe.images.distributed import process_group, rank_and_size
+    from neuroprobe.images import process_group, rank_and_size
 
     torch.set_num_threads(1)
     model = torchvision.models.mobilenet_v2().eval()

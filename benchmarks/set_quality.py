@@ -14,10 +14,8 @@ import torch
 from torch.nn import functional as F
 
 from neuroprobe import ClipEncoder, ConceptScores, ConceptSource, Images, Vocabulary
-from neuroprobe.concepts._ranking import Negatives
-from neuroprobe.concepts.quality import estimate_set_quality, set_quality
-from neuroprobe.world._images import WorldDataset
-from neuroprobe.world._world import ATTRIBUTES, CLIP_PATH
+from neuroprobe.concepts import Negatives, estimate_set_quality, set_quality
+from neuroprobe.world import ATTRIBUTES, CLIP_PATH, WorldDataset
 
 RANKINGS: tuple[tuple[Negatives, int], ...] = (("random", 0), ("random", 200), ("least_likely", 0), ("group", 0))
 

@@ -16,11 +16,8 @@ import numpy as np
 import torch
 
 from neuroprobe import ActivationRecorder
-from neuroprobe.visualization.feature_visualization import Visualization, visualize
-from neuroprobe.visualization.jitter import Jitter
-from neuroprobe.visualization.spectrum import image_spectrum
-from neuroprobe.world._palette import color_votes
-from neuroprobe.world._world import ATTRIBUTES, COLORS, load_target, target_transform, world_images
+from neuroprobe.visualization import Jitter, Visualization, image_spectrum, visualize
+from neuroprobe.world import ATTRIBUTES, COLORS, color_votes, load_target, target_transform, world_images
 
 HEAD = "classifier"
 FIRST_COLOR = ATTRIBUTES.index(COLORS[0])

@@ -18,12 +18,12 @@ from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 
 import neuroprobe
-from neuroprobe.images.passes import collect
-from neuroprobe.visualization.feature_visualization import visualize
-from neuroprobe.visualization.examples import quantile_examples, top_images
-from neuroprobe.evaluation.truth import evaluate_labels
-from neuroprobe.concepts.splits import split_set
-from neuroprobe.world._world import ATTRIBUTES, CLIP_PATH, load_target, target_checkpoints, target_transform, world_images, world_vocabulary
+from neuroprobe.images import collect
+from neuroprobe.visualization import visualize
+from neuroprobe.visualization import quantile_examples, top_images
+from neuroprobe.evaluation import evaluate_labels
+from neuroprobe.concepts import split_set
+from neuroprobe.world import ATTRIBUTES, CLIP_PATH, load_target, target_checkpoints, target_transform, world_images, world_vocabulary
 
 FOLDER = Path(__file__).parent / "images"
 HEAD = "classifier"

@@ -1,6 +1,6 @@
 """What the examples share: their common options, what ``--offline`` puts in the place of downloads, and how an error is told.
 
-With ``--offline``, images rendered by `neuroprobe.world._world` take the place of a folder of photographs, and the world's small CLIP that
+With ``--offline``, images rendered by `neuroprobe.world._concepts` take the place of a folder of photographs, and the world's small CLIP that
 of OpenAI's. Which network takes the place of the pretrained one stands in each example.
 """
 
@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from neuroprobe import ClipEncoder, Images, Report, Vocabulary
-from neuroprobe._core.files import check_writable
+from neuroprobe._core import check_writable
 from neuroprobe.exceptions import NeuroprobeError
-from neuroprobe.models.modes import resolve_device
-from neuroprobe.world._world import CLIP_PATH, world_images, world_vocabulary
+from neuroprobe.models import resolve_device
+from neuroprobe.world import CLIP_PATH, world_images, world_vocabulary
 
 
 def example_parser(description: str | None, *, out: str, count: int) -> argparse.ArgumentParser:

@@ -19,11 +19,10 @@ from common import add_weights, chosen_weights, example_parser, load_encoder, lo
 
 from neuroprobe import ConceptSource, ProbeReport, Vocabulary
 from neuroprobe.exceptions import InputError
-from neuroprobe.models.loading import load_model
-from neuroprobe.models.modes import resolve_device
+from neuroprobe.models import load_model, resolve_device
 from neuroprobe.pipeline import probe_model
-from neuroprobe.probing.study import BLOG_PROBES
-from neuroprobe.world._world import target_checkpoints, target_with_transform
+from neuroprobe.probing import BLOG_PROBES
+from neuroprobe.world import target_checkpoints, target_with_transform
 
 WEIGHTS = "IMAGENET1K_V1"
 MOMENTS = ("step_00000", "step_00400", "step_01000", "step_05000")  # of the training of the world's network, offline

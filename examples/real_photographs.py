@@ -45,11 +45,11 @@ from neuroprobe import (
     Vocabulary,
     dissect,
 )
-from neuroprobe._core.fingerprints import fingerprint_model, fingerprint_texts
+from neuroprobe._core import fingerprint_model, fingerprint_texts
 from neuroprobe.exceptions import InputError, NeuroprobeError
-from neuroprobe.images.passes import Transform, collect
-from neuroprobe.models.checkpoints import load_checkpoint
-from neuroprobe.world._world import ATTRIBUTES, CLIP_PATH, WorldDataset, load_target, target_transform
+from neuroprobe.images import Transform, collect
+from neuroprobe.models import load_checkpoint
+from neuroprobe.world import ATTRIBUTES, CLIP_PATH, WorldDataset, load_target, target_transform
 
 SIMILARITIES = ("peak_correlation", "soft_wpmi", "cos_similarity")
 CLASS_NAMES: list[str] = get_model_weights("resnet50").DEFAULT.meta["categories"]

@@ -26,10 +26,9 @@ from torchvision.models import get_model, get_model_weights
 
 from neuroprobe import ConceptSource, Vocabulary, evaluate_labels
 from neuroprobe.exceptions import InputError
-from neuroprobe.models.checkpoints import load_checkpoint
-from neuroprobe.models.modes import resolve_device
+from neuroprobe.models import load_checkpoint, resolve_device
 from neuroprobe.pipeline import dissect_model
-from neuroprobe.world._world import COLORS, PATTERNS, SHAPES, world_vocabulary
+from neuroprobe.world import COLORS, PATTERNS, SHAPES, world_vocabulary
 
 LAYERS = ("conv1", "layer1", "layer2", "layer3", "layer4", "fc")
 CHECKPOINT, CATEGORIES = Path("resnet18_places365.pth.tar"), Path("categories_places365.txt")

@@ -18,8 +18,7 @@ from sentences import add_sentences, text_encoders
 from torchvision.models import get_model_weights
 
 from neuroprobe import ConceptSource, evaluate_labels
-from neuroprobe.models.loading import load_model
-from neuroprobe.models.modes import resolve_device
+from neuroprobe.models import load_model, resolve_device
 from neuroprobe.pipeline import dissect_model
 
 WEIGHTS = "IMAGENET1K_V1"  # those of the paper; V2 are trained for longer

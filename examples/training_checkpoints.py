@@ -23,8 +23,8 @@ from torch import nn
 
 from neuroprobe import ConceptSets, ConceptSource, Images, ProbingStudy, Vocabulary
 from neuroprobe.exceptions import InputError
-from neuroprobe.models.modes import resolve_device
-from neuroprobe.world._world import WorldDataset, target_transform
+from neuroprobe.models import resolve_device
+from neuroprobe.world import WorldDataset, target_transform
 
 LAYERS = ("block1", "block2", "block3", "block4")
 TRANSFORM = target_transform()  # 64 x 64, with ImageNet's mean and deviation

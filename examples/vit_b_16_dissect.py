@@ -15,8 +15,7 @@ from collections.abc import Sequence
 from common import add_labeling, add_weights, chosen_weights, example_parser, load_encoder, load_images, load_words, run, save
 
 from neuroprobe import ConceptSource
-from neuroprobe.models.loading import load_model
-from neuroprobe.models.modes import resolve_device
+from neuroprobe.models import load_model, resolve_device
 from neuroprobe.pipeline import dissect_model
 
 WEIGHTS = "IMAGENET1K_V1"

@@ -2,6 +2,6 @@
 
 import sys
 
-from neuroprobe._cli.main import main
+from neuroprobe._cli import main
 
 sys.exit(main())

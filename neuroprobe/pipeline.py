@@ -9,23 +9,23 @@ from typing import Any
 
 from torch import nn
 
-from neuroprobe._core.files import check_writable
-from neuroprobe.concepts._ranking import Negatives
-from neuroprobe.concepts.scores import ConceptSource
+from neuroprobe._core import check_writable
+from neuroprobe.concepts import ConceptSource, Negatives
 from neuroprobe.exceptions import InputError
-from neuroprobe.images._images import Images, first_readable
-from neuroprobe.images.distributed import rank_and_size
-from neuroprobe.images.passes import Transform, collect
-from neuroprobe.labeling.dissection import FALSE_DISCOVERY_RATE, N_BOOTSTRAP, check_numbers, dissect
-from neuroprobe.labeling.similarity.scorer_registry import DEFAULT_SIMILARITY, SimilarityOrScorer, check_similarity
-from neuroprobe.models.checkpoints import Checkpoint, fingerprint_checkpoints
-from neuroprobe.models.pooling import Layout, Pooling
-from neuroprobe.probing.study import BLOG_PROBES, POOLINGS, Features, ProbingStudy, Scopes, check_jobs, check_seeds, check_split, make_tasks
-from neuroprobe.recording._forward import ForwardPass
-from neuroprobe.recording._record import record_beside
-from neuroprobe.recording.recorder import ActivationRecorder, check_layers
-from neuroprobe.reports.labels import LabelReport
-from neuroprobe.reports.probes import ProbeReport
+from neuroprobe.images import Images, Transform, collect, first_readable, rank_and_size
+from neuroprobe.labeling import (
+    DEFAULT_SIMILARITY,
+    FALSE_DISCOVERY_RATE,
+    N_BOOTSTRAP,
+    SimilarityOrScorer,
+    check_numbers,
+    check_similarity,
+    dissect,
+)
+from neuroprobe.models import POOLINGS, Checkpoint, Layout, Pooling, check_layers, fingerprint_checkpoints
+from neuroprobe.probing import BLOG_PROBES, Features, ProbingStudy, Scopes, check_jobs, check_seeds, check_split, make_tasks
+from neuroprobe.recording import ActivationRecorder, ForwardPass, record_beside
+from neuroprobe.reports import LabelReport, ProbeReport
 
 _log = logging.getLogger(__name__)
 

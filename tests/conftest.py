@@ -15,7 +15,7 @@ from PIL import Image
 from torch import nn
 
 from neuroprobe import Images
-from neuroprobe.world._world import load_target, world_images
+from neuroprobe.world import load_target, world_images
 
 #: Files of `damaged_folder` that are images, and that are not, in the folder's order.
 GOOD = ("a_good.png", "d_misnamed.jpg", "g_good.jpg")

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from neuroprobe.exceptions import NeuroprobeError
-from neuroprobe.world._world import world_images
+from neuroprobe.world import world_images
 
 FOLDER = Path(__file__).parent.parent / "docs" / "errors"
 PAGES = sorted(path.stem for path in FOLDER.glob("*.md") if path.stem != "index")

@@ -20,11 +20,11 @@ from torch import nn
 from torchvision.models import get_model, get_model_weights
 
 from neuroprobe import ConceptSource, LabelReport, ProbeReport, Vocabulary
-from neuroprobe._cli.main import main as neuroprobe_main
-from neuroprobe.concepts.encoders._names import ClipEncoder
-from neuroprobe.evaluation.truth import EvaluationReport
-from neuroprobe.models.checkpoints import load_state_dict
-from neuroprobe.world._world import ATTRIBUTES, CLIP_PATH, world_images
+from neuroprobe._cli import main as neuroprobe_main
+from neuroprobe.concepts import ClipEncoder
+from neuroprobe.evaluation import EvaluationReport
+from neuroprobe.models import load_state_dict
+from neuroprobe.world import ATTRIBUTES, CLIP_PATH, world_images
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.py") if "def main(" in path.read_text(encoding="utf-8"))

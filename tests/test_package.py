@@ -95,7 +95,7 @@ def test_public_names_are_there_and_listed() -> None:
 
 def test_importing_it_imports_none_of_the_heavy_packages() -> None:
     loaded = run(
-        "import sys, neuroprobe, neuroprobe.world._world; print([m for m in ('clip', 'sklearn', 'pandas', 'matplotlib') if m in sys.modules])"
+        "import sys, neuroprobe, neuroprobe.world._concepts; print([m for m in ('clip', 'sklearn', 'pandas', 'matplotlib') if m in sys.modules])"
     )
     assert loaded == "[]"
 
@@ -120,7 +120,7 @@ def test_importing_it_costs_little_beyond_torch() -> None:
 def test_importing_it_changes_nothing_global() -> None:
     code = (
         "import sys, torch, torchvision, numpy, logging; a = torch.get_rng_state(); h = list(logging.root.handlers); p = list(sys.path);"
-        "import neuroprobe, neuroprobe.world._world, neuroprobe.pipeline;"
+        "import neuroprobe, neuroprobe.world._concepts, neuroprobe.pipeline;"
         "print(torch.equal(a, torch.get_rng_state()), h == logging.root.handlers, p == sys.path, 'pkg_resources' in sys.modules)"
     )
     assert run(code) == "True True True False"
@@ -162,7 +162,7 @@ def test_the_pages_with_code_are_found() -> None:
 def test_the_readmes_own_lines_run_with_a_model_and_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torchvision
 
-    from neuroprobe.world._world import CLIP_PATH, target_transform, world_images
+    from neuroprobe.world import CLIP_PATH, target_transform, world_images
 
     (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     (tmp_path / "photos").mkdir()

@@ -5,8 +5,8 @@ import torch
 from torchvision import transforms
 
 from neuroprobe import ActivationRecorder, GivenLabels, dissect
-from neuroprobe.images.passes import collect
-from neuroprobe.world._world import ATTRIBUTES, load_target, target_transform, world_images
+from neuroprobe.images import collect
+from neuroprobe.world import ATTRIBUTES, load_target, target_transform, world_images
 
 
 class Measurements:

@@ -5,8 +5,8 @@ from PIL import ImageColor
 from torchvision import transforms
 
 from neuroprobe import ActivationRecorder, ConceptSource, Vocabulary, dissect
-from neuroprobe.images.passes import collect
-from neuroprobe.world._world import ATTRIBUTES, load_target, target_transform, world_images
+from neuroprobe.images import collect
+from neuroprobe.world import ATTRIBUTES, load_target, target_transform, world_images
 
 NAMES = ["red", "yellow", "blue", "green", "orange", "purple", "pink", "cyan", "white", "gray", "black"]
 COLORS = torch.tensor([ImageColor.getrgb(name) for name in NAMES]) / 255  # [n_colors, 3]

@@ -5,8 +5,8 @@ from functools import partial
 import torch
 
 from neuroprobe import ActivationRecorder, ClipEncoder, ConceptSource, check_on_images, dissect
-from neuroprobe.images.passes import collect
-from neuroprobe.world._world import ATTRIBUTES, CLIP_PATH, WorldDataset, load_target, target_transform, world_images, world_vocabulary
+from neuroprobe.images import collect
+from neuroprobe.world import ATTRIBUTES, CLIP_PATH, WorldDataset, load_target, target_transform, world_images, world_vocabulary
 
 LAYER = "features.14"  # 4 x 4 positions
 

@@ -5,7 +5,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.neighbors import KNeighborsClassifier
 
 from neuroprobe import ClipEncoder, ConceptSource, ProbingStudy, Vocabulary
-from neuroprobe.world._world import CLIP_PATH, load_target, target_transform, world_images
+from neuroprobe.world import CLIP_PATH, load_target, target_transform, world_images
 
 
 class Ball(ClassifierMixin, BaseEstimator):

@@ -5,7 +5,7 @@ import tempfile
 import pandas as pd
 
 from neuroprobe import ActivationRecorder, Report
-from neuroprobe.world._world import LAYERS, load_target, target_transform, world_images
+from neuroprobe.world import LAYERS, load_target, target_transform, world_images
 
 
 class SparsityReport(Report):

@@ -3,9 +3,9 @@
 import torch
 
 from neuroprobe import ActivationRecorder, ClipEncoder, ConceptSource, dissect
-from neuroprobe.images.passes import collect
-from neuroprobe.labeling.similarity.scoring import Scorer
-from neuroprobe.world._world import ATTRIBUTES, CLIP_PATH, load_target, target_transform, world_images, world_vocabulary
+from neuroprobe.images import collect
+from neuroprobe.labeling import Scorer
+from neuroprobe.world import ATTRIBUTES, CLIP_PATH, load_target, target_transform, world_images, world_vocabulary
 
 
 def top_images_mean(activations: torch.Tensor, concept_scores: torch.Tensor, *, k: int = 20) -> torch.Tensor:

@@ -10,28 +10,28 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
-from neuroprobe._core.files import check_writable
-from neuroprobe.concepts.encoders._names import ClipEncoder
-from neuroprobe.concepts.scores import ConceptScores, ConceptSource
-from neuroprobe.concepts.vocabulary import Vocabulary
-from neuroprobe.effects.causal import EffectReport, causal_effect, units_named
+from neuroprobe._core import check_writable
+from neuroprobe.concepts import ClipEncoder, ConceptScores, ConceptSource, Vocabulary
+from neuroprobe.effects import EffectReport, causal_effect, units_named
 from neuroprobe.exceptions import InputError
-from neuroprobe.images._images import Images
-from neuroprobe.labeling.dissection import dissect
-from neuroprobe.models.modes import one_thread_each
+from neuroprobe.images import Images
+from neuroprobe.labeling import dissect
+from neuroprobe.models import one_thread_each
 from neuroprobe.pipeline import probe_model
-from neuroprobe.probing.study import check_seeds
-from neuroprobe.recording._record import record_beside
-from neuroprobe.recording.activations import Activations
-from neuroprobe.recording.recorder import ActivationRecorder
-from neuroprobe.reports.labels import LabelReport
-from neuroprobe.reports.probes import ProbeReport
-from neuroprobe.visualization.feature_visualization import Visualization, visualize
-from neuroprobe.visualization.spectrum import image_spectrum
-from neuroprobe.world._images import world_images
-from neuroprobe.world._scenes import ATTRIBUTES
-from neuroprobe.world._target import LAYERS, load_target, target_checkpoints, target_transform
-from neuroprobe.world._world import CLIP_PATH, world_vocabulary
+from neuroprobe.probing import check_seeds
+from neuroprobe.recording import ActivationRecorder, Activations, record_beside
+from neuroprobe.reports import LabelReport, ProbeReport
+from neuroprobe.visualization import Visualization, image_spectrum, visualize
+from neuroprobe.world import (
+    ATTRIBUTES,
+    CLIP_PATH,
+    LAYERS,
+    load_target,
+    target_checkpoints,
+    target_transform,
+    world_images,
+    world_vocabulary,
+)
 
 HEAD = LAYERS[-1]
 MODULES = LAYERS[:-1]

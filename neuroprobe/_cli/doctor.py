@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from neuroprobe.models.modes import resolve_device
+from neuroprobe.models import resolve_device
 
 #: Packages that every installation has.
 REQUIRED = ("torch", "torchvision", "numpy", "scipy", "scikit-learn", "pandas", "matplotlib", "pillow", "clip-anytorch")
@@ -96,7 +96,7 @@ def _optional() -> list[str]:
 
 
 def _clip_weights() -> list[str]:
-    from neuroprobe.concepts.encoders._clip import import_clip
+    from neuroprobe.concepts import import_clip
 
     folder = Path.home() / ".cache" / "clip"
     try:
@@ -114,7 +114,7 @@ def _torchvision_weights() -> list[str]:
 
 
 def _world() -> list[str]:
-    from neuroprobe.world._world import CLIP_PATH, target_checkpoints
+    from neuroprobe.world import CLIP_PATH, target_checkpoints
 
     there = CLIP_PATH.is_file() and all(path.is_file() for path in target_checkpoints().values())
     return ["the offline world: " + ("there" if there else "missing, install neuroprobe-clip again")]

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
-import neuroprobe
+from neuroprobe._core import __version__
 from neuroprobe.exceptions import InputError
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
@@ -61,7 +61,7 @@ def build_parser() -> Parser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"neuroprobe {neuroprobe.__version__}")
+    parser.add_argument("--version", action="version", version=f"neuroprobe {__version__}")
     _add_completion(parser)
     commands = parser.add_subparsers(required=True, metavar="command", dest="command")
     _add_demo(commands)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import neuroprobe
-from neuroprobe._core.files import write_whole
+from neuroprobe._core import __version__, write_whole
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 
 #: Name of the file beside a report.
@@ -36,7 +35,7 @@ def write_run(folder: str | Path, parser: argparse.ArgumentParser, arguments: ar
 
     document = tomlkit.document()
     again = f"again, from the folder it ran in: neuroprobe {arguments.command} --config THIS_FILE"  # relative paths mean that folder
-    document.add(tomlkit.comment(f"neuroprobe {neuroprobe.__version__}; {again}"))
+    document.add(tomlkit.comment(f"neuroprobe {__version__}; {again}"))
     document.add("command", tomlkit.item(arguments.command))
     for name, action in options_of(parser).items():
         value = getattr(arguments, action.dest)

@@ -1,9 +1,11 @@
-"""The versions a result was made with."""
+"""This library's version, and the versions a result was made with."""
 
 from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
+
+__version__ = "0.1.0"
 
 
 def versions() -> dict[str, str]:

@@ -1,1 +1,5 @@
-"""concepts."""
+"""Concepts with prompts, encoders of images and texts, scores, ranked sets and given labels."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

@@ -7,8 +7,7 @@ from typing import Any
 from neuroprobe.concepts.encoders._base import ImageTextEncoder
 from neuroprobe.concepts.scores import ConceptScores
 from neuroprobe.exceptions import InputError, shown
-from neuroprobe.recording.activations import Activations, Recorded
-from neuroprobe.recording.summaries import ActivationSummary
+from neuroprobe.recording import Activations, ActivationSummary, Recorded
 
 
 def check_kinds(recorded: Any, scores: Any) -> None:
@@ -39,5 +38,3 @@ def check_same_images(recorded: Recorded, scores: ConceptScores) -> None:
             f"Expected activations and concept scores of the same images in the same order, but got {known} with fingerprint {ours} "
             f"and {len(scores.ids)} images with fingerprint {theirs}. Make both in one pass (neuroprobe.images.passes.collect)."
         )
-
-

@@ -159,7 +159,6 @@ def embedding_types(vectors: npt.NDArray[Any], rows: npt.NDArray[np.int64], *, n
     n_clusters = min(n_types, len(rows) // _IMAGES_PER_TYPE, len(np.unique(own, axis=0)))
     if n_clusters < 2:
         return ()
-    from neuroprobe.statistics.scores import cluster_types  # which loads SciPy's and scikit-learn's parts
 
     found = np.empty(len(rows), dtype=np.int64)
     with threadpool_limits(1):  # the same bits on every machine's setting

@@ -22,9 +22,7 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from neuroprobe._core.files import write_whole
-from neuroprobe._core.fingerprints import fingerprint_bytes, fingerprint_texts
-from neuroprobe._core.types import FloatArray
+from neuroprobe._core import FloatArray, fingerprint_bytes, fingerprint_texts, write_whole
 from neuroprobe.concepts.encoders._base import ImageTextEncoder
 from neuroprobe.exceptions import InputError, StoreError
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from neuroprobe._core.html import table_html
+from neuroprobe._core import table_html
 from neuroprobe.concepts.splits import split_set as split_set
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
-from neuroprobe.images._images import Images
+from neuroprobe.images import Images
 
 if TYPE_CHECKING:
     import pandas as pd

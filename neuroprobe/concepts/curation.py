@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from neuroprobe._core.figures import printable
-from neuroprobe._core.files import write_whole
-from neuroprobe._core.fingerprints import fingerprint_bytes
+from neuroprobe._core import fingerprint_bytes, printable, write_whole
 from neuroprobe.concepts.concept_sets import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError, UnreadableImageError
-from neuroprobe.images._images import Images
+from neuroprobe.images import Images
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

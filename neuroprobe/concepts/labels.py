@@ -16,16 +16,14 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from neuroprobe._core.fingerprints import fingerprint_bytes, fingerprint_texts
-from neuroprobe._core.types import BoolArray
+from neuroprobe._core import BoolArray, fingerprint_bytes, fingerprint_texts
 from neuroprobe.concepts.concept_sets import ConceptSets
 from neuroprobe.concepts.scores import ConceptScores
 from neuroprobe.concepts.vocabulary import ConceptGroup, Vocabulary
 
 pass
 from neuroprobe.exceptions import InputError
-from neuroprobe.images._images import Images
-from neuroprobe.images.passes import BatchRecord, Collected, Transform, collect
+from neuroprobe.images import BatchRecord, Collected, Images, Transform, collect
 
 #: What labels can be made from.
 Table: TypeAlias = "pd.DataFrame | str | Path | Mapping[str, Mapping[str, float]] | npt.NDArray[Any]"
@@ -303,6 +301,7 @@ def _numbers(frame: pd.DataFrame) -> npt.NDArray[np.float32]:
     if not np.isfinite(values).all():
         raise InputError("Expected finite labels, but one is infinite.")
     return values
+
 
 #: Booleans [n_images, n_concepts]: given labels, a table with the images' ids as its index, or an array in the order of the activations.
 Labels: TypeAlias = "GivenLabels | pd.DataFrame | npt.NDArray[np.bool_]"

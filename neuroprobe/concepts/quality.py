@@ -13,8 +13,7 @@ from sklearn.mixture import GaussianMixture
 
 from neuroprobe.concepts.concept_sets import ConceptSet, ConceptSets, check_labels
 from neuroprobe.exceptions import InputError
-from neuroprobe.statistics.held_out import fitting_groups
-from neuroprobe.statistics.scores import wilson_interval
+from neuroprobe.statistics import fitting_groups, wilson_interval
 
 if TYPE_CHECKING:
     from neuroprobe.concepts.scores import ConceptScores

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from neuroprobe._core.html import SHOWN_ROWS, table_html
+from neuroprobe._core import SHOWN_ROWS, table_html
 from neuroprobe.concepts._ranking import Negatives, Ranking, rank_groups
 from neuroprobe.concepts._texts import checked_vectors, embed_texts
 from neuroprobe.concepts.concept_sets import ConceptSet as ConceptSet
@@ -19,9 +19,7 @@ from neuroprobe.concepts.concept_sets import ConceptSets as ConceptSets
 from neuroprobe.concepts.encoders._base import ImageTextEncoder, PromptTooLongError, shortened
 from neuroprobe.concepts.vocabulary import Vocabulary
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
-from neuroprobe.images._images import Images
-from neuroprobe.images.duplicates import check_min_cosine, near_duplicate_vectors
-from neuroprobe.images.passes import BatchRecord, Collected, Transform, collect
+from neuroprobe.images import BatchRecord, Collected, Images, Transform, check_min_cosine, collect, near_duplicate_vectors
 
 
 class ConceptSource:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from neuroprobe.exceptions import InputError
-from neuroprobe.statistics.held_out import fitting_groups
+from neuroprobe.statistics import fitting_groups
 
 if TYPE_CHECKING:
     from neuroprobe.concepts.concept_sets import ConceptSet

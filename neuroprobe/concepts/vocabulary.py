@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from neuroprobe._core.fingerprints import fingerprint_texts
+from neuroprobe._core import fingerprint_texts
 from neuroprobe.exceptions import InputError, MissingDependencyError, UnknownNameError, suggest
 
 if TYPE_CHECKING:

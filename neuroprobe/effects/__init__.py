@@ -1,1 +1,5 @@
-"""effects."""
+"""What units do: ablation, steering, causal effects, classes, attribution and TCAV."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

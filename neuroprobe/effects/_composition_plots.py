@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from neuroprobe._core.figures import axes_or_new
-from neuroprobe.reports._judgment_figures import shortened
+from neuroprobe._core import axes_or_new
+from neuroprobe.reports import shortened
 
 #: For what adds to a score, and what takes from it.
 _COLORS = ("#0072b2", "#d55e00")
@@ -94,5 +94,3 @@ def plot_explained(table: pd.DataFrame, *, k: int, title: str = "", ax: Axes | N
     ax.set_title(shortened(title))
     ax.legend(fontsize=8, loc="lower right")
     return ax
-
-

@@ -10,8 +10,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 pass
-from neuroprobe._core.figures import axes_or_new
-from neuroprobe.reports._judgment_figures import shortened
+from neuroprobe._core import axes_or_new
+from neuroprobe.reports import shortened
 
 
 def plot_effects(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:

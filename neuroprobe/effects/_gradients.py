@@ -13,13 +13,8 @@ import torch
 from torch import nn
 
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.images._images import Images
-from neuroprobe.images.passes import BatchRecord, Collected, Transform, collect
-from neuroprobe.models.axes import Axes, Layout, UnitAxisTracker, check_layout
-from neuroprobe.models.directions import Direction
-from neuroprobe.models.layers import check_layers
-from neuroprobe.models.modes import device_of, evaluating
-from neuroprobe.models.pooling import pool
+from neuroprobe.images import BatchRecord, Collected, Images, Transform, collect
+from neuroprobe.models import Axes, Direction, Layout, UnitAxisTracker, check_layers, check_layout, device_of, evaluating, pool
 
 #: An output's number, or a function of what the model returns that gives one number per image.
 Output: TypeAlias = "int | Callable[[Any], torch.Tensor]"

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from neuroprobe._core.types import Floats
+from neuroprobe._core import Floats
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
-from neuroprobe.reports.labels import Labels, labeled_units
+from neuroprobe.reports import Labels, labeled_units
 
 Unnamed: TypeAlias = Literal["together", "apart"]
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
-from neuroprobe.models.directions import Direction
+from neuroprobe.models import Direction
 
 #: A linear layer (alone, or the only one in a Sequential), weights with a bias or None, a fitted linear probe, or a direction.
 HeadLike: TypeAlias = "nn.Linear | nn.Sequential | tuple[Any, Any] | Direction | Any"

@@ -15,16 +15,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from neuroprobe._core.types import FloatArray
+from neuroprobe._core import FloatArray
 from neuroprobe.effects._gradients import Output, output_values
 from neuroprobe.effects.interventions import changed_output
 from neuroprobe.exceptions import InputError, UnknownNameError, shown
-from neuroprobe.images.passes import BatchRecord, Collected, Transform
-from neuroprobe.models.axes import Layout
-from neuroprobe.models.directions import Direction
-from neuroprobe.models.layers import check_layers
-from neuroprobe.models.modes import device_of, evaluating
-from neuroprobe.recording.recorder import ActivationRecorder
+from neuroprobe.images import BatchRecord, Collected, Transform
+from neuroprobe.models import Direction, Layout, check_layers, device_of, evaluating
+from neuroprobe.recording import ActivationRecorder
 
 Intervention: TypeAlias = "Callable[[], AbstractContextManager[None]]"
 

@@ -19,13 +19,11 @@ from torch import nn
 
 from neuroprobe.effects._gradients import Output, directional_derivatives
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
-from neuroprobe.images._images import Images
-from neuroprobe.images.passes import Transform
-from neuroprobe.models.axes import Layout
-from neuroprobe.models.directions import Direction
-from neuroprobe.probing.probes import make_probe
-from neuroprobe.recording.recorder import ActivationRecorder
-from neuroprobe.statistics.tests import benjamini_hochberg
+from neuroprobe.images import Images, Transform
+from neuroprobe.models import Direction, Layout
+from neuroprobe.probing import make_probe
+from neuroprobe.recording import ActivationRecorder
+from neuroprobe.statistics import benjamini_hochberg
 
 _FEWEST_RANDOM = 20
 _TESTS = ("derivative", "share")

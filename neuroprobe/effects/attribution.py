@@ -26,20 +26,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from neuroprobe._core.checks import check_counts
-from neuroprobe._core.types import Floats
-from neuroprobe._core.version import versions
+from neuroprobe._core import Floats, check_counts, versions
 from neuroprobe.effects._gradients import MovedOutputs, Output, output_values
 from neuroprobe.effects._groups import Unnamed, group_sums, unit_groups
 from neuroprobe.exceptions import InputError, MissingDependencyError, UnknownNameError, shown, suggest
-from neuroprobe.images._images import Images
-from neuroprobe.images.passes import BatchRecord, Collected, Transform, collect
-from neuroprobe.models.axes import Axes as UnitAxes
-from neuroprobe.models.axes import Layout, check_layout
-from neuroprobe.models.layers import check_layers, check_model
-from neuroprobe.models.modes import device_of, evaluating
-from neuroprobe.reports.base import Report
-from neuroprobe.reports.labels import LabelReport, Labels
+from neuroprobe.images import BatchRecord, Collected, Images, Transform, collect
+from neuroprobe.models import Axes as UnitAxes
+from neuroprobe.models import Layout, check_layers, check_layout, check_model, device_of, evaluating
+from neuroprobe.reports import LabelReport, Labels, Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,26 +16,18 @@ import pandas as pd
 import torch
 from torch import nn
 
-from neuroprobe._core.checks import check_level
-from neuroprobe._core.fingerprints import fingerprint_model
-from neuroprobe._core.types import FloatArray
-from neuroprobe._core.version import versions
-from neuroprobe.concepts.concept_sets import ConceptSet
-from neuroprobe.concepts.scores import ConceptScores
+from neuroprobe._core import FloatArray, check_level, fingerprint_model, versions
+from neuroprobe.concepts import ConceptScores, ConceptSet
 from neuroprobe.effects._effect_plots import in_words
 from neuroprobe.effects._passes import Found, Measured, OutputsUnder, TryOut, named_outputs, random_units
 from neuroprobe.effects.interventions import UnitNumbers, Value, ablate, changed_output, checked_units, mean_values
 from neuroprobe.effects.matching import Match, MatchedImages, Sides, concept_sides, match_images
 from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
-from neuroprobe.images._images import Images, first_readable
-from neuroprobe.images.passes import Transform, collect
-from neuroprobe.models.axes import Layout
-from neuroprobe.recording.activations import Activations
-from neuroprobe.recording.summaries import ActivationSummary
-from neuroprobe.reports.base import Report
-from neuroprobe.reports.labels import LabelReport, check_labels
-from neuroprobe.statistics.intervals import paired_interval
-from neuroprobe.statistics.tests import permutation_p_value
+from neuroprobe.images import Images, Transform, collect, first_readable
+from neuroprobe.models import Layout
+from neuroprobe.recording import Activations, ActivationSummary
+from neuroprobe.reports import LabelReport, Report, check_labels
+from neuroprobe.statistics import paired_interval, permutation_p_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,17 +18,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core.checks import check_counts, check_level
-from neuroprobe._core.types import Floats, Rows
-from neuroprobe._core.version import versions
+from neuroprobe._core import Floats, Rows, check_counts, check_level, versions
 from neuroprobe.effects._groups import UnitGroup, Unnamed, forward_order, group_sums, unit_groups
 from neuroprobe.effects._heads import Head, HeadLike, resolve_head
 from neuroprobe.exceptions import InputError, shown
-from neuroprobe.recording.activations import Activations
-from neuroprobe.reports.judgments import JudgmentReport, quantity
-from neuroprobe.reports.labels import LabelReport, Labels
-from neuroprobe.statistics.held_out import Quality, correlations, draw_counts, explained_shares, interval, quality, split_images
-from neuroprobe.statistics.tests import permutation_p_value
+from neuroprobe.recording import Activations
+from neuroprobe.reports import JudgmentReport, LabelReport, Labels, quantity
+from neuroprobe.statistics import Quality, correlations, draw_counts, explained_shares, interval, permutation_p_value, quality, split_images
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

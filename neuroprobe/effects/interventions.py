@@ -25,14 +25,21 @@ import torch
 from torch import nn
 
 from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
-from neuroprobe.models.axes import Layout, UnitAxisTracker, check_layout
-from neuroprobe.models.directions import Direction
-from neuroprobe.models.layers import check_layers, check_model
-from neuroprobe.models.outputs import choices, describe_output, select_output
-from neuroprobe.recording.activations import Activations
+from neuroprobe.models import (
+    Direction,
+    Layout,
+    UnitAxisTracker,
+    check_layers,
+    check_layout,
+    check_model,
+    choices,
+    describe_output,
+    select_output,
+)
+from neuroprobe.recording import Activations
 
 if TYPE_CHECKING:
-    from neuroprobe.recording.summaries import ActivationSummary
+    from neuroprobe.recording import ActivationSummary
 
 #: Numbers of units of a layer; one, or several.
 UnitNumbers: TypeAlias = "int | Sequence[int] | npt.NDArray[np.integer[Any]]"
@@ -179,7 +186,7 @@ def mean_values(model: nn.Module, layer: str, activations: Activations | Activat
         No activations, or such as do not hold the layer's own means: of another model, pooled otherwise, of one call of several, or of
         what a function made of the layer's output.
     """
-    from neuroprobe.recording.summaries import ActivationSummary
+    from neuroprobe.recording import ActivationSummary
 
     if not isinstance(activations, (Activations, ActivationSummary)):
         raise InputError(
@@ -193,7 +200,7 @@ def mean_values(model: nn.Module, layer: str, activations: Activations | Activat
 
 
 def _check_recorded(model: nn.Module, layer: str, activations: Activations | ActivationSummary, *, pooling: str) -> None:
-    from neuroprobe._core.fingerprints import fingerprint_model
+    from neuroprobe._core import fingerprint_model
 
     activations[layer]  # an unknown layer is told
     known = activations.metadata

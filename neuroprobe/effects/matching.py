@@ -12,8 +12,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from neuroprobe.concepts.concept_sets import ConceptSet
-from neuroprobe.concepts.scores import ConceptScores
+from neuroprobe.concepts import ConceptScores, ConceptSet
 from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
 
 Match: TypeAlias = Literal["nearest", "random"]

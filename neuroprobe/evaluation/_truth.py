@@ -8,12 +8,11 @@ pass
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import TypeAlias
 
-from neuroprobe._core.types import Unit
-from neuroprobe._core.version import versions
+from neuroprobe._core import Unit, versions
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 
 pass
-from neuroprobe.reports.labels import LabelReport, labeled_units
+from neuroprobe.reports import LabelReport, labeled_units
 
 Labels = LabelReport | Mapping[Unit, str]
 
@@ -37,6 +36,7 @@ def _labels_of(labels: Labels, layer: str, n_units: int) -> dict[int, str]:
             f"Expected labels of the {n_units} units of {layer!r}, but got one of unit {max(found)}. Check the order of the axes."
         )
     return found
+
 
 Names: TypeAlias = "str | Iterable[str] | None"
 

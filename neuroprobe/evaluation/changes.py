@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from neuroprobe._core.checks import check_level
-from neuroprobe._core.version import versions
+from neuroprobe._core import check_level, versions
 from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
-from neuroprobe.reports.judgments import ALL_LAYERS, JudgmentReport, share
-from neuroprobe.reports.labels import LabelReport, check_labels, units_of
+from neuroprobe.reports import ALL_LAYERS, JudgmentReport, LabelReport, check_labels, share, units_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,7 +41,7 @@ class ComparisonReport(JudgmentReport):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """What became of each layer's labels."""
-        from neuroprobe.reports._judgment_figures import plot_shares
+        from neuroprobe.reports import plot_shares
 
         counts = pd.crosstab(self._table["layer"], self._table["change"], normalize="index")
         counts = counts.reindex(index=list(dict.fromkeys(self._table["layer"])), columns=list(_CHANGES), fill_value=0.0)
@@ -142,7 +140,7 @@ class LabelHistoryReport(JudgmentReport):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Which share of each layer's units already has its last label, among those with a last label."""
-        from neuroprobe.reports._judgment_figures import plot_lines
+        from neuroprobe.reports import plot_lines
 
         named = self._table[self._table["concept"] != ""]
         order = {name: place for place, name in enumerate(self.checkpoints)}

@@ -9,14 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core.checks import check_level
-from neuroprobe._core.types import FloatArray
-from neuroprobe.concepts._texts import TextEncoder, text_vectors
+from neuroprobe._core import FloatArray, check_level
+from neuroprobe.concepts import TextEncoder, text_vectors
 from neuroprobe.evaluation._truth import Labels, _check_counts, _facts, _labels_of
 from neuroprobe.exceptions import InputError
-from neuroprobe.recording.activations import Activations
-from neuroprobe.reports.judgments import JudgmentReport, quantity, share
-from neuroprobe.statistics.tests import permutation_p_value
+from neuroprobe.recording import Activations
+from neuroprobe.reports import JudgmentReport, quantity, share
+from neuroprobe.statistics import permutation_p_value
 
 
 class ClassReport(JudgmentReport):

@@ -19,17 +19,13 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import norm
 
-from neuroprobe._core.checks import check_level
-from neuroprobe._core.types import BoolArray, FloatArray, Unit
-from neuroprobe._core.version import versions
-from neuroprobe.concepts.labels import Shown, shown_concepts
+from neuroprobe._core import BoolArray, FloatArray, Unit, check_level, versions
+from neuroprobe.concepts import Shown, shown_concepts
 from neuroprobe.exceptions import InputError
 from neuroprobe.exceptions import shown as said
-from neuroprobe.recording.activations import Activations
-from neuroprobe.reports.judgments import ALL_LAYERS, JudgmentReport, average
-from neuroprobe.reports.labels import LabelReport, check_labels, labeled_units
-from neuroprobe.statistics.intervals import auroc_interval
-from neuroprobe.statistics.scores import auroc
+from neuroprobe.recording import Activations
+from neuroprobe.reports import ALL_LAYERS, JudgmentReport, LabelReport, average, check_labels, labeled_units
+from neuroprobe.statistics import auroc, auroc_interval
 
 _UNITS = 1024  # read at a time: a layer may be on disk, and larger than memory
 

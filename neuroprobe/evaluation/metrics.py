@@ -19,18 +19,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core.checks import check_level
-from neuroprobe._core.types import BoolArray, Unit
-from neuroprobe._core.version import versions
-from neuroprobe.concepts.concept_sets import ConceptSets
-from neuroprobe.concepts.labels import Shown, shown_concepts
+from neuroprobe._core import BoolArray, Unit, check_level, versions
+from neuroprobe.concepts import ConceptSets, Shown, shown_concepts
 from neuroprobe.evaluation._truth import Truth, true_concepts
 from neuroprobe.exceptions import InputError
-from neuroprobe.labeling.similarity._similarity import Similarity, get_similarity, list_similarities
-from neuroprobe.recording.activations import Activations
-from neuroprobe.reports.base import Report
-from neuroprobe.reports.judgments import share
-from neuroprobe.reports.labels import LabelReport, labeled_units
+from neuroprobe.labeling import Similarity, get_similarity, list_similarities
+from neuroprobe.recording import Activations
+from neuroprobe.reports import LabelReport, Report, labeled_units, share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +55,7 @@ class MetricCheckReport(Report):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """The shares with their intervals."""
-        from neuroprobe.reports._judgment_figures import plot_quantities
+        from neuroprobe.reports import plot_quantities
 
         rows = self._table.rename(columns={"metric": "quantity", "test": "layer", "share": "value"})
         return plot_quantities(rows, title="share of units whose score falls", ax=ax)

@@ -15,20 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core.checks import check_level
-from neuroprobe._core.fingerprints import fingerprint_texts
-from neuroprobe._core.types import Unit
-from neuroprobe._core.version import versions
-from neuroprobe.concepts._texts import TextEncoder, text_vectors
-from neuroprobe.concepts.labels import Shown, shown_concepts
-from neuroprobe.concepts.scores import ConceptScores
-from neuroprobe.concepts.vocabulary import Vocabulary
+from neuroprobe._core import Unit, check_level, fingerprint_texts, versions
+from neuroprobe.concepts import ConceptScores, Shown, TextEncoder, Vocabulary, shown_concepts, text_vectors
 from neuroprobe.evaluation._truth import Truth, true_concepts
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
-from neuroprobe.labeling.dissection import dissect
-from neuroprobe.recording.activations import Activations
-from neuroprobe.reports.judgments import ALL_LAYERS, JudgmentReport, average, share
-from neuroprobe.reports.labels import LabelReport, labeled_units, units_of
+from neuroprobe.labeling import dissect
+from neuroprobe.recording import Activations
+from neuroprobe.reports import ALL_LAYERS, JudgmentReport, LabelReport, average, labeled_units, share, units_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -64,7 +57,7 @@ class MissingConceptReport(JudgmentReport):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """For what was dropped, the shares of units that keep the name, get another one, and lose theirs."""
-        from neuroprobe.reports._judgment_figures import plot_shares
+        from neuroprobe.reports import plot_shares
 
         kinds = np.select(
             [self._table["after"] == "", self._table["after"] == self._table["concept"]], ["no label", "named after it"], "another label"

@@ -16,16 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core.checks import check_level
-from neuroprobe._core.types import FloatArray
-from neuroprobe._core.version import versions
-from neuroprobe.concepts._texts import TextEncoder, text_vectors
+from neuroprobe._core import FloatArray, check_level, versions
+from neuroprobe.concepts import TextEncoder, text_vectors
 from neuroprobe.evaluation._truth import Truth, true_concepts
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.reports.judgments import ALL_LAYERS, JudgmentReport, average, quantity, share
-from neuroprobe.reports.labels import LabelReport, check_labels, units_of
-from neuroprobe.statistics.intervals import auroc_interval
-from neuroprobe.statistics.scores import auroc
+from neuroprobe.reports import ALL_LAYERS, JudgmentReport, LabelReport, average, check_labels, quantity, share, units_of
+from neuroprobe.statistics import auroc, auroc_interval
 
 #: All similarities of a layer, [n_units, n_concepts]: by layer, or by a function that makes them when they are needed.
 Similarities: TypeAlias = "Mapping[str, Any] | Callable[[str], Any]"

@@ -17,13 +17,12 @@ import pandas as pd
 import torch
 from scipy.stats import rankdata
 
-from neuroprobe._core.checks import check_level
-from neuroprobe._core.types import FloatArray
-from neuroprobe.concepts._texts import TextEncoder, text_vectors
+from neuroprobe._core import FloatArray, check_level
+from neuroprobe.concepts import TextEncoder, text_vectors
 from neuroprobe.evaluation._truth import Labels, _check_counts, _facts, _labels_of
 from neuroprobe.exceptions import InputError
-from neuroprobe.reports.judgments import JudgmentReport, average, quantity
-from neuroprobe.statistics.tests import benjamini_hochberg, permutation_p_value
+from neuroprobe.reports import JudgmentReport, average, quantity
+from neuroprobe.statistics import benjamini_hochberg, permutation_p_value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -44,7 +43,7 @@ class WeightReport(JudgmentReport):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """For every upper unit, its top lower units' likeness against the others'."""
-        from neuroprobe.reports._judgment_figures import plot_pairs
+        from neuroprobe.reports import plot_pairs
 
         ax = plot_pairs(self._table, columns=("other_likeness", "top_likeness"), title=self.title, ax=ax)
         ax.axline((0, 0), slope=1, color="gray", linewidth=1)
@@ -172,5 +171,3 @@ def _weight_table(matrix: FloatArray, alike: FloatArray, above: Mapping[int, str
         means = {"top_likeness": likeness[best].mean(), "other_likeness": likeness[rest].mean()}
         rows.append({"unit": unit, "concept": concept, **means, "top_concepts": ", ".join(names[best])})
     return pd.DataFrame(rows)
-
-

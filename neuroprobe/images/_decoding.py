@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image, ImageChops, UnidentifiedImageError
 
-from neuroprobe._core.fingerprints import fingerprint_bytes
+from neuroprobe._core import fingerprint_bytes
 from neuroprobe.exceptions import UnreadableImageError
 
 #: What a folder is searched for, and what names an image in a WebDataset sample.

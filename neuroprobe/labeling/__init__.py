@@ -1,1 +1,5 @@
-"""labeling."""
+"""Names for units: similarity functions, p-values, formulas, pairs, sums and search by text."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

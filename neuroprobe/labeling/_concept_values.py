@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import expit
 
-from neuroprobe.concepts.scores import ConceptScores
+from neuroprobe.concepts import ConceptScores
 from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
 
 Values: TypeAlias = Literal["presence", "similarity", "likelihood", "labels"]

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
 
-from neuroprobe._core.types import Floats
+from neuroprobe._core import Floats
 
 #: Targets at a time, so that columns times targets are never all in memory.
 _BLOCK = 256

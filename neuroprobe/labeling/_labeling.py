@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from neuroprobe._core.types import Floats
+from neuroprobe._core import Floats
 from neuroprobe.exceptions import InputError
 from neuroprobe.labeling._null import joined, null_prior, null_sources, p_values
 from neuroprobe.labeling._units import LayerUnits

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from scipy import stats
 
-from neuroprobe._core.types import Floats
+from neuroprobe._core import Floats
 from neuroprobe.labeling.similarity.scoring import Scorer, UnitPart
 
 #: No smaller p-value is given: a tail that was fitted to some tens of null units says nothing of what is so far out.

@@ -12,8 +12,7 @@ import torch
 from neuroprobe.exceptions import InputError
 from neuroprobe.labeling._null import joined, shuffled, shuffled_rows
 from neuroprobe.labeling.similarity.scoring import Scorer, UnitPart
-from neuroprobe.recording.activations import Recorded
-from neuroprobe.recording.summaries import ActivationSummary, UnitStatistics
+from neuroprobe.recording import ActivationSummary, Recorded, UnitStatistics
 
 _BLOCK = 256  # units whose activations are copied at a time
 

@@ -21,16 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core.checks import check_count
-from neuroprobe._core.extremes import Extremes
-from neuroprobe._core.vectors import _Floats, unit_length
-from neuroprobe._core.version import versions
-from neuroprobe.concepts._matching import check_same_images
-from neuroprobe.concepts.scores import ConceptScores
+from neuroprobe._core import Extremes, _Floats, check_count, unit_length, versions
+from neuroprobe.concepts import ConceptScores, check_same_images
 from neuroprobe.exceptions import InputError
-from neuroprobe.recording.activations import Activations, Recorded, check_layers
-from neuroprobe.recording.summaries import ActivationSummary
-from neuroprobe.reports.base import Report
+from neuroprobe.recording import Activations, ActivationSummary, Recorded, check_layers
+from neuroprobe.reports import Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,7 +57,7 @@ class UnitScoreReport(Report):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """The mean of every score along the layers."""
-        from neuroprobe._core.figures import axes_or_new, layer_ticks
+        from neuroprobe._core import axes_or_new, layer_ticks
 
         layers = list(dict.fromkeys(self._table["layer"]))
         ax = axes_or_new(ax, 3.5 + 0.38 * len(layers), 4.2)

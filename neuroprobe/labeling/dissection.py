@@ -10,20 +10,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from neuroprobe._core.checks import check_count, check_number
-from neuroprobe._core.version import versions
-from neuroprobe.concepts._matching import check_same_images
-from neuroprobe.concepts.scores import ConceptScores
+from neuroprobe._core import check_count, check_number, versions
+from neuroprobe.concepts import ConceptScores, check_same_images
 from neuroprobe.exceptions import InputError, UnknownNameError, shown
 from neuroprobe.labeling._labeling import LayerLabels, check_prior, label_layer
 from neuroprobe.labeling._units import LayerUnits, RecordedUnits, layer_units
 from neuroprobe.labeling.similarity._similarity import Similarity
 from neuroprobe.labeling.similarity.scorer_registry import DEFAULT_SIMILARITY, SimilarityOrScorer, check_similarity, find_scorer
-from neuroprobe.models.modes import resolve_device
-from neuroprobe.recording.activations import Activations, check_layers
-from neuroprobe.recording.summaries import ActivationSummary
-from neuroprobe.reports.labels import LabelReport
-from neuroprobe.statistics.tests import benjamini_hochberg
+from neuroprobe.models import resolve_device
+from neuroprobe.recording import Activations, ActivationSummary, check_layers
+from neuroprobe.reports import LabelReport
+from neuroprobe.statistics import benjamini_hochberg
 
 #: Of Benjamini and Hochberg, over the units of a layer: the largest q-value with which a unit is named.
 FALSE_DISCOVERY_RATE = 0.05

@@ -16,16 +16,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core.checks import check_count
-from neuroprobe._core.fingerprints import fingerprint_bytes, fingerprint_texts
-from neuroprobe._core.version import versions
-from neuroprobe.concepts.labels import GivenLabels, Labels
+from neuroprobe._core import check_count, fingerprint_bytes, fingerprint_texts, versions
+from neuroprobe.concepts import GivenLabels, Labels
 from neuroprobe.exceptions import InputError, UnknownNameError, shown
 from neuroprobe.labeling._formula_null import SearchNull
 from neuroprobe.labeling._formula_search import Formula, FormulaSearch, Found, centered_ranks
-from neuroprobe.recording.activations import Activations, check_layers
-from neuroprobe.reports.base import Report
-from neuroprobe.statistics.tests import benjamini_hochberg
+from neuroprobe.recording import Activations, check_layers
+from neuroprobe.reports import Report
+from neuroprobe.statistics import benjamini_hochberg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -71,7 +69,7 @@ class FormulaReport(Report):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """AUC of every unit's formula against that of its best single concept."""
-        from neuroprobe._core.figures import axes_or_new, shortened
+        from neuroprobe._core import axes_or_new, shortened
 
         ax = axes_or_new(ax, 5.4, 5.0)
         for layer, rows in self._table.groupby("layer", sort=False):

@@ -25,29 +25,25 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
-from neuroprobe._core.checks import check_count
-from neuroprobe._core.version import versions
-from neuroprobe.concepts._matching import check_encoder, check_kinds
-from neuroprobe.concepts.encoders._base import ImageTextEncoder
-from neuroprobe.concepts.scores import ConceptScores
-from neuroprobe.concepts.vocabulary import Vocabulary
+from neuroprobe._core import check_count, versions
+from neuroprobe.concepts import ConceptScores, ImageTextEncoder, Vocabulary, check_encoder, check_kinds
 from neuroprobe.exceptions import InputError
 from neuroprobe.labeling._units import LayerUnits, layer_units
 from neuroprobe.labeling.dissection import dissect
 from neuroprobe.labeling.similarity.peaks import SMALLEST_BEST
 from neuroprobe.labeling.similarity.scorer_registry import DEFAULT_SIMILARITY, SimilarityOrScorer, find_scorer
 from neuroprobe.labeling.similarity.scoring import Scorer, UnitPart
-from neuroprobe.recording.activations import Recorded, check_layers
-from neuroprobe.reports.base import Report
+from neuroprobe.recording import Recorded, check_layers
+from neuroprobe.reports import Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from neuroprobe.labeling.similarity._similarity import Similarity
-    from neuroprobe.recording.activations import Activations
+    from neuroprobe.recording import Activations
 
 _Pair: TypeAlias = tuple[int, int]
-from neuroprobe._core.types import Floats
+from neuroprobe._core import Floats
 
 _COLUMNS = 1024  # concepts scored at a time
 
@@ -87,7 +83,7 @@ class PairReport(Report):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """The score of every unit's best pair against that of its best word."""
-        from neuroprobe._core.figures import axes_or_new, shortened
+        from neuroprobe._core import axes_or_new, shortened
 
         ax = axes_or_new(ax, 5.4, 5.0)
         paired = self._table[self._table["status"] == "paired"]

@@ -20,17 +20,13 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from neuroprobe._core.checks import check_count
-from neuroprobe._core.vectors import unit_length
-from neuroprobe._core.version import versions
-from neuroprobe.concepts._matching import check_encoder, check_same_images
-from neuroprobe.concepts.encoders._base import ImageTextEncoder
-from neuroprobe.concepts.scores import ConceptScores
+from neuroprobe._core import check_count, unit_length, versions
+from neuroprobe.concepts import ConceptScores, ImageTextEncoder, check_encoder, check_same_images
 from neuroprobe.exceptions import InputError
 from neuroprobe.labeling.clarity import top_image_rows
-from neuroprobe.recording.activations import Recorded, check_layers
-from neuroprobe.reports.base import Report
-from neuroprobe.statistics.tests import benjamini_hochberg
+from neuroprobe.recording import Recorded, check_layers
+from neuroprobe.reports import Report
+from neuroprobe.statistics import benjamini_hochberg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,7 +56,7 @@ class UnitSearchReport(Report):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """The best units of the first query, with their z."""
-        from neuroprobe._core.figures import axes_or_new, shortened
+        from neuroprobe._core import axes_or_new, shortened
 
         query = self._table["query"].iloc[0]
         best = self._table[self._table["query"] == query].head(_SHOWN_UNITS)

@@ -21,20 +21,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from neuroprobe._core.checks import check_counts, check_level
-from neuroprobe._core.figures import axes_or_new
-from neuroprobe._core.types import Floats, Rows, Unit
-from neuroprobe._core.version import versions
-from neuroprobe.concepts._matching import check_same_images
-from neuroprobe.concepts.scores import ConceptScores
+from neuroprobe._core import Floats, Rows, Unit, axes_or_new, check_counts, check_level, versions
+from neuroprobe.concepts import ConceptScores, check_same_images
 from neuroprobe.exceptions import InputError, shown
 from neuroprobe.labeling._concept_values import ConceptValues, Values
 from neuroprobe.labeling._forward_selection import Selection, fit_weights, select_forward
-from neuroprobe.recording.activations import Activations, check_layers
-from neuroprobe.reports._judgment_figures import shortened
-from neuroprobe.reports.judgments import ALL_LAYERS, JudgmentReport, quantity
-from neuroprobe.reports.labels import LabelReport, Labels, labeled_units
-from neuroprobe.statistics.held_out import Quality, correlations, draw_counts, explained_shares, interval, quality, split_images
+from neuroprobe.recording import Activations, check_layers
+from neuroprobe.reports import ALL_LAYERS, JudgmentReport, LabelReport, Labels, labeled_units, quantity, shortened
+from neuroprobe.statistics import Quality, correlations, draw_counts, explained_shares, interval, quality, split_images
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,7 +13,7 @@ from typing import TypeAlias, TypeVar
 import torch
 from torch import nn
 
-from neuroprobe._core.fingerprints import fingerprint_model
+from neuroprobe._core import fingerprint_model
 from neuroprobe.exceptions import CheckpointError, MissingDependencyError
 
 #: A state dict, or a file that holds one.

@@ -15,7 +15,7 @@ from torch import nn
 from torchvision.transforms._presets import ImageClassification
 
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
-from neuroprobe.images.passes import Transform
+from neuroprobe.images import Transform
 from neuroprobe.models.checkpoints import load_checkpoint
 
 

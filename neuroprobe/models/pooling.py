@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from neuroprobe._core.fingerprints import describe_function
+from neuroprobe._core import describe_function
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.models.axes import Layout as Layout
 
@@ -125,6 +125,7 @@ def _of_tokens(output: torch.Tensor, pooling: str | tuple[Literal["token"], int]
     if index >= shape[1]:
         raise InputError(f"Expected a token from 0 to {shape[1] - 1} of {layer!r}, but got {index}: its output's shape is {shape}.")
     return output[:, index]
+
 
 #: How each kind of features is recorded.
 POOLINGS: dict[str, Literal["mean", "none"]] = {"pooled": "mean", "spatial": "none"}

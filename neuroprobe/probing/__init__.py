@@ -1,1 +1,5 @@
-"""probing."""
+"""Probes: scikit-learn estimators, and studies of concepts, layers and checkpoints."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

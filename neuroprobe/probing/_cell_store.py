@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from neuroprobe._core.files import write_whole
-from neuroprobe._core.fingerprints import fingerprint_bytes
+from neuroprobe._core import fingerprint_bytes, write_whole
 from neuroprobe.exceptions import StoreError
 from neuroprobe.probing._layer import CellResult
 from neuroprobe.probing._unit_cells import UnitScores

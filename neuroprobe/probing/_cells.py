@@ -21,7 +21,7 @@ from neuroprobe.probing._linear_models import choose_C, class_means, least_C, ro
 from neuroprobe.probing._logistic import HiddenLayer, fit_hidden_layer
 from neuroprobe.probing._probe_parameters import strengths
 from neuroprobe.probing.probes import LinearProbe, NonlinearProbe, Probe, RegressionProbe, SparseProbe
-from neuroprobe.statistics.scores import auroc, average_precision, balanced_accuracy
+from neuroprobe.statistics import auroc, average_precision, balanced_accuracy
 
 Row: TypeAlias = dict[str, Any]
 

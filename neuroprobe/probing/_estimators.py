@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, clone
 
-from neuroprobe._core.fingerprints import fingerprint_bytes, fingerprint_texts
-from neuroprobe._core.functions import identify_function
+from neuroprobe._core import fingerprint_bytes, fingerprint_texts, identify_function
 from neuroprobe.exceptions import InputError
 from neuroprobe.probing.probes import PROBES
 

@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from neuroprobe.concepts.concept_sets import ConceptSet
+from neuroprobe.concepts import ConceptSet
 from neuroprobe.probing._cells import AnyProbe, Problems, Row, Split, decisions, score
 from neuroprobe.probing._estimators import EstimatorProbe
 from neuroprobe.probing._gram import coordinates, gram_matrix, layer_scaled, reduced, unit_scaled
 from neuroprobe.probing._unit_cells import UnitScores, fit_units, summarize_units
 from neuroprobe.probing.controls import codelength_ends, control_labels, online_codelength
-from neuroprobe.statistics.tests import permutation_p_value
+from neuroprobe.statistics import permutation_p_value
 
 Features: TypeAlias = Literal["pooled", "spatial"]
 Scope: TypeAlias = Literal["neuron", "layer", "full"]

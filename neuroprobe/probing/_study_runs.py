@@ -17,25 +17,18 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-import neuroprobe
-from neuroprobe._core.fingerprints import fingerprint_architecture, fingerprint_texts
-from neuroprobe._core.functions import identify_function
-from neuroprobe._core.version import versions
+from neuroprobe._core import __version__, fingerprint_architecture, fingerprint_texts, identify_function, versions
 from neuroprobe.exceptions import InputError
-from neuroprobe.images._images import Images, first_readable
-from neuroprobe.images.passes import Transform, collect
-from neuroprobe.models.directions import Direction
-from neuroprobe.models.modes import one_thread_each, resolve_device
-from neuroprobe.models.pooling import POOLINGS
+from neuroprobe.images import Images, Transform, collect, first_readable
+from neuroprobe.models import POOLINGS, Direction, one_thread_each, resolve_device
 from neuroprobe.probing._cell_store import CellStore
 from neuroprobe.probing._cells import AnyProbe
 from neuroprobe.probing._estimators import EstimatorProbe
 from neuroprobe.probing._layer import CellResult, Features, FullScope, Sample, Task, fit_layer, layer_grams
 from neuroprobe.probing._passes import Pass, plan_passes
-from neuroprobe.recording._forward import ForwardPass
-from neuroprobe.recording.recorder import ActivationRecorder
-from neuroprobe.reports.probes import ProbeReport
-from neuroprobe.statistics.tests import benjamini_hochberg
+from neuroprobe.recording import ActivationRecorder, ForwardPass
+from neuroprobe.reports import ProbeReport
+from neuroprobe.statistics import benjamini_hochberg
 
 if TYPE_CHECKING:
     from neuroprobe.probing.study import ProbingStudy
@@ -226,7 +219,7 @@ class Run:
             "held_out": study.held_out,
             "seeds": list(study.seeds),
             "options": asdict(study.options),
-            "neuroprobe": neuroprobe.__version__,
+            "neuroprobe": __version__,
         }
         sets = {concept: self._identity(concept) for concept in study.concept_sets}
         return {

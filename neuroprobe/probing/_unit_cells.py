@@ -13,8 +13,7 @@ from neuroprobe.probing._gram import unit_scaled
 from neuroprobe.probing._logistic import solve_units
 from neuroprobe.probing._probe_parameters import strengths
 from neuroprobe.probing.probes import LinearProbe
-from neuroprobe.statistics.scores import auroc, balanced_accuracy
-from neuroprobe.statistics.tests import auroc_p_value
+from neuroprobe.statistics import auroc, auroc_p_value, balanced_accuracy
 
 #: Kinds that have a scope neuron.
 UNIT_KINDS = ("linear", "nonlinear", "mean_difference")

@@ -7,9 +7,9 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from neuroprobe._core.types import Floats
+from neuroprobe._core import Floats
 from neuroprobe.exceptions import InputError
-from neuroprobe.statistics.scores import Bools
+from neuroprobe.statistics import Bools
 
 #: Shares of the images at which Voita & Titov's online code trains a new probe.
 CODELENGTH_SHARES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)

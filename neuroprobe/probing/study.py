@@ -13,15 +13,11 @@ import numpy.typing as npt
 from sklearn.base import ClassifierMixin, RegressorMixin, clone
 from torch import nn
 
-from neuroprobe._core.fingerprints import fingerprint_model
-from neuroprobe.concepts.concept_sets import ConceptSet, ConceptSets
-from neuroprobe.concepts.splits import split_set
+from neuroprobe._core import fingerprint_model
+from neuroprobe.concepts import ConceptSet, ConceptSets, split_set
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
-from neuroprobe.images._images import Images
-from neuroprobe.images.passes import Transform
-from neuroprobe.models.checkpoints import Checkpoint, fingerprint_checkpoints, load_checkpoint
-from neuroprobe.models.modes import placed
-from neuroprobe.models.pooling import POOLINGS, Layout
+from neuroprobe.images import Images, Transform
+from neuroprobe.models import POOLINGS, Checkpoint, Layout, check_layers, fingerprint_checkpoints, load_checkpoint, placed
 from neuroprobe.probing._cells import AnyProbe, Split
 from neuroprobe.probing._estimators import EstimatorProbe
 from neuroprobe.probing._layer import Features, Options, Scope, Task
@@ -29,8 +25,7 @@ from neuroprobe.probing._probe_parameters import check_parameters
 from neuroprobe.probing._study_runs import Run, RunSettings
 from neuroprobe.probing._unit_cells import UNIT_KINDS
 from neuroprobe.probing.probes import PROBES, make_probe
-from neuroprobe.recording.recorder import check_layers
-from neuroprobe.reports.probes import ProbeReport
+from neuroprobe.reports import ProbeReport
 
 __all__ = ["BLOG_PROBES", "POOLINGS", "Features", "ProbingStudy", "check_jobs", "check_probes", "check_seeds", "check_split", "split"]
 

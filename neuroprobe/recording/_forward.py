@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 
-from neuroprobe._core.fingerprints import fingerprint_model
-from neuroprobe._core.functions import identify_function
+from neuroprobe._core import fingerprint_model, identify_function
 from neuroprobe.exceptions import InputError
-from neuroprobe.images.passes import BatchRecord, Collected, Transform
-from neuroprobe.models.modes import _placed, device_of
+from neuroprobe.images import BatchRecord, Collected, Transform
+from neuroprobe.models import _placed, device_of
 from neuroprobe.recording._hooks import Hooks
 from neuroprobe.recording._keepers import Keeper, MemoryKeeper
 from neuroprobe.recording.recorder import ActivationRecorder

@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from neuroprobe.exceptions import InputError
-from neuroprobe.models.axes import UnitAxisTracker
-from neuroprobe.models.modes import autocasting, evaluating
+from neuroprobe.models import UnitAxisTracker, autocasting, evaluating
 from neuroprobe.recording._tape import Tape
 
 if TYPE_CHECKING:

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 
 from neuroprobe.exceptions import InputError
-from neuroprobe.images.distributed import gather_bytes
-from neuroprobe.images.passes import BatchRecord, Collected
+from neuroprobe.images import BatchRecord, Collected, gather_bytes
 from neuroprobe.recording.activations import Activations
 from neuroprobe.recording.summaries import ActivationSummary, LayerSummary
 

@@ -10,12 +10,9 @@ from typing import Any
 
 import torch
 
-import neuroprobe
-from neuroprobe._core.fingerprints import fingerprint_architecture, fingerprint_model, fingerprint_texts
+from neuroprobe._core import __version__, fingerprint_architecture, fingerprint_model, fingerprint_texts
 from neuroprobe.exceptions import InputError, StoreError
-from neuroprobe.images._images import Images, fingerprint_images
-from neuroprobe.images.distributed import rank_and_size
-from neuroprobe.images.passes import Consumer, Transform, collect
+from neuroprobe.images import Consumer, Images, Transform, collect, fingerprint_images, rank_and_size
 from neuroprobe.recording._forward import ForwardPass, describe_recording
 from neuroprobe.recording._keepers import Keeper, MemoryKeeper, SummaryKeeper, ValueType
 from neuroprobe.recording.activations import Activations, open_store
@@ -53,7 +50,7 @@ def keeping(
         **describe_recording(recorder, transform),
         "images": "a stream" if images.is_stream else fingerprint_texts(images.ids),
         "batch_size": batch_size,
-        "neuroprobe": neuroprobe.__version__,
+        "neuroprobe": __version__,
     }
     with ExitStack() as stack:
         if rank == 0:
@@ -160,5 +157,3 @@ def check_value_type(dtype: str) -> None:
     """Raise `InputError` unless values of this type can be kept."""
     if dtype not in ("float32", "float16"):
         raise InputError(f"Expected `dtype` to be 'float32' or 'float16', but got {dtype!r}.")
-
-

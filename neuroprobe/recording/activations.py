@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from neuroprobe._core.html import table_html
+from neuroprobe._core import table_html
 from neuroprobe.exceptions import InputError, StoreError, UnknownNameError, suggest
 from neuroprobe.recording.summaries import ActivationSummary
 
@@ -99,6 +99,7 @@ class Activations:
         notes += [f"{len(skipped)} images were skipped"] if skipped else []
         return table_html("Activations", summary, ("layer", "units", "MB"), rows, n_rows=len(rows), notes=[note for note in notes if note])
 
+
 Recorded: TypeAlias = "Activations | ActivationSummary"
 
 
@@ -110,6 +111,7 @@ def check_layers(recorded: Recorded, layers: Sequence[str] | None) -> list[str]:
     for layer in chosen:
         recorded[layer]
     return chosen
+
 
 _FORMAT = 1
 

@@ -9,10 +9,8 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from neuroprobe.exceptions import InputError
-from neuroprobe.images._images import Images
-from neuroprobe.images.passes import Transform, collect
-from neuroprobe.models.checkpoints import Checkpoint, fingerprint_each, load_checkpoint
-from neuroprobe.models.pooling import Layout, Pooling
+from neuroprobe.images import Images, Transform, collect
+from neuroprobe.models import Checkpoint, Layout, Pooling, fingerprint_each, load_checkpoint
 
 pass
 from neuroprobe.recording.activations import Activations
@@ -85,5 +83,6 @@ def record_checkpoints(
         )
         found.update(zip(part, recorded, strict=True))
     return {name: found[first] for name, first in names.items()}
+
 
 _log = logging.getLogger(__name__)

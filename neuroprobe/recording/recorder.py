@@ -14,16 +14,26 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import torch
 from torch import nn
 
-from neuroprobe._core.functions import identify_function
+from neuroprobe._core import identify_function
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
-from neuroprobe.images._images import Images
-from neuroprobe.images.passes import Transform
-from neuroprobe.models.axes import Layout, UnitAxisTracker, check_layout
-from neuroprobe.models.layers import Layers, check_model
-from neuroprobe.models.layers import check_layers as check_layers
-from neuroprobe.models.modes import Precision, check_precision, placed
-from neuroprobe.models.outputs import Selection, select_output
-from neuroprobe.models.pooling import Pooling, check_pooling, describe_pooling, pool
+from neuroprobe.images import Images, Transform
+from neuroprobe.models import (
+    Layers,
+    Layout,
+    Pooling,
+    Precision,
+    Selection,
+    UnitAxisTracker,
+    check_layout,
+    check_model,
+    check_pooling,
+    check_precision,
+    describe_pooling,
+    placed,
+    pool,
+    select_output,
+)
+from neuroprobe.models import check_layers as check_layers
 from neuroprobe.recording._hooks import Hooks
 from neuroprobe.recording._tape import Tape as Tape
 from neuroprobe.recording.activations import Activations

@@ -28,9 +28,9 @@ import numpy.typing as npt
 import torch
 from filelock import FileLock, Timeout
 
-from neuroprobe._core.files import write_whole
+from neuroprobe._core import write_whole
 from neuroprobe.exceptions import StoreError
-from neuroprobe.images.passes import BatchRecord, Collected
+from neuroprobe.images import BatchRecord, Collected
 from neuroprobe.recording._keepers import ValueType, converted
 from neuroprobe.recording.activations import _FORMAT, Activations, _layer_file, open_store, read_manifest
 

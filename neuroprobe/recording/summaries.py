@@ -20,8 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from neuroprobe._core.extremes import N_ROWS, Extremes
-from neuroprobe._core.html import table_html
+from neuroprobe._core import N_ROWS, Extremes, table_html
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.recording._sums import ExactSums, exact_moments
 

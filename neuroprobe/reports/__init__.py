@@ -1,1 +1,5 @@
-"""reports."""
+"""Reports: a table, what it was made from, its files and figures, and the page to explore."""
+
+from lazy_loader import attach_stub
+
+__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

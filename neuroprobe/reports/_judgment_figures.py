@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from neuroprobe._core import axes_or_new
 from neuroprobe._core import figures as plots
-from neuroprobe._core.figures import axes_or_new
 
 _LONGEST = 60
 

@@ -15,7 +15,7 @@ from matplotlib.colors import TwoSlopeNorm, to_rgb
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 
-from neuroprobe._core.figures import axes_or_new, layer_ticks, shortened
+from neuroprobe._core import axes_or_new, layer_ticks, shortened
 from neuroprobe.exceptions import InputError, suggest
 from neuroprobe.reports._probe_tables import summarize_seeds
 

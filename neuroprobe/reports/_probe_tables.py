@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from neuroprobe._core.types import Floats
+from neuroprobe._core import Floats
 from neuroprobe.exceptions import InputError
 from neuroprobe.reports.base import markdown_cell
-from neuroprobe.statistics.intervals import Interval, accuracy_interval, balanced_accuracy_interval, corrected_interval
-from neuroprobe.statistics.tests import benjamini_hochberg
+from neuroprobe.statistics import Interval, accuracy_interval, balanced_accuracy_interval, benjamini_hochberg, corrected_interval
 
 #: What tells one cell of a study from another; its seeds are what is left.
 CELL = ("concept", "checkpoint", "layer", "probe", "scope", "kind", "features")

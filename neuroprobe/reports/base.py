@@ -15,14 +15,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pandas as pd
 
-from neuroprobe._core.files import check_writable, write_whole
-from neuroprobe._core.fingerprints import fingerprint_bytes
-from neuroprobe._core.html import table_html
+from neuroprobe._core import check_writable, fingerprint_bytes, table_html, write_whole
 from neuroprobe.exceptions import InputError, suggest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
 
 
 class Report:
@@ -88,7 +85,7 @@ class Report:
         """The figure, the table and the metadata as one self-contained file, also written to `path` if one is given."""
         from jinja2 import Environment, PackageLoader
 
-        template = Environment(loader=PackageLoader("neuroprobe"), autoescape=True).get_template("report.html")
+        template = Environment(loader=PackageLoader("neuroprobe.reports"), autoescape=True).get_template("report.html")
         shown = self._page_table()
         text = template.render(
             title=self.title,

@@ -19,11 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core.types import FloatArray
+from neuroprobe._core import FloatArray
 from neuroprobe.exceptions import UnknownNameError, suggest
 from neuroprobe.reports.base import Report
-from neuroprobe.statistics.intervals import bootstrap
-from neuroprobe.statistics.scores import wilson_interval
+from neuroprobe.statistics import bootstrap, wilson_interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,14 +10,14 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
 
-from neuroprobe._core.figures import axes_or_new, layer_ticks, shortened
+from neuroprobe._core import axes_or_new, layer_ticks, shortened
 from neuroprobe.exceptions import shown
 from neuroprobe.reports.base import Report
 
 pass
 from collections.abc import Mapping
 
-from neuroprobe._core.types import Unit
+from neuroprobe._core import Unit
 
 pass
 from neuroprobe.exceptions import InputError
@@ -25,8 +25,8 @@ from neuroprobe.exceptions import InputError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from neuroprobe.images._images import Images
-    from neuroprobe.recording.activations import Activations
+    from neuroprobe.images import Images
+    from neuroprobe.recording import Activations
     from neuroprobe.reports.probes import ProbeReport
 
 
@@ -177,6 +177,7 @@ class LabelReport(Report):
         from neuroprobe.reports.labels import plot_labels
 
         return plot_labels(self._table, ax=ax)
+
 
 Labels: TypeAlias = "LabelReport | Mapping[Unit, str]"
 

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import pandas as pd
 
-from neuroprobe._core.files import write_whole
-from neuroprobe._core.fingerprints import fingerprint_bytes
+from neuroprobe._core import fingerprint_bytes, write_whole
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
-from neuroprobe.models.directions import Direction, directions_from_npz, directions_to_npz, mean_direction
+from neuroprobe.models import Direction, directions_from_npz, directions_to_npz, mean_direction
 from neuroprobe.reports._probe_tables import blog_tables, compare_scopes, summarize_seeds
 from neuroprobe.reports.base import Report
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from neuroprobe._core.types import Floats, Rows
+from neuroprobe._core import Floats, Rows
 from neuroprobe.exceptions import InputError, shown
 
 pass

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy import stats
 from scipy.stats import norm
 
-from neuroprobe._core.types import FloatArray, Floats
+from neuroprobe._core import FloatArray, Floats
 from neuroprobe.exceptions import InputError
 
 pass
@@ -343,6 +343,7 @@ def bootstrap(
     # an order statistic: between two of them, infinite ranks have no difference to interpolate
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2], method="inverted_cdf")
     return float(low), float(high)
+
 
 #: Numbers drawn at a time by `bootstrap`, so that 100,000 units take no more memory than 10.
 _DRAWN_AT_ONCE = 4_000_000

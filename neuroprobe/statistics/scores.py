@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from neuroprobe._core.types import Floats
+from neuroprobe._core import Floats
 from neuroprobe.exceptions import InputError
 from neuroprobe.statistics.intervals import accuracy_interval as accuracy_interval
 from neuroprobe.statistics.intervals import balanced_accuracy_interval as balanced_accuracy_interval

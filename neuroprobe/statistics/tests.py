@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from neuroprobe._core.types import Floats
+from neuroprobe._core import Floats
 from neuroprobe.exceptions import InputError
 from neuroprobe.statistics.scores import _paired
 

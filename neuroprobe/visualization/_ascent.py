@@ -14,11 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from neuroprobe._core.checks import check_count, check_number
-from neuroprobe._core.fingerprints import fingerprint_bytes
+from neuroprobe._core import check_count, check_number, fingerprint_bytes
 from neuroprobe.exceptions import InputError, shown
-from neuroprobe.models.axes import Axes
-from neuroprobe.models.directions import Direction
+from neuroprobe.models import Axes, Direction
 from neuroprobe.visualization._bases import ImageBasis
 from neuroprobe.visualization._objectives import Target, likeness
 from neuroprobe.visualization.jitter import Jitter

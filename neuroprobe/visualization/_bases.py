@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from neuroprobe._core.checks import check_number
+from neuroprobe._core import check_number
 from neuroprobe.visualization.spectrum import ImageSpectrum
 
 _START = 0.1  # the contrast of the first image, of noise, in that of natural images

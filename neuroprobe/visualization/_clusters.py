@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from neuroprobe.concepts.scores import ConceptScores
-from neuroprobe.statistics.decorrelation import decorrelated
+from neuroprobe.concepts import ConceptScores
+from neuroprobe.statistics import decorrelated
 
 _Floats = npt.NDArray[np.float64]
 

@@ -12,11 +12,20 @@ import torch
 from torch import nn
 
 from neuroprobe.exceptions import InputError
-from neuroprobe.models.axes import Axes, Layout, UnitAxisTracker, check_layout
-from neuroprobe.models.directions import Direction
-from neuroprobe.models.layers import check_layers, check_model
-from neuroprobe.models.outputs import Selection, select_output
-from neuroprobe.models.pooling import Pooling, check_pooling, pool
+from neuroprobe.models import (
+    Axes,
+    Direction,
+    Layout,
+    Pooling,
+    Selection,
+    UnitAxisTracker,
+    check_layers,
+    check_layout,
+    check_model,
+    check_pooling,
+    pool,
+    select_output,
+)
 
 #: A unit's number, or a direction such as a probe's.
 Target: TypeAlias = "int | Direction"

@@ -15,12 +15,10 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from neuroprobe._core.checks import check_number
+from neuroprobe._core import check_number
 from neuroprobe.exceptions import InputError, UnreadableImageError
-from neuroprobe.images._images import Images, check_images
-from neuroprobe.images.passes import Transform, collect
-from neuroprobe.models.axes import Layout
-from neuroprobe.models.pictures import picture_of
+from neuroprobe.images import Images, Transform, check_images, collect
+from neuroprobe.models import Layout, picture_of
 from neuroprobe.visualization.examples import Example, check_examples
 from neuroprobe.visualization.fields import ReceptiveField, receptive_fields
 from neuroprobe.visualization.maps import MapPass

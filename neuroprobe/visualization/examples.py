@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from neuroprobe._core.checks import check_count, check_number
+from neuroprobe._core import check_count, check_number
 from neuroprobe.exceptions import InputError, shown
-from neuroprobe.models.layers import check_unit
-from neuroprobe.recording.activations import Activations, Recorded
-from neuroprobe.recording.summaries import ActivationSummary
+from neuroprobe.models import check_unit
+from neuroprobe.recording import Activations, ActivationSummary, Recorded
 
 #: The top, and what lies below it.
 QUANTILES = (1.0, 0.99, 0.9, 0.5)

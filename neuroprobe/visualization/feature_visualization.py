@@ -21,16 +21,21 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from neuroprobe._core.files import write_whole
-from neuroprobe._core.fingerprints import fingerprint_model
+from neuroprobe._core import fingerprint_model, write_whole
 from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
-from neuroprobe.images.passes import Transform
-from neuroprobe.models.axes import Axes, Layout
-from neuroprobe.models.directions import Direction
-from neuroprobe.models.modes import device_of, evaluating
-from neuroprobe.models.outputs import Selection
-from neuroprobe.models.pooling import describe_pooling
-from neuroprobe.models.preprocessing import Normalize, Preprocessing, preprocessing
+from neuroprobe.images import Transform
+from neuroprobe.models import (
+    Axes,
+    Direction,
+    Layout,
+    Normalize,
+    Preprocessing,
+    Selection,
+    describe_pooling,
+    device_of,
+    evaluating,
+    preprocessing,
+)
 from neuroprobe.visualization._ascent import Ascent, Climbed, Settings, batches, repeatable
 from neuroprobe.visualization._bases import FourierImages, ImageBasis, PhaseImages
 from neuroprobe.visualization._objectives import LayerOutput, Place, Target, check_place, check_targets, target_values
@@ -239,7 +244,7 @@ def visualize(
 
     Examples
     --------
-    >>> from neuroprobe.world._world import load_target, target_transform
+    >>> from neuroprobe.world._concepts import load_target, target_transform
     >>> found = visualize(load_target(), "classifier", 10, transform=target_transform(), steps=2, batch_size=1)
     >>> found.images.shape, found.status
     ((1, 3, 64, 64), ('found',))

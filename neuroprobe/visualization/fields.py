@@ -18,12 +18,9 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from neuroprobe._core.checks import check_count
+from neuroprobe._core import check_count
 from neuroprobe.exceptions import InputError, NeuroprobeError
-from neuroprobe.models.axes import Axes, Layout, UnitAxisTracker, check_layout
-from neuroprobe.models.layers import check_layers, check_model
-from neuroprobe.models.modes import evaluating
-from neuroprobe.models.outputs import describe_output
+from neuroprobe.models import Axes, Layout, UnitAxisTracker, check_layers, check_layout, check_model, describe_output, evaluating
 from neuroprobe.visualization._dependence import Dependence
 
 # Operations that choose among values or places and are not replaced may choose otherwise on another input.

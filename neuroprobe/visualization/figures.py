@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from neuroprobe._core.checks import check_count, check_number
-from neuroprobe._core.figures import printable
+from neuroprobe._core import check_count, check_number, printable
 from neuroprobe.exceptions import InputError, UnreadableImageError, shown
-from neuroprobe.images._images import Images, check_images
+from neuroprobe.images import Images, check_images
+from neuroprobe.visualization._facets import UnitFacets
 from neuroprobe.visualization._regions import Region
 from neuroprobe.visualization.examples import Example, check_examples
-from neuroprobe.visualization.facets import UnitFacets
 from neuroprobe.visualization.fields import ReceptiveField
 
 if TYPE_CHECKING:

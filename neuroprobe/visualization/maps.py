@@ -11,14 +11,20 @@ import torch
 from PIL import Image
 from torch import nn
 
-from neuroprobe._core.checks import check_count, check_number
+from neuroprobe._core import check_count, check_number
 from neuroprobe.exceptions import InputError
-from neuroprobe.images._images import Images, check_images
-from neuroprobe.images.passes import BatchRecord, Collected, Transform, collect
-from neuroprobe.models.axes import Layout, UnitAxisTracker, check_layout
-from neuroprobe.models.layers import check_layers, check_model, check_unit
-from neuroprobe.models.modes import device_of, evaluating
-from neuroprobe.models.outputs import describe_output
+from neuroprobe.images import BatchRecord, Collected, Images, Transform, check_images, collect
+from neuroprobe.models import (
+    Layout,
+    UnitAxisTracker,
+    check_layers,
+    check_layout,
+    check_model,
+    check_unit,
+    describe_output,
+    device_of,
+    evaluating,
+)
 
 
 def unit_maps(

@@ -15,9 +15,9 @@ import torch
 from torchvision import transforms
 
 from neuroprobe.exceptions import InputError, shown
-from neuroprobe.images._images import Images
-from neuroprobe.images.passes import BatchRecord, Collected, Transform, collect
-from neuroprobe.models.preprocessing import IMAGENET_MEAN, preprocessing
+from neuroprobe.images import BatchRecord, Collected, Images, Transform, collect
+from neuroprobe.models import preprocessing
+from neuroprobe.models.transforms import IMAGENET_MEAN
 
 _Result = TypeVar("_Result")
 

@@ -9,13 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from neuroprobe.concepts.encoders._base import ImageTextEncoder
-from neuroprobe.concepts.scores import ConceptScores, ConceptSource
-from neuroprobe.concepts.vocabulary import BLOG_TEMPLATE, ConceptGroup, Vocabulary
-from neuroprobe.images._images import Images
-from neuroprobe.images.passes import collect
-from neuroprobe.models.checkpoints import load_checkpoint
-from neuroprobe.recording.recorder import ActivationRecorder
+from neuroprobe.concepts import BLOG_TEMPLATE, ConceptGroup, ConceptScores, ConceptSource, ImageTextEncoder, Vocabulary
+from neuroprobe.images import Images, collect
+from neuroprobe.models import load_checkpoint
+from neuroprobe.recording import ActivationRecorder
 from neuroprobe.world._images import WorldDataset
 from neuroprobe.world._scenes import ATTRIBUTES, COLORS, PATTERNS, SHAPES, Combinations
 from neuroprobe.world._target import build_target, target_transform

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
-from neuroprobe.images._images import Images
+from neuroprobe.images import Images
 from neuroprobe.world._rendering import render
 from neuroprobe.world._scenes import ATTRIBUTES, Combinations, Scene, sample_scene
 

@@ -10,8 +10,8 @@ from torchvision import transforms
 from torchvision.models import MobileNetV2
 
 from neuroprobe.exceptions import UnknownNameError, suggest
-from neuroprobe.images.passes import Transform
-from neuroprobe.models.checkpoints import load_checkpoint
+from neuroprobe.images import Transform
+from neuroprobe.models import load_checkpoint
 from neuroprobe.world._scenes import ATTRIBUTES
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -69,5 +69,5 @@ def target_transform() -> Transform:
 
 
 def target_with_transform() -> tuple[nn.Module, Transform]:
-    """The trained target and its transform: ``neuroprobe dissect neuroprobe.world._world:target_with_transform ...``."""
+    """The trained target and its transform: ``neuroprobe dissect neuroprobe.world._concepts:target_with_transform ...``."""
     return load_target(), target_transform()

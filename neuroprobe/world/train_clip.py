@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from neuroprobe.concepts.encoders._names import ClipEncoder, import_clip
+from neuroprobe.concepts import ClipEncoder, import_clip
 from neuroprobe.world._captions import (
     TEMPLATES,
     UNKNOWN_WORD,

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import torch
 
 from neuroprobe.exceptions import InputError
-from neuroprobe.images.passes import Transform
+from neuroprobe.images import Transform
 
 _SHOWN = 60
 

@@ -14,12 +14,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from neuroprobe._core.fingerprints import fingerprint_model
+from neuroprobe._core import fingerprint_model
 from neuroprobe.concepts.encoders._base import PromptTooLongError, check_texts
 from neuroprobe.exceptions import CheckpointError, InputError, UnknownNameError, suggest
-from neuroprobe.images.passes import Transform
-from neuroprobe.models.checkpoints import is_torchscript, load_state_dict
-from neuroprobe.models.modes import resolve_device
+from neuroprobe.images import Transform
+from neuroprobe.models import is_torchscript, load_state_dict, resolve_device
 
 _TEXT_BATCH = 256
 
@@ -52,7 +51,7 @@ class ClipEncoder:
 
     Examples
     --------
-    >>> from neuroprobe.world._world import CLIP_PATH
+    >>> from neuroprobe.world._concepts import CLIP_PATH
     >>> encoder = ClipEncoder(CLIP_PATH, device="cpu")
     >>> encoder.encode_texts(["red", "This image has a concept: red"]).shape
     torch.Size([2, 64])

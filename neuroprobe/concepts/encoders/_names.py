@@ -13,5 +13,3 @@ from neuroprobe.concepts.encoders._open_clip import OpenClipEncoder
 from neuroprobe.concepts.encoders._transformers import TransformersEncoder
 
 __all__ = ["ClipEncoder", "ImageTextEncoder", "OpenClipEncoder", "PromptTooLongError", "TransformersEncoder", "import_clip"]
-
-

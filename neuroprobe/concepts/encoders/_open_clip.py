@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from neuroprobe._core.fingerprints import fingerprint_model, fingerprint_texts
+from neuroprobe._core import fingerprint_model, fingerprint_texts
 from neuroprobe.concepts.encoders._base import PromptTooLongError, check_texts
 from neuroprobe.concepts.encoders._transformers import identify_tokenizer
 from neuroprobe.exceptions import CheckpointError, InputError, MissingDependencyError, UnknownNameError, suggest
-from neuroprobe.images.passes import Transform
-from neuroprobe.models.checkpoints import is_torchscript
-from neuroprobe.models.modes import resolve_device
+from neuroprobe.images import Transform
+from neuroprobe.models import is_torchscript, resolve_device
 
 _TEXT_BATCH = 256
 

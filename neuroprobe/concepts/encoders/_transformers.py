@@ -15,11 +15,11 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from neuroprobe._core.fingerprints import fingerprint_model, fingerprint_texts
+from neuroprobe._core import fingerprint_model, fingerprint_texts
 from neuroprobe.concepts.encoders._base import PromptTooLongError, check_texts
 from neuroprobe.exceptions import CheckpointError, InputError, MissingDependencyError
-from neuroprobe.images.passes import Transform
-from neuroprobe.models.modes import resolve_device
+from neuroprobe.images import Transform
+from neuroprobe.models import resolve_device
 
 _TEXT_BATCH = 256
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import torch
 
-from neuroprobe._core.checks import check_number
+from neuroprobe._core import check_number
 from neuroprobe.labeling.similarity._arrays import on_tensors, share_of
 from neuroprobe.labeling.similarity.linear import LinearParts, centered_columns
 

@@ -17,12 +17,12 @@ from typing import Self
 
 import torch
 
-from neuroprobe._core.checks import check_number
-from neuroprobe.concepts.scores import ConceptScores
+from neuroprobe._core import check_number
+from neuroprobe.concepts import ConceptScores
 from neuroprobe.labeling.similarity.linear import LinearParts, cos_similarity_parts, pearson_parts
 from neuroprobe.labeling.similarity.peaks import of_length_1, peak_correlation_parts, peak_mean_parts
 from neuroprobe.labeling.similarity.scoring import Columns, Scorer, UnitPart
-from neuroprobe.statistics.decorrelation import _gram, decorrelated
+from neuroprobe.statistics import _gram, decorrelated
 
 #: Below this share of a vector's possible length a concept's scores over the images are taken to be rounding.
 _ROUNDING = 1e-6

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from neuroprobe._core.checks import check_number
+from neuroprobe._core import check_number
 from neuroprobe.labeling.similarity._arrays import on_tensors
 
 

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from neuroprobe._core.checks import check_number
+from neuroprobe._core import check_number
 from neuroprobe.labeling.similarity._arrays import on_tensors
 from neuroprobe.labeling.similarity.linear import LinearParts, centered_columns
 

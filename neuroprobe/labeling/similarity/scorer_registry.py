@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from neuroprobe.concepts.scores import ConceptScores
+from neuroprobe.concepts import ConceptScores
 from neuroprobe.exceptions import InputError
 from neuroprobe.labeling.similarity._similarity import Similarity, get_similarity
 from neuroprobe.labeling.similarity.embedding_scorers import CosScorer, LinearScorer, PeakCorrelationScorer, PeakMeanScorer, PearsonScorer

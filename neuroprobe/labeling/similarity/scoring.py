@@ -20,7 +20,7 @@ from typing import Self, TypeAlias
 
 import torch
 
-from neuroprobe.concepts.scores import ConceptScores
+from neuroprobe.concepts import ConceptScores
 from neuroprobe.exceptions import InputError
 
 #: What a scorer keeps of the units; the first axis of every tensor is the units.

@@ -17,7 +17,7 @@ from typing import Self
 import torch
 from torch.nn.functional import embedding_bag
 
-from neuroprobe.concepts.scores import ConceptScores
+from neuroprobe.concepts import ConceptScores
 from neuroprobe.exceptions import InputError
 from neuroprobe.labeling.similarity._arrays import share_of
 from neuroprobe.labeling.similarity._kernels import sum_of_logs

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from neuroprobe._core.checks import check_count, check_number
+from neuroprobe._core import check_count, check_number
 from neuroprobe.exceptions import InputError
 from neuroprobe.labeling.similarity._arrays import on_tensors, share_of
 from neuroprobe.labeling.similarity._ordering import highest_images, ranks_within

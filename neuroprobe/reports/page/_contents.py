@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from neuroprobe._core.types import Unit
-from neuroprobe.images._images import Images
-from neuroprobe.recording.activations import Activations
+from neuroprobe._core import Unit
+from neuroprobe.images import Images
+from neuroprobe.recording import Activations
 from neuroprobe.reports.labels import LabelReport
 from neuroprobe.reports.page._effects import effect_data
 from neuroprobe.reports.page._examples import QUANTILES, unit_activities

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from neuroprobe._core.types import Unit
+from neuroprobe._core import Unit
 from neuroprobe.reports.page._scripts import Texts, number
 from neuroprobe.reports.page._units import units_of
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe.recording.activations import Activations
+from neuroprobe.recording import Activations
 
 #: Bins of a histogram, of equal width over the unit's own range.
 N_BINS = 24

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from neuroprobe._core.files import check_writable, write_whole
+from neuroprobe._core import check_writable, write_whole
 from neuroprobe.exceptions import InputError
 
 INDEX = "index.html"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from neuroprobe._core.types import Unit
+from neuroprobe._core import Unit
 from neuroprobe.reports.page._scripts import Texts, column
 from neuroprobe.reports.page._unit_data import N_PROBES, Record
 from neuroprobe.reports.probes import ProbeReport

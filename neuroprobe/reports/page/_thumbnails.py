@@ -9,10 +9,9 @@ from typing import Any
 
 from PIL import Image
 
-from neuroprobe._core.fingerprints import fingerprint_bytes
-from neuroprobe._core.types import Unit
+from neuroprobe._core import Unit, fingerprint_bytes
 from neuroprobe.exceptions import UnreadableImageError
-from neuroprobe.images._images import Images
+from neuroprobe.images import Images
 
 #: The longer side of a visualization, at most.
 VISUALIZATION_SIDE = 256

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core.types import Unit
+from neuroprobe._core import Unit
 from neuroprobe.reports.page._examples import UnitActivity
 from neuroprobe.reports.page._scripts import Texts, column, number
 

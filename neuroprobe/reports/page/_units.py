@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from neuroprobe._core.types import Unit
+from neuroprobe._core import Unit
 from neuroprobe.exceptions import InputError, shown
-from neuroprobe.images._images import Images
-from neuroprobe.recording.activations import Activations
+from neuroprobe.images import Images
+from neuroprobe.recording import Activations
 from neuroprobe.reports.labels import LabelReport
 from neuroprobe.reports.probes import ProbeReport
 

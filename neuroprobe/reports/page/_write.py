@@ -12,11 +12,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from neuroprobe._core.checks import check_count
-from neuroprobe._core.fingerprints import fingerprint_texts
-from neuroprobe._core.types import Unit
-from neuroprobe.images._images import Images
-from neuroprobe.recording.activations import Activations
+from neuroprobe._core import Unit, check_count, fingerprint_texts
+from neuroprobe.images import Images
+from neuroprobe.recording import Activations
 from neuroprobe.reports.labels import LabelReport
 from neuroprobe.reports.page._contents import Sources, page_data
 from neuroprobe.reports.page._folder import INDEX, check_folder, put_in_place, staging
@@ -129,13 +127,13 @@ def _write_scripts(stage: Path, data: Mapping[str, str], *, title: str, digests:
     """The data, the page's own scripts and style, and the page."""
     from jinja2 import Environment, PackageLoader
 
-    own = {name: files("neuroprobe").joinpath("templates", name).read_text(encoding="utf-8") for name in (*_SCRIPTS, _STYLE)}
+    own = {name: files("neuroprobe.reports").joinpath("templates", name).read_text(encoding="utf-8") for name in (*_SCRIPTS, _STYLE)}
     # whatever is loaded later must be of this very page
     fingerprint = fingerprint_texts([title, *own.values(), *data.values(), *digests])[:16]
     for name, payload in data.items():
         (stage / "data" / f"{name}.js").write_bytes(as_script(name, fingerprint, payload))
     for name, text in own.items():
         (stage / "data" / name).write_text(text, encoding="utf-8", newline="\n")
-    template = Environment(loader=PackageLoader("neuroprobe"), autoescape=True).get_template("page.html")
+    template = Environment(loader=PackageLoader("neuroprobe.reports"), autoescape=True).get_template("page.html")
     page = template.render(title=title, fingerprint=fingerprint, scripts=_SCRIPTS, style=_STYLE)
     (stage / INDEX).write_text(page, encoding="utf-8", errors="replace", newline="\n")

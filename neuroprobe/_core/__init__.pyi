@@ -1,0 +1,63 @@
+from . import figures as figures
+from .checks import check_count as check_count
+from .checks import check_counts as check_counts
+from .checks import check_level as check_level
+from .checks import check_number as check_number
+from .extremes import N_ROWS as N_ROWS
+from .extremes import Extremes as Extremes
+from .figures import axes_or_new as axes_or_new
+from .figures import layer_ticks as layer_ticks
+from .figures import printable as printable
+from .figures import shortened as shortened
+from .files import check_writable as check_writable
+from .files import write_whole as write_whole
+from .fingerprints import describe_function as describe_function
+from .fingerprints import fingerprint_architecture as fingerprint_architecture
+from .fingerprints import fingerprint_bytes as fingerprint_bytes
+from .fingerprints import fingerprint_model as fingerprint_model
+from .fingerprints import fingerprint_texts as fingerprint_texts
+from .functions import identify_function as identify_function
+from .html import SHOWN_ROWS as SHOWN_ROWS
+from .html import table_html as table_html
+from .types import BoolArray as BoolArray
+from .types import FloatArray as FloatArray
+from .types import Floats as Floats
+from .types import Rows as Rows
+from .types import Unit as Unit
+from .vectors import _Floats as _Floats
+from .vectors import unit_length as unit_length
+from .version import __version__ as __version__
+from .version import versions as versions
+
+__all__ = [
+    "__version__",
+    "BoolArray",
+    "Extremes",
+    "FloatArray",
+    "Floats",
+    "N_ROWS",
+    "Rows",
+    "SHOWN_ROWS",
+    "Unit",
+    "_Floats",
+    "axes_or_new",
+    "check_count",
+    "check_counts",
+    "check_level",
+    "check_number",
+    "check_writable",
+    "describe_function",
+    "figures",
+    "fingerprint_architecture",
+    "fingerprint_bytes",
+    "fingerprint_model",
+    "fingerprint_texts",
+    "identify_function",
+    "layer_ticks",
+    "printable",
+    "shortened",
+    "table_html",
+    "unit_length",
+    "versions",
+    "write_whole",
+]

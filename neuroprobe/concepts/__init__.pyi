@@ -1,0 +1,63 @@
+from ._matching import check_encoder as check_encoder
+from ._matching import check_kinds as check_kinds
+from ._matching import check_same_images as check_same_images
+from ._ranking import Negatives as Negatives
+from ._texts import TextEncoder as TextEncoder
+from ._texts import text_vectors as text_vectors
+from .concept_sets import ConceptSet as ConceptSet
+from .concept_sets import ConceptSets as ConceptSets
+from .curation import contact_sheet as contact_sheet
+from .curation import load_curation as load_curation
+from .curation import save_curation as save_curation
+from .encoders._base import ImageTextEncoder as ImageTextEncoder
+from .encoders._base import PromptTooLongError as PromptTooLongError
+from .encoders._clip import ClipEncoder as ClipEncoder
+from .encoders._clip import import_clip as import_clip
+from .encoders._open_clip import OpenClipEncoder as OpenClipEncoder
+from .encoders._transformers import TransformersEncoder as TransformersEncoder
+from .labels import GivenLabels as GivenLabels
+from .labels import Labels as Labels
+from .labels import Shown as Shown
+from .labels import shown_concepts as shown_concepts
+from .quality import estimate_set_quality as estimate_set_quality
+from .quality import set_quality as set_quality
+from .quality import with_label_noise as with_label_noise
+from .scores import ConceptScores as ConceptScores
+from .scores import ConceptSource as ConceptSource
+from .splits import split_set as split_set
+from .vocabulary import BLOG_TEMPLATE as BLOG_TEMPLATE
+from .vocabulary import ConceptGroup as ConceptGroup
+from .vocabulary import Vocabulary as Vocabulary
+
+__all__ = [
+    "BLOG_TEMPLATE",
+    "ClipEncoder",
+    "ConceptGroup",
+    "ConceptScores",
+    "ConceptSet",
+    "ConceptSets",
+    "ConceptSource",
+    "GivenLabels",
+    "ImageTextEncoder",
+    "Labels",
+    "Negatives",
+    "OpenClipEncoder",
+    "PromptTooLongError",
+    "Shown",
+    "TextEncoder",
+    "TransformersEncoder",
+    "Vocabulary",
+    "check_encoder",
+    "check_kinds",
+    "check_same_images",
+    "contact_sheet",
+    "estimate_set_quality",
+    "import_clip",
+    "load_curation",
+    "save_curation",
+    "set_quality",
+    "shown_concepts",
+    "split_set",
+    "text_vectors",
+    "with_label_noise",
+]

@@ -1,0 +1,43 @@
+from ._cells import Split as Split
+from ._layer import Features as Features
+from ._layer import Options as Options
+from ._layer import Sample as Sample
+from ._layer import Task as Task
+from ._layer import fit_layer as fit_layer
+from .probes import LinearProbe as LinearProbe
+from .probes import MeanDifferenceProbe as MeanDifferenceProbe
+from .probes import NonlinearProbe as NonlinearProbe
+from .probes import RegressionProbe as RegressionProbe
+from .probes import SparseProbe as SparseProbe
+from .probes import make_probe as make_probe
+from .study import BLOG_PROBES as BLOG_PROBES
+from .study import ProbingStudy as ProbingStudy
+from .study import Scopes as Scopes
+from .study import check_jobs as check_jobs
+from .study import check_seeds as check_seeds
+from .study import check_split as check_split
+from .study import make_tasks as make_tasks
+from .study import split as split
+
+__all__ = [
+    "BLOG_PROBES",
+    "Features",
+    "LinearProbe",
+    "MeanDifferenceProbe",
+    "NonlinearProbe",
+    "Options",
+    "ProbingStudy",
+    "RegressionProbe",
+    "Sample",
+    "Scopes",
+    "SparseProbe",
+    "Split",
+    "Task",
+    "check_jobs",
+    "check_seeds",
+    "check_split",
+    "fit_layer",
+    "make_probe",
+    "make_tasks",
+    "split",
+]

@@ -1,0 +1,21 @@
+from ._forward import ForwardPass as ForwardPass
+from ._record import record_beside as record_beside
+from .activations import Activations as Activations
+from .activations import Recorded as Recorded
+from .activations import check_layers as check_layers
+from .checkpoints import record_checkpoints as record_checkpoints
+from .recorder import ActivationRecorder as ActivationRecorder
+from .summaries import ActivationSummary as ActivationSummary
+from .summaries import UnitStatistics as UnitStatistics
+
+__all__ = [
+    "ActivationRecorder",
+    "ActivationSummary",
+    "Activations",
+    "ForwardPass",
+    "Recorded",
+    "UnitStatistics",
+    "check_layers",
+    "record_beside",
+    "record_checkpoints",
+]

@@ -1,0 +1,39 @@
+from ._judgment_figures import plot_lines as plot_lines
+from ._judgment_figures import plot_pairs as plot_pairs
+from ._judgment_figures import plot_quantities as plot_quantities
+from ._judgment_figures import plot_shares as plot_shares
+from ._judgment_figures import shortened as shortened
+from .base import Report as Report
+from .judgments import ALL_LAYERS as ALL_LAYERS
+from .judgments import JudgmentReport as JudgmentReport
+from .judgments import average as average
+from .judgments import quantity as quantity
+from .judgments import share as share
+from .labels import LabelReport as LabelReport
+from .labels import Labels as Labels
+from .labels import check_labels as check_labels
+from .labels import labeled_units as labeled_units
+from .labels import units_of as units_of
+from .page._write import write_page as write_page
+from .probes import ProbeReport as ProbeReport
+
+__all__ = [
+    "ALL_LAYERS",
+    "JudgmentReport",
+    "LabelReport",
+    "Labels",
+    "ProbeReport",
+    "Report",
+    "average",
+    "check_labels",
+    "labeled_units",
+    "plot_lines",
+    "plot_pairs",
+    "plot_quantities",
+    "plot_shares",
+    "quantity",
+    "share",
+    "shortened",
+    "units_of",
+    "write_page",
+]

@@ -1,0 +1,35 @@
+from ._concepts import CLIP_PATH as CLIP_PATH
+from ._concepts import world_vocabulary as world_vocabulary
+from ._images import WorldDataset as WorldDataset
+from ._images import world_images as world_images
+from ._palette import color_votes as color_votes
+from ._scenes import ATTRIBUTES as ATTRIBUTES
+from ._scenes import BACKGROUNDS as BACKGROUNDS
+from ._scenes import COLORS as COLORS
+from ._scenes import PATTERNS as PATTERNS
+from ._scenes import SHAPES as SHAPES
+from ._target import LAYERS as LAYERS
+from ._target import build_target as build_target
+from ._target import load_target as load_target
+from ._target import target_checkpoints as target_checkpoints
+from ._target import target_transform as target_transform
+from ._target import target_with_transform as target_with_transform
+
+__all__ = [
+    "ATTRIBUTES",
+    "BACKGROUNDS",
+    "CLIP_PATH",
+    "COLORS",
+    "LAYERS",
+    "PATTERNS",
+    "SHAPES",
+    "WorldDataset",
+    "build_target",
+    "color_votes",
+    "load_target",
+    "target_checkpoints",
+    "target_transform",
+    "target_with_transform",
+    "world_images",
+    "world_vocabulary",
+]

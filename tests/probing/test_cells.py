@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, r2_score, roc_auc_score
+
+from neuroprobe.concepts import ConceptSet
+from neuroprobe.exceptions import StoreError
+from neuroprobe.probing import (
+    LinearProbe,
+    MeanDifferenceProbe,
+    Options,
+    RegressionProbe,
+    Sample,
+    SparseProbe,
+    Split,
+    fit_layer,
+    make_tasks,
+    split,
+)
+from neuroprobe.probing._cell_store import CellStore, cell_name
+from neuroprobe.probing._cells import Problems, decisions, score
+from neuroprobe.probing._gram import unit_scaled
+from neuroprobe.probing._layer import CellResult, FullScope, layer_grams
+from neuroprobe.probing._passes import Pass, plan_passes
+from neuroprobe.probing._unit_cells import UnitScores
+
+CPU = torch.device("cpu")
+
+
+def concept_set(n: int = 60, *, concept: str = "a", types: bool = False) -> ConceptSet:
+    ids = tuple(f"{concept}{i}" for i in range(n))
+    known = tuple(i % 7 for i in range(n)) if types else ()
+    likelihoods = tuple(np.linspace(0.95, 0.05, n)) if types else ()
+    return ConceptSet(concept, "g", ids[: n // 3], ids[n // 3 :], types=known, likelihoods=likelihoods)
+
+
+def sample(
+    d: int, *, concept: str = "a", seed: int = 0, shift: float = 1.0, types: bool = False, seeds: tuple[int, ...] = (0, 1)
+) -> Sample:
+    set_ = concept_set(concept=concept, types=types)
+    X = np.random.default_rng(seed).normal(size=(60, d)).astype(np.float32)
+    X[:, :2] += shift * set_.targets[:, None]
+    return Sample(set_, {s: split(set_, held_out=0.3, seed=s) for s in seeds}, X, np.arange(60))
+
+
+def fitted(samples: list[Sample], *, scopes=("layer",), options: Options | None = None, probes=(("linear", "pooled"),)) -> dict:
+    tasks = make_tasks(probes, scopes)
+    names = [s.concept_set.concept for s in samples]
+    return fit_layer(samples, [(task, names) for task in tasks], options=options or Options(), device=CPU)
+
+
+# --- what is measured
+
+
+def problems(d: int, *, concept: str = "a") -> tuple[Problems, Sample]:
+    s = sample(d, types=True)
+    train, test = (torch.from_numpy(np.stack([getattr(part, name) for part in s.splits.values()])) for name in ("train", "test"))
+    targets = torch.from_numpy(s.concept_set.targets).expand(2, -1)
+    values = torch.tensor(s.concept_set.likelihoods, dtype=torch.float64).expand(2, -1)
+    return Problems(unit_scaled(torch.from_numpy(s.X), train), targets, train, test, (0, 1), d, values), s
+
+
+@pytest.mark.parametrize("d", [5, 90])
+@pytest.mark.parametrize("probe", [LinearProbe(), LinearProbe(C=(0.01, 1.0)), MeanDifferenceProbe(), SparseProbe(path=(2.0, 5.0))])
+def test_decisions_are_those_of_the_estimator(probe, d: int) -> None:
+    batch, s = problems(d)
+    found = decisions(probe, batch)
+    for row, part in zip(found, s.splits.values(), strict=True):
+        estimator = type(probe)(**probe.get_params()).fit(s.X[part.train], s.concept_set.targets[part.train])
+        np.testing.assert_allclose(row, estimator.decision_function(s.X.astype(float)), atol=2e-3)
+
+
+def test_a_regression_is_scored_by_what_it_explains() -> None:
+    batch, s = problems(90)
+    probe = RegressionProbe()
+    values = decisions(probe, batch)
+    wanted = np.array(s.concept_set.likelihoods)
+    for row, value, part in zip(score(values, batch, kind="regression"), values, s.splits.values(), strict=True):
+        estimator = RegressionProbe().fit(s.X[part.train], wanted[part.train])
+        np.testing.assert_allclose(value, estimator.predict(s.X), atol=1e-4)
+        assert row["r2"] == pytest.approx(r2_score(wanted[part.test], value[part.test]))
+        assert row["rank_correlation"] == pytest.approx(spearmanr(wanted[part.test], value[part.test]).statistic)
+        assert np.isnan(row["test_accuracy"])
+
+
+def test_every_score_is_of_the_part_it_says() -> None:
+    """Decision values that are right on the training part alone: a score of another part would show it."""
+    batch, s = problems(4)
+    targets = s.concept_set.targets
+    values = np.random.default_rng(0).normal(size=(2, 60))
+    for i, part in enumerate(s.splits.values()):
+        values[i, part.train] = np.where(targets[part.train] == 1, 9, -9)
+    for row, value, part in zip(score(values, batch, kind="linear"), values, s.splits.values(), strict=True):
+        held_out, decision = targets[part.test], value[part.test]
+        assert row["train_accuracy"] == 1
+        assert row["test_accuracy"] == np.mean((decision > 0) == held_out) < 0.8
+        assert row["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(held_out, decision > 0))
+        assert row["auroc"] == pytest.approx(roc_auc_score(held_out, decision))
+        assert row["average_precision"] == pytest.approx(average_precision_score(held_out, decision))
+        assert row["baseline"] == pytest.approx(max(np.mean(held_out), 1 - np.mean(held_out)))
+        assert (row["n_train"], row["n_test"], row["n_test_positive"]) == (42, 18, held_out.sum())
+        assert row["sensitivity"] == pytest.approx(np.mean(decision[held_out == 1] > 0))
+
+
+@pytest.mark.parametrize("features", ["pooled", "spatial"])
+@pytest.mark.parametrize("kind", ["linear", "nonlinear", "mean_difference"])
+def test_a_cell_does_not_feel_which_others_are_there(features: str, kind: str) -> None:
+    samples = [sample(80, concept=c, seed=i) for i, c in enumerate("abc")]
+    together = fitted(samples, probes=[(kind, features)])
+    for one in samples:
+        for key, cell in fitted([one], probes=[(kind, features)]).items():
+            for row, other in zip(cell.rows, next(v for k, v in together.items() if k[0] == key[0]).rows, strict=True):
+                assert row == pytest.approx(other)
+
+
+# --- scope neuron
+
+
+def test_the_unit_is_chosen_by_the_training_part_and_scored_on_the_other() -> None:
+    s = sample(6, shift=0)
+    (part,) = splits = (split(s.concept_set, held_out=0.3, seed=0),)
+    X, targets = s.X.copy(), s.concept_set.targets
+    X[part.train, 2] += 5 * targets[part.train]  # one that only the training part shows
+    X[part.test, 4] += 9 * targets[part.test]  # one that only the held-out part shows
+    (cell,) = fitted([Sample(s.concept_set, {0: splits[0]}, X, s.rows)], scopes=("neuron",)).values()
+    (row,) = cell.rows
+    assert row["unit"] == 2
+    assert row["train_accuracy"] > 0.95
+    assert row["test_accuracy"] < 0.85
+    assert cell.units.test_accuracy.shape == (6,)
+    assert cell.units.test_accuracy[2] == row["test_accuracy"]
+
+
+@pytest.mark.parametrize("kind", ["linear", "nonlinear", "mean_difference"])
+def test_a_concept_in_one_unit_is_found_there(kind: str) -> None:
+    s = sample(40, shift=0)
+    X = s.X.copy()
+    X[:, 17] -= 3 * s.concept_set.targets
+    (cell,) = fitted([Sample(s.concept_set, s.splits, X, s.rows)], scopes=("neuron",), probes=[(kind, "pooled")]).values()
+    assert [row["unit"] for row in cell.rows] == [17, 17]
+    assert cell.units.auroc.argmax() == cell.units.p_value.argmin() == 17
+    assert cell.units.p_value[17] < 1e-6 < np.delete(cell.units.p_value, 17).min()
+
+
+def test_units_are_what_a_layer_of_one_unit_is() -> None:
+    s = sample(3)
+    (cell,) = fitted([s], scopes=("neuron",)).values()
+    for unit in range(3):
+        (alone,) = fitted([Sample(s.concept_set, s.splits, s.X[:, [unit]], s.rows)]).values()
+        assert cell.units.auroc[unit] == pytest.approx(np.mean([row["auroc"] for row in alone.rows]))
+        assert cell.units.test_accuracy[unit] == pytest.approx(np.mean([row["test_accuracy"] for row in alone.rows]))
+
+
+# --- scope full
+
+
+def test_all_layers_together_have_equal_weights() -> None:
+    """As logistic regression on the standardized units of both layers, each divided by its number of units' root."""
+    a, b = sample(4, seed=1), sample(30, seed=2)
+    full = FullScope()
+    for s in (a, b):
+        full.add(layer_grams(s, "pooled", CPU), s.X.shape[1])
+    (task,) = make_tasks([("linear", "pooled")], ("full",))
+    rows = full.fit(a, task, options=Options()).rows
+    targets = a.concept_set.targets
+    for row, part in zip(rows, a.splits.values(), strict=True):
+        layers = [(s.X - s.X[part.train].mean(axis=0)) / s.X[part.train].std(axis=0) / np.sqrt(s.X.shape[1]) for s in (a, b)]
+        X = np.concatenate(layers, axis=1) * np.sqrt(34 / 2)
+        # a layer scaling of this matrix is 1 already
+        probe = LinearProbe(scaling="layer").fit(X[part.train], targets[part.train])
+        assert row["test_accuracy"] == pytest.approx(probe.score(X[part.test], targets[part.test]), abs=0.06)
+        assert row["auroc"] == pytest.approx(roc_auc_score(targets[part.test], probe.decision_function(X[part.test])), abs=0.02)
+
+
+# --- control labels, permutations, codelength, directions
+
+
+def test_control_labels_permutations_and_codelength_stand_beside_the_scores() -> None:
+    options = Options(controls=2, permutations=19, codelength=True)
+    (told,) = fitted([sample(5, shift=3, types=True)], options=options).values()
+    (noise,) = fitted([sample(5, shift=0, types=True)], options=options).values()
+    for row in told.rows:
+        assert row["selectivity"] == row["test_accuracy"] - row["control_accuracy"] > 0.1
+        assert row["p_value"] == 1 / 20
+        assert row["codelength"] < 45
+        assert row["compression"] == pytest.approx(60 / row["codelength"])
+    for row in noise.rows:
+        assert row["p_value"] > 0.05
+        assert row["compression"] < 1.2
+
+
+@pytest.mark.parametrize("kind", ["linear", "mean_difference"])
+@pytest.mark.parametrize("features", ["pooled", "spatial"])
+@pytest.mark.parametrize("d", [5, 200])
+def test_directions_give_the_probes_decisions(kind: str, features: str, d: int) -> None:
+    s = sample(d)
+    (cell,) = fitted([s], options=Options(keep_directions=True), probes=[(kind, features)]).values()
+    estimator = (LinearProbe if kind == "linear" else MeanDifferenceProbe)(scaling="unit" if features == "pooled" else "layer")
+    for seed, part in s.splits.items():
+        weights, bias = cell.directions[seed]
+        estimator.fit(s.X[part.train].astype(float), s.concept_set.targets[part.train])
+        np.testing.assert_allclose(weights, estimator.coef_[0], rtol=1e-3, atol=1e-5)
+        assert bias == pytest.approx(estimator.intercept_[0], abs=1e-3)
+
+
+# --- passes
+
+
+def test_everything_in_one_pass_if_it_fits() -> None:
+    concepts = {"a": ["1", "2"], "b": ["2", "3"]}
+    wanted = {"a": ["x", "y"], "b": ["x", "y"]}
+    assert plan_passes({"x": 10, "y": 5}, concepts, wanted, memory=45) == [Pass(("x", "y"), ("a", "b"))]
+
+
+def test_fewer_concepts_and_then_fewer_layers_where_it_does_not() -> None:
+    concepts = {"a": ["1", "2"], "b": ["2", "3"]}
+    wanted = {"a": ["x", "y"], "b": ["x", "y"]}
+    assert plan_passes({"x": 10, "y": 5}, concepts, wanted, memory=44) == [Pass(("x", "y"), ("a",)), Pass(("x", "y"), ("b",))]
+    assert plan_passes({"x": 10, "y": 5}, concepts, wanted, memory=20) == [
+        Pass(("x",), ("a",)), Pass(("x",), ("b",)), Pass(("y",), ("a", "b"))
+    ]  # fmt: skip
+    assert plan_passes({"x": 10}, concepts, {"a": [], "b": ["x"]}, memory=1) == [Pass(("x",), ("b",))]
+
+
+# --- finished cells on disk
+
+CELL = CellResult(
+    [{"seed": 0, "auroc": 0.5, "r2": float("nan")}],
+    UnitScores(*(np.array([0.1, v]) for v in (0.2, 0.3, 0.4, 0.5))),
+    {3: (np.array([1.5, -2], dtype=np.float32), 0.25)},
+)
+
+
+def test_a_cell_comes_back_as_it_went(tmp_path: Path) -> None:
+    store = CellStore(tmp_path / "cells")
+    store.put({"layer": "x"}, CELL)
+    found = CellStore(tmp_path / "cells").get({"layer": "x"})
+    assert found is not None
+    assert json.dumps(found.rows) == json.dumps(CELL.rows)
+    np.testing.assert_array_equal(found.units.p_value, CELL.units.p_value)
+    np.testing.assert_array_equal(found.directions[3][0], CELL.directions[3][0])
+    assert found.directions[3][1] == 0.25
+    assert store.get({"layer": "y"}) is None
+
+
+def test_a_damaged_cell_is_none(tmp_path: Path) -> None:
+    store = CellStore(tmp_path)
+    store.put({"layer": "x"}, CELL)
+    path = tmp_path / cell_name({"layer": "x"})
+    whole = path.read_text()
+    for damaged in (
+        "",
+        whole[: len(whole) // 2],
+        whole.replace("0.25", "0.75"),
+        "[]",
+        "null",
+        '{"key": {"layer": "x"}, "check": "", "cell": null}',
+        "[" * 100_000,
+        whole.replace('"layer": "x"', '"layer": "z"'),
+    ):
+        path.write_text(damaged)
+        assert store.get({"layer": "x"}) is None
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"a folder for finished cells, but '.*file.cells' cannot be made"):
+        CellStore(tmp_path / "file" / "cells")
+
+
+def test_splits_put_negatives_first() -> None:
+    set_ = concept_set()
+    parts = split(set_, held_out=0.3, seed=0)
+    assert isinstance(parts, Split)
+    for part in (parts.train, parts.test):
+        assert (np.diff(set_.targets[part]) >= 0).all()

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from neuroprobe.reports.labels import plot_labels
+
+HOSTILE = ["$", "$x", "$x$", "$\\frac$", "a $\\nonsense{ b$", "\\$x\\$", "_hidden", "a\nb", "c\td\re", "x" * 200, "<b>", "{}", "%d", "\\"]
+
+
+def label_table(concepts: list[str], layers: list[str] | None = None) -> pd.DataFrame:
+    n = len(concepts)
+    table = pd.DataFrame({"layer": layers or [f"layer{i % 2}" for i in range(n)], "unit": range(n), "concept": concepts, "score": 1.0})
+    table["status"] = np.where(table["concept"] == "", "never varies", "named")
+    return table
+
+
+def drawn(ax: Axes) -> Figure:
+    """Draw everything; a text matplotlib cannot read fails here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = ax.figure
+        figure.savefig("/dev/null", format="png")
+    return figure
+
+
+def shown(ticks) -> list[str]:
+    return [tick.get_text() for tick in ticks]
+
+
+def test_labels_show_each_layers_shares() -> None:
+    #          layer0  layer1
+    # red        2       0
+    # blue       0       1      and one unit of each layer is something else
+    table = label_table(["red", "blue", "red", "", "green", "", "", "green"])
+    ax = plot_labels(table)
+    assert shown(ax.get_xticklabels()) == ["layer0", "layer1"]
+    names, shares = shown(ax.get_yticklabels()), ax.images[0].get_array()
+    found = {name: row.tolist() for name, row in zip(names, shares, strict=True)}
+    assert found == {"red": [0.5, 0], "green": [0.25, 0.25], "blue": [0, 0.25]}
+    drawn(ax)
+
+
+def test_labels_show_the_most_frequent_concepts_and_say_so() -> None:
+    concepts = [f"concept {i}" for i in range(40) for _ in range(i + 1)]
+    ax = plot_labels(label_table(concepts))
+    assert shown(ax.get_yticklabels()) == [f"concept {i}" for i in range(39, 14, -1)]
+    assert "the 25 most frequent" in ax.get_title()
+
+
+def test_layers_keep_the_tables_order() -> None:
+    layers = ["features.1", "features.10", "features.2"]
+    assert shown(plot_labels(label_table(["a", "b", "c"], layers)).get_xticklabels()) == layers
+
+
+@pytest.mark.parametrize("concepts", [["", ""], [""]])
+def test_labels_of_dead_units_alone_can_be_drawn(concepts: list[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn(plot_labels(label_table(concepts)))
+
+
+def test_given_axes_are_used_and_returned() -> None:
+    plot, table = plot_labels, label_table(["red", "blue"])
+    figure = Figure()
+    left, right = figure.subplots(1, 2)
+    assert plot(table, ax=right) is right
+    assert right.get_title()
+    assert not left.get_title()
+    assert not left.lines
+    drawn(right)
+    part = Figure().subfigures(1, 2)[0].subplots()
+    assert plot(table, ax=part) is part
+
+
+def test_without_axes_a_new_figure_is_made() -> None:
+    table = label_table(["red", "blue"])
+    assert plot_labels(table).figure is not plot_labels(table).figure
+
+
+def test_the_table_is_not_changed() -> None:
+    table = label_table(["red", ""])
+    before = table.copy()
+    plot_labels(table)
+    pd.testing.assert_frame_equal(table, before)
+
+
+def test_hostile_concepts_are_drawn_as_they_are() -> None:
+    ax = plot_labels(label_table(HOSTILE))
+    figure = drawn(ax)
+    assert len(ax.get_yticklabels()) == len(HOSTILE)
+    assert max(len(text) for text in shown(ax.get_yticklabels())) <= 60
+    assert figure is ax.figure
+
+
+def test_hostile_layers_are_drawn_as_they_are() -> None:
+    drawn(plot_labels(label_table(["red"] * len(HOSTILE), HOSTILE)))
+
+
+def test_dollars_stay_dollars() -> None:
+    from matplotlib.text import Text
+
+    label = plot_labels(label_table(["$x$ for $5"])).get_yticklabels()[0]
+    assert isinstance(label, Text)
+    assert label._preprocess_math(label.get_text()) == ("$x$ for $5", False)
+
+
+def test_nothing_global_is_touched() -> None:
+    code = """
+import sys
+import pandas as pd
+from neuroprobe.reports import LabelReport
+table = pd.DataFrame({"layer": ["a"], "unit": [0], "concept": ["red"], "score": [1.0], "status": ["named"]})
+LabelReport(table, {}).to_single_html()
+print("matplotlib.pyplot" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "False", done.stderr

@@ -1,0 +1,460 @@
+from __future__ import annotations
+
+import dataclasses
+import html
+import json
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+import neuroprobe
+from neuroprobe._core import check_writable, versions
+from neuroprobe.exceptions import InputError
+from neuroprobe.reports import LabelReport, ProbeReport, Report
+
+HOSTILE = [
+    "none",
+    "NA",
+    "null",
+    "NaN",
+    "nan",
+    "None",
+    "1",
+    "1.0",
+    "007",
+    "True",
+    "",
+    " leading and trailing ",
+    "a,b;c\td",
+    'say "x"',
+    '"',
+    "'",
+    "a|b",
+    "two\nlines",
+    "two\r\nlines",
+    "old\rmac",
+    "<img src=x onerror=alert(1)>",
+    "</script><script>alert(1)</script>",
+    "R&D &lt;",
+    "{{ 7 * 7 }}",
+    "$x$ and $\\frac{1}{2}$",
+    "\\",
+    "縞模様",
+    "🔴",
+    "a\u2028b",
+    "=1+1",
+    "#",
+    "[x](javascript:alert(1))",
+]
+METADATA = {"seed": 3, "<b>": "</pre><script>alert(1)</script>", "nested": {"k": [1, 2.5, None, True]}}
+
+
+def labels(concepts: list[str], **columns) -> LabelReport:
+    n = len(concepts)
+    generator = np.random.default_rng(0)
+    table = pd.DataFrame(
+        {"layer": [f"layer{i % 3}" for i in range(n)], "unit": range(n), "concept": concepts, "score": generator.normal(size=n)}
+    )
+    table["status"] = ["named" if concept else "never varies" for concept in concepts]
+    table["concept_2"] = concepts[::-1]
+    table["score_2"] = generator.normal(size=n).astype(np.float32)
+    for name, values in columns.items():
+        table[name] = values
+    return LabelReport(table, METADATA)
+
+
+def probes(concepts: list[str], checkpoints: list[str] | None = None) -> ProbeReport:
+    rows = [
+        {
+            "concept": concept, "checkpoint": checkpoint, "layer": layer, "probe": f"prob-layer-{kind}", "scope": "layer", "kind": kind,
+            "features": "pooled", "seed": 0, "n_train": 70, "n_test": 30,
+            "train_accuracy": 1.0, "test_accuracy": 2 / 3 + i / 1000, "baseline": 2 / 3,
+        }
+        for i, concept in enumerate(concepts)
+        for checkpoint in checkpoints or ["model"]
+        for layer in ("features.1", "features.10")
+        for kind in ("linear", "nonlinear")
+    ]  # fmt: skip
+    return ProbeReport(pd.DataFrame(rows), METADATA)
+
+
+# --- saving and loading
+
+
+@pytest.mark.parametrize("make", [labels, probes])
+def test_what_was_saved_is_loaded(tmp_path: Path, make) -> None:
+    report = make(HOSTILE)
+    report.save(tmp_path)
+    loaded = type(report).load(tmp_path)
+    assert loaded.table["concept"].tolist() == report.table["concept"].tolist()
+    pd.testing.assert_frame_equal(loaded.table, report.table, rtol=1e-14)
+    assert loaded.metadata == report.metadata == METADATA
+
+
+class Quick(LabelReport):
+    """Draws nothing, which takes long."""
+
+    def plot(self, ax=None):
+        return Figure().subplots()
+
+
+@pytest.mark.parametrize("name", [name for name in HOSTILE if name])
+def test_every_name_survives_alone(tmp_path: Path, name: str) -> None:
+    # alone in its column, nothing else tells the reader that this is text
+    Quick(labels([name]).table, {}).save(tmp_path)
+    assert Quick.load(tmp_path).label("layer0", 0) == name
+
+
+def test_names_far_down_the_ranking_stay_text(tmp_path: Path) -> None:
+    report = labels(["a", "b"], concept_150=["1", "NA"], score_150=[0.5, np.nan])
+    report.save(tmp_path)
+    pd.testing.assert_frame_equal(LabelReport.load(tmp_path).table, report.table, rtol=1e-14)
+
+
+def test_numbers_come_back(tmp_path: Path) -> None:
+    scores = np.concatenate([np.random.default_rng(1).normal(size=500) * 10.0 ** np.arange(-250, 250), [0.1 + 0.2, 1e-310, 5e300]])
+    report = labels(["x"] * 503, score=scores)
+    report.save(tmp_path)
+    np.testing.assert_allclose(LabelReport.load(tmp_path).table["score"], scores, rtol=1e-14)
+
+
+def test_single_precision_scores_come_back_too(tmp_path: Path) -> None:
+    report = labels(["x"] * 300, score=np.random.default_rng(1).normal(size=300).astype(np.float32))
+    report.save(tmp_path)
+    pd.testing.assert_frame_equal(LabelReport.load(tmp_path).table, report.table, rtol=1e-14)
+
+
+def test_layers_and_checkpoints_that_look_like_numbers_stay_text(tmp_path: Path) -> None:
+    report = probes(["red"], checkpoints=["030", "NA", "1e3"])
+    report.save(tmp_path)
+    assert ProbeReport.load(tmp_path).table["checkpoint"].unique().tolist() == ["030", "NA", "1e3"]
+
+
+def test_missing_scores_stay_missing(tmp_path: Path) -> None:
+    report = labels(["red", "", "blue"], score=[1.5, np.nan, -2.0])
+    report.save(tmp_path)
+    assert LabelReport.load(tmp_path).table["score"].isna().tolist() == [False, True, False]
+
+
+def test_save_returns_what_it_wrote_and_leaves_nothing_else(tmp_path: Path) -> None:
+    paths = labels(["red"]).save(tmp_path / "a" / "new folder")
+    assert sorted(path.name for path in paths) == ["labels.csv", "labels.html", "labels.json", "labels.md", "labels.png"]
+    assert sorted(path.name for path in (tmp_path / "a" / "new folder").iterdir()) == sorted(path.name for path in paths)
+    assert next(p for p in paths if p.suffix == ".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_saving_again_replaces(tmp_path: Path) -> None:
+    labels(["red", "blue"]).save(tmp_path)
+    labels(["green"]).save(tmp_path)
+    assert LabelReport.load(tmp_path).table["concept"].tolist() == ["green"]
+
+
+def test_reports_of_both_kinds_share_a_folder(tmp_path: Path) -> None:
+    labels(["red"]).save(tmp_path)
+    probes(["blue"]).save(tmp_path)
+    assert LabelReport.load(tmp_path).table["concept"].tolist() == ["red"]
+    assert set(ProbeReport.load(tmp_path).table["concept"]) == {"blue"}
+
+
+def test_an_edited_table_is_refused(tmp_path: Path) -> None:
+    labels(["red", "blue"]).save(tmp_path)
+    path = tmp_path / "labels.csv"
+    path.write_bytes(path.read_bytes().replace(b"red", b"bad"))
+    with pytest.raises(InputError, match=r"labels\.csv is not the table that labels\.json describes"):
+        LabelReport.load(tmp_path)
+
+
+@pytest.mark.parametrize("keep", [0, 10, -1])
+def test_a_table_cut_short_is_refused(tmp_path: Path, keep: int) -> None:
+    labels(["red", "blue"]).save(tmp_path)
+    path = tmp_path / "labels.csv"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(InputError, match="is not the table"):
+        LabelReport.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "labels.json"])
+def test_a_report_that_lacks_a_file_is_refused(tmp_path: Path, name: str) -> None:
+    labels(["red"]).save(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=r"a complete LabelReport in .*, but it cannot be read"):
+        LabelReport.load(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", "{}", "\udcff"])
+def test_facts_that_are_damaged_are_refused(tmp_path: Path, content: str) -> None:
+    labels(["red"]).save(tmp_path)
+    (tmp_path / "labels.json").write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(InputError, match="LabelReport"):
+        LabelReport.load(tmp_path)
+
+
+def test_facts_without_metadata_are_refused(tmp_path: Path) -> None:
+    labels(["red"]).save(tmp_path)
+    facts = json.loads((tmp_path / "labels.json").read_text())
+    del facts["metadata"]
+    (tmp_path / "labels.json").write_text(json.dumps(facts))
+    with pytest.raises(InputError, match="a complete LabelReport"):
+        LabelReport.load(tmp_path)
+
+
+def test_a_report_of_another_kind_is_refused(tmp_path: Path) -> None:
+    labels(["red"]).save(tmp_path)
+    for suffix in ("csv", "json"):
+        (tmp_path / f"labels.{suffix}").rename(tmp_path / f"probes.{suffix}")
+    with pytest.raises(InputError, match="Expected the ProbeReport that was saved"):
+        ProbeReport.load(tmp_path)
+
+
+def test_a_save_that_fails_leaves_nothing_to_load(tmp_path: Path) -> None:
+    labels(["red"]).save(tmp_path)
+    (tmp_path / "labels.md").unlink()
+    (tmp_path / "labels.md").mkdir()  # cannot be replaced by a file
+    with pytest.raises(OSError, match=r"labels\.md"):
+        labels(["blue"]).save(tmp_path)
+    with pytest.raises(InputError, match="a complete LabelReport"):
+        LabelReport.load(tmp_path)
+    assert not list(tmp_path.glob(".*"))
+
+
+# --- nothing that stands in a table runs on a page
+
+
+class Page(HTMLParser):
+    """The elements of a page, and the text of its table's cells."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.cells: list[str] = []
+        self._in_cell = False
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._in_cell = tag == "td"
+        if self._in_cell:
+            self.cells.append("")
+
+    def handle_endtag(self, tag):
+        self._in_cell = False
+
+    def handle_data(self, data):
+        if self._in_cell:
+            self.cells[-1] += data
+
+
+@pytest.mark.parametrize("make", [labels, probes])
+def test_the_page_shows_names_as_text(make) -> None:
+    page = Page(make(HOSTILE).to_single_html())
+    tags = [tag for tag, _ in page.tags]
+    assert "script" not in tags
+    assert [attrs["src"][:22] for tag, attrs in page.tags if tag == "img"] == ["data:image/png;base64,"]
+    assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
+    assert set(HOSTILE) <= set(page.cells)
+
+
+def test_hostile_column_names_are_text_on_the_page_and_in_markdown() -> None:
+    report = labels(["red"], **{"<script>alert(1)</script>": ["x"]})
+    assert "script" not in [tag for tag, _ in Page(report.to_single_html()).tags]
+    assert "<script>" not in report.to_markdown()
+
+
+def test_the_page_needs_nothing_from_elsewhere() -> None:
+    text = labels(["red"]).to_single_html()
+    assert not re.search(r"(src|href)=\"(?!data:)", text)
+    assert html.escape(json.dumps(METADATA["<b>"])[1:-1], quote=False) in text.replace("&#34;", '"')
+
+
+def test_a_notebook_shows_names_as_text_and_ten_rows() -> None:
+    text = labels(HOSTILE)._repr_html_()
+    page = Page(text)
+    assert not {"img", "script"} & {tag for tag, _ in page.tags}
+    assert f"and {len(HOSTILE) - 10} more rows" in text
+    assert [tag for tag, _ in page.tags].count("tr") == 11
+    first = Page(labels(HOSTILE[20:25])._repr_html_())
+    assert "<img src=x onerror=alert(1)>" in [cell.strip() for cell in first.cells]
+    assert "img" not in [tag for tag, _ in first.tags]
+
+
+def cells_of(line: str) -> list[str]:
+    return [cell.strip() for cell in re.split(r"(?<!\\)(?:\\\\)*\|", line)[1:-1]]
+
+
+@pytest.mark.parametrize("make", [labels, probes])
+def test_markdown_has_a_line_per_row_and_a_cell_per_column(make) -> None:
+    report = make(HOSTILE)
+    lines = report.to_markdown().split("\n")
+    assert lines[-1] == ""
+    assert len(lines) == len(report) + 3
+    assert cells_of(lines[0]) == report.table.columns.tolist()
+    assert set(cells_of(lines[1])) == {"---"}
+    assert {len(cells_of(line)) for line in lines[:-1]} == {report.table.shape[1]}
+
+
+def test_markdown_neither_runs_nor_links() -> None:
+    text = labels(HOSTILE).to_markdown()
+    assert "<" not in text
+    assert not re.search(r"(?<!\\)\[x\]\(", text)
+    assert "a\\|b" in text
+    assert "&lt;img src=x onerror=alert(1)>" in text
+
+
+def test_markdown_shows_numbers_shortly_and_nothing_for_missing_ones() -> None:
+    line = labels(["red"], score=[2 / 3], score_2=[np.nan]).to_markdown().split("\n")[2]
+    assert cells_of(line) == ["layer0", "0", "red", "0.6667", "named", "red", ""]
+
+
+@pytest.mark.parametrize("method", ["to_csv", "to_markdown", "to_single_html"])
+def test_what_is_written_is_what_is_returned(tmp_path: Path, method: str) -> None:
+    text = getattr(labels(HOSTILE), method)(tmp_path / "out")
+    assert (tmp_path / "out").read_bytes().decode() == text
+
+
+# --- frozen
+
+
+def test_changing_the_table_changes_no_report() -> None:
+    source = labels(["red", "blue"]).table
+    report = LabelReport(source, METADATA)
+    before = report.to_csv()
+    source.loc[0, "concept"] = "changed"
+    table = report.table
+    table.loc[0, "concept"] = "changed"
+    table["score"] = 0.0
+    table.to_numpy()[:] = 7
+    assert report.to_csv() == before
+
+
+def test_changing_the_metadata_changes_no_report() -> None:
+    given = {"seeds": [1, 2]}
+    report = LabelReport(labels(["red"]).table, given)
+    given["seeds"].append(3)
+    report.metadata["seeds"].append(4)
+    assert report.metadata == {"seeds": [1, 2]}
+
+
+@pytest.mark.parametrize("name", ["table", "metadata"])
+def test_table_and_metadata_cannot_be_replaced(name: str) -> None:
+    with pytest.raises(AttributeError):
+        setattr(labels(["red"]), name, None)
+
+
+# --- metadata
+
+
+def test_metadata_are_what_json_keeps_of_them(tmp_path: Path) -> None:
+    given = {
+        "a": np.float32(0.5),
+        "b": np.int64(3),
+        "c": (1, 2),
+        "d": np.arange(3),
+        "e": torch.tensor([1.5]),
+        "f": np.bool_(True),
+        "g": "ü",
+    }
+    report = LabelReport(labels(["red"]).table, given)
+    assert report.metadata == {"a": 0.5, "b": 3, "c": [1, 2], "d": [0, 1, 2], "e": [1.5], "f": True, "g": "ü"}
+    report.save(tmp_path)
+    assert LabelReport.load(tmp_path).metadata == report.metadata
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, len])
+def test_metadata_that_json_cannot_hold_are_refused(value) -> None:
+    with pytest.raises(InputError, match=f"metadata that JSON can hold: {type(value).__name__} is not JSON"):
+        LabelReport(labels(["red"]).table, {"x": value})
+
+
+def test_metadata_that_hold_themselves_are_refused() -> None:
+    given: dict = {}
+    given["x"] = given
+    with pytest.raises(InputError, match="metadata that JSON can hold: Circular"):
+        LabelReport(labels(["red"]).table, given)
+
+
+def test_versions_are_of_what_runs() -> None:
+    found = versions()
+    assert found["neuroprobe"] == neuroprobe.__version__
+    assert found["numpy"] == np.__version__
+    assert set(found) == {"python", "neuroprobe", "torch", "torchvision", "numpy", "scikit-learn"}
+
+
+# --- tables
+
+
+@pytest.mark.parametrize("missing", ["layer", "status"])
+def test_a_table_without_a_column_is_refused(missing: str) -> None:
+    with pytest.raises(InputError, match=f"a table with the columns layer, unit, concept, score, status, but {missing} is missing"):
+        LabelReport(labels(["red"]).table.drop(columns=missing), {})
+
+
+def test_a_report_is_as_long_as_its_table_and_numbered_anew() -> None:
+    table = labels(["red", "blue", "green"]).table
+    report = LabelReport(table.iloc[[2, 0]], {})
+    assert len(report) == 2
+    assert report.table.index.tolist() == [0, 1]
+    assert report.label("layer2", 2) == "green"
+
+
+def test_the_label_of_a_unit() -> None:
+    report = labels(["red", "", "NA"])
+    assert [report.label(f"layer{i}", i) for i in range(3)] == ["red", "", "NA"]
+    with pytest.raises(InputError, match="a unit of this report, but got unit 5 of 'layer0'"):
+        report.label("layer0", 5)
+    with pytest.raises(InputError, match="a unit of this report, but got unit 0 of 'layer'"):
+        report.label("layer", 0)
+
+
+def test_summaries_count() -> None:
+    assert labels(["red", "red", "", "blue"]).summary() == "3 of 4 units named, in 3 layers, with 2 concepts"
+    assert repr(labels(["red"])) == "LabelReport(1 of 1 units named, in 1 layers, with 1 concepts)"
+    assert probes(["red", "blue"]).summary() == (
+        "8 probes: 2 concepts, 2 layers, 1 checkpoints; mean test accuracy 0.667, mean baseline 0.667"
+    )
+
+
+def test_a_plain_report_has_no_figure() -> None:
+    report = Report(pd.DataFrame({"x": [1]}), {})
+    assert report.to_csv() == "x\n1\n"
+    with pytest.raises(InputError, match="a report with a figure of its own, but Report has none"):
+        report.plot()
+
+
+def test_a_report_without_a_figure_is_saved_without_one(tmp_path: Path) -> None:
+    report = Report(pd.DataFrame({"x": [1]}), {"a": 1})
+    paths = report.save(tmp_path)
+    assert sorted(path.suffix for path in paths) == [".csv", ".html", ".json", ".md"]
+    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in paths}
+    assert "<img" not in paths[2].read_text(encoding="utf-8")
+    assert Report.load(tmp_path).metadata == {"a": 1}
+    assert (report.to_html(tmp_path / "page")[0]).read_text(encoding="utf-8") == report.to_single_html()
+
+
+def test_reports_are_no_dataclasses_to_be_replaced() -> None:
+    assert not dataclasses.is_dataclass(Report)
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_and_none_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        with pytest.raises(InputError, match=r"Expected a folder for the report, but '.*file' is a file"):
+            labels(["red"]).save(out)
+    check_writable(tmp_path / "new" / "deeper")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    with pytest.raises(InputError, match=r"Expected a folder that can be written to, but '.*' cannot"):
+        labels(["red"]).save(tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_files_name_that_is_no_utf8_is_kept(tmp_path: Path) -> None:
+    report = LabelReport(labels(["red"]).table, {"skipped": {"\udcff.png": "no image"}})
+    report.save(tmp_path)
+    assert LabelReport.load(tmp_path).metadata == report.metadata
+    assert "\\udcff.png" in (tmp_path / "labels.html").read_text(encoding="utf-8")
