@@ -18,11 +18,10 @@ from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 
 import neuroprobe
-from neuroprobe.images import collect
-from neuroprobe.visualization import visualize
-from neuroprobe.visualization import quantile_examples, top_images
-from neuroprobe.evaluation import evaluate_labels
 from neuroprobe.concepts import split_set
+from neuroprobe.evaluation import evaluate_labels
+from neuroprobe.images import collect
+from neuroprobe.visualization import quantile_examples, top_images, visualize
 from neuroprobe.world import ATTRIBUTES, CLIP_PATH, load_target, target_checkpoints, target_transform, world_images, world_vocabulary
 
 FOLDER = Path(__file__).parent / "images"

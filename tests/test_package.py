@@ -80,22 +80,40 @@ PUBLIC = [
 ]
 
 
+ROOMS = [
+    "concepts",
+    "effects",
+    "evaluation",
+    "exceptions",
+    "images",
+    "labeling",
+    "models",
+    "pipeline",
+    "probing",
+    "recording",
+    "reports",
+    "statistics",
+    "visualization",
+    "world",
+]
+
+
 def run(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout.strip()
 
 
 def test_public_names_are_there_and_listed() -> None:
-    assert set(neuroprobe.__all__) == set(PUBLIC)
+    assert set(neuroprobe.__all__) == {*PUBLIC, *ROOMS, "__version__"}
     for name in PUBLIC:
         assert getattr(neuroprobe, name).__module__.startswith("neuroprobe.")
     assert set(PUBLIC) <= set(dir(neuroprobe))
-    with pytest.raises(AttributeError, match="no attribute 'Proobe'"):
+    with pytest.raises(AttributeError, match="Proobe"):
         neuroprobe.Proobe  # noqa: B018
 
 
 def test_importing_it_imports_none_of_the_heavy_packages() -> None:
     loaded = run(
-        "import sys, neuroprobe, neuroprobe.world._concepts; print([m for m in ('clip', 'sklearn', 'pandas', 'matplotlib') if m in sys.modules])"
+        "import sys, neuroprobe, neuroprobe.world; neuroprobe.world.CLIP_PATH; print([m for m in ('clip', 'sklearn', 'pandas', 'matplotlib') if m in sys.modules])"
     )
     assert loaded == "[]"
 

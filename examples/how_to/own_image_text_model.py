@@ -8,7 +8,7 @@ from neuroprobe import ActivationRecorder, ConceptSource, Vocabulary, dissect
 from neuroprobe.images import collect
 from neuroprobe.world import ATTRIBUTES, load_target, target_transform, world_images
 
-NAMES = ["red", "yellow", "blue", "green", "orange", "purple", "pink", "cyan", "white", "gray", "black"]
+NAMES = ["red", "yellow", "blue", "green", "orange", "purple", "pink", "cyan", "white", "grey", "black"]
 COLORS = torch.tensor([ImageColor.getrgb(name) for name in NAMES]) / 255  # [n_colors, 3]
 
 

@@ -24,22 +24,20 @@ from .types import FloatArray as FloatArray
 from .types import Floats as Floats
 from .types import Rows as Rows
 from .types import Unit as Unit
-from .vectors import _Floats as _Floats
 from .vectors import unit_length as unit_length
 from .version import __version__ as __version__
 from .version import versions as versions
 
 __all__ = [
-    "__version__",
+    "N_ROWS",
+    "SHOWN_ROWS",
     "BoolArray",
     "Extremes",
     "FloatArray",
     "Floats",
-    "N_ROWS",
     "Rows",
-    "SHOWN_ROWS",
     "Unit",
-    "_Floats",
+    "__version__",
     "axes_or_new",
     "check_count",
     "check_counts",

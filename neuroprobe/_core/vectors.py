@@ -7,12 +7,12 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-_Floats: TypeAlias = npt.NDArray[np.float64]
+Floats: TypeAlias = npt.NDArray[np.float64]
 
 
-def unit_length(vectors: npt.ArrayLike) -> _Floats:
+def unit_length(vectors: npt.ArrayLike) -> Floats:
     """Vectors [..., d] divided by their lengths, in float64; one of length zero stays as it is."""
     vectors = np.asarray(vectors, np.float64)
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    found: _Floats = vectors / np.where(lengths > 0, lengths, 1)
+    found: Floats = vectors / np.where(lengths > 0, lengths, 1)
     return found

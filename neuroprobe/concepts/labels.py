@@ -20,8 +20,6 @@ from neuroprobe._core import BoolArray, fingerprint_bytes, fingerprint_texts
 from neuroprobe.concepts.concept_sets import ConceptSets
 from neuroprobe.concepts.scores import ConceptScores
 from neuroprobe.concepts.vocabulary import ConceptGroup, Vocabulary
-
-pass
 from neuroprobe.exceptions import InputError
 from neuroprobe.images import BatchRecord, Collected, Images, Transform, collect
 

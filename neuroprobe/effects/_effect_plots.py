@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-pass
 from neuroprobe._core import axes_or_new
 from neuroprobe.reports import shortened
 

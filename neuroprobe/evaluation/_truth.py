@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-pass
 from collections.abc import Iterable, Mapping, Sequence, Sized
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from neuroprobe._core import Unit, versions
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
-
-pass
 from neuroprobe.reports import LabelReport, labeled_units
 
 Labels = LabelReport | Mapping[Unit, str]

@@ -25,10 +25,10 @@ from .sums import explain_units as explain_units
 __all__ = [
     "DEFAULT_SIMILARITY",
     "FALSE_DISCOVERY_RATE",
-    "FormulaReport",
     "N_BOOTSTRAP",
-    "PairReport",
     "SCORERS",
+    "FormulaReport",
+    "PairReport",
     "Scorer",
     "Similarity",
     "SimilarityOrScorer",

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import Extremes, _Floats, check_count, unit_length, versions
+from neuroprobe._core import Extremes, Floats, check_count, unit_length, versions
 from neuroprobe.concepts import ConceptScores, check_same_images
 from neuroprobe.exceptions import InputError
 from neuroprobe.recording import Activations, ActivationSummary, Recorded, check_layers
@@ -119,7 +119,7 @@ def score_units(
     return UnitScoreReport(pd.concat(tables, ignore_index=True), metadata)
 
 
-def _layer_table(recorded: Recorded, scores: ConceptScores, vectors: _Floats, layer: str, *, k: int, seed: int) -> pd.DataFrame:
+def _layer_table(recorded: Recorded, scores: ConceptScores, vectors: Floats, layer: str, *, k: int, seed: int) -> pd.DataFrame:
     rows, varies = top_image_rows(recorded, scores, layer, k=k)
     live = np.flatnonzero(varies)
     found = {name: np.full(len(rows), np.nan) for name in SCORES}
@@ -138,7 +138,7 @@ def _layer_table(recorded: Recorded, scores: ConceptScores, vectors: _Floats, la
     return table
 
 
-def clarity(vectors: npt.ArrayLike) -> _Floats:
+def clarity(vectors: npt.ArrayLike) -> Floats:
     """Mean cosine similarity of all pairs of a unit's top images; the closer to 1, the more alike they are.
 
     Parameters
@@ -158,11 +158,11 @@ def clarity(vectors: npt.ArrayLike) -> _Floats:
     unit = unit_length(np.asarray(vectors, np.float64))
     k = unit.shape[-2]
     mean = unit.mean(axis=-2)
-    found: _Floats = ((mean**2).sum(axis=-1) - 1 / k) * k / (k - 1)
+    found: Floats = ((mean**2).sum(axis=-1) - 1 / k) * k / (k - 1)
     return found
 
 
-def polysemanticity(vectors: npt.ArrayLike, *, seed: int = 0) -> _Floats:
+def polysemanticity(vectors: npt.ArrayLike, *, seed: int = 0) -> Floats:
     """One minus the cosine similarity of the centers of two clusters of a unit's top images (k-means).
 
     Where a cluster holds one image only, it says nothing; then, as published, one minus the mean cosine similarity
@@ -187,7 +187,7 @@ def polysemanticity(vectors: npt.ArrayLike, *, seed: int = 0) -> _Floats:
     return np.array([_polysemanticity(one, seed) for one in np.asarray(vectors, np.float64)])
 
 
-def _polysemanticity(tops: _Floats, seed: int) -> float:
+def _polysemanticity(tops: Floats, seed: int) -> float:
     from sklearn.cluster import KMeans
 
     if len(np.unique(tops, axis=0)) < 2:  # one image, several times
@@ -200,7 +200,7 @@ def _polysemanticity(tops: _Floats, seed: int) -> float:
     return float(1 - clarity(pairs).mean())
 
 
-def redundancy(means: npt.ArrayLike) -> _Floats:
+def redundancy(means: npt.ArrayLike) -> Floats:
     """The highest cosine similarity of a unit's mean embedding with that of any other unit of the layer.
 
     Parameters
@@ -229,7 +229,7 @@ def redundancy(means: npt.ArrayLike) -> _Floats:
     return found
 
 
-def monosemanticity(activations: npt.NDArray[Any], vectors: npt.ArrayLike) -> _Floats:
+def monosemanticity(activations: npt.NDArray[Any], vectors: npt.ArrayLike) -> Floats:
     """Mean cosine similarity of all pairs of different images, each pair weighted by the unit's activations on both.
 
     The activations a are brought to w = (a - min) / (max - min) for every unit, whatever their sign. With

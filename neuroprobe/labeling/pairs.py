@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
-from neuroprobe._core import check_count, versions
+from neuroprobe._core import Floats, check_count, versions
 from neuroprobe.concepts import ConceptScores, ImageTextEncoder, Vocabulary, check_encoder, check_kinds
 from neuroprobe.exceptions import InputError
 from neuroprobe.labeling._units import LayerUnits, layer_units
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from neuroprobe.recording import Activations
 
 _Pair: TypeAlias = tuple[int, int]
-from neuroprobe._core import Floats
-
 _COLUMNS = 1024  # concepts scored at a time
 
 

@@ -39,18 +39,22 @@ from .pooling import Pooling as Pooling
 from .pooling import check_pooling as check_pooling
 from .pooling import describe_pooling as describe_pooling
 from .pooling import pool as pool
+from .transforms import IMAGENET_MEAN as IMAGENET_MEAN
+from .transforms import IMAGENET_STD as IMAGENET_STD
 from .transforms import Normalize as Normalize
 from .transforms import Preprocessing as Preprocessing
 from .transforms import preprocessing as preprocessing
 
 __all__ = [
+    "IMAGENET_MEAN",
+    "IMAGENET_STD",
+    "POOLINGS",
     "Axes",
     "Checkpoint",
     "Direction",
     "Layers",
     "Layout",
     "Normalize",
-    "POOLINGS",
     "Pooling",
     "Precision",
     "Preprocessing",

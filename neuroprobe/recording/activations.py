@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-pass
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -11,8 +11,6 @@ from torch import nn
 from neuroprobe.exceptions import InputError
 from neuroprobe.images import Images, Transform, collect
 from neuroprobe.models import Checkpoint, Layout, Pooling, fingerprint_each, load_checkpoint
-
-pass
 from neuroprobe.recording.activations import Activations
 from neuroprobe.recording.recorder import ActivationRecorder
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -10,17 +10,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
 
-from neuroprobe._core import axes_or_new, layer_ticks, shortened
-from neuroprobe.exceptions import shown
+from neuroprobe._core import Unit, axes_or_new, layer_ticks, shortened
+from neuroprobe.exceptions import InputError, shown
 from neuroprobe.reports.base import Report
-
-pass
-from collections.abc import Mapping
-
-from neuroprobe._core import Unit
-
-pass
-from neuroprobe.exceptions import InputError
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -16,9 +16,6 @@ import numpy.typing as npt
 from neuroprobe._core import Floats, Rows
 from neuroprobe.exceptions import InputError, shown
 
-pass
-
-
 #: Fewer images say nothing of a correlation.
 FEWEST = 3
 

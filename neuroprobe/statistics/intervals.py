@@ -7,7 +7,6 @@ takes them for independent measurements.
 
 from __future__ import annotations
 
-pass
 import math
 from collections.abc import Callable
 from typing import Any
@@ -19,8 +18,6 @@ from scipy.stats import norm
 
 from neuroprobe._core import FloatArray, Floats
 from neuroprobe.exceptions import InputError
-
-pass
 
 Interval = tuple[Floats, Floats]
 

@@ -17,7 +17,7 @@ from torchvision import transforms
 from neuroprobe.exceptions import InputError, shown
 from neuroprobe.images import BatchRecord, Collected, Images, Transform, collect
 from neuroprobe.models import preprocessing
-from neuroprobe.models.transforms import IMAGENET_MEAN
+from neuroprobe.models import IMAGENET_MEAN
 
 _Result = TypeVar("_Result")
 

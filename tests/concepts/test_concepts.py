@@ -96,8 +96,8 @@ def test_likelihoods_are_a_plain_softmax_within_the_group(temperature: float | N
 
 
 def test_likelihoods_of_an_unknown_group() -> None:
-    with pytest.raises(UnknownNameError, match=r"a group of the vocabulary, but got 'color'\. Did you mean 'color'"):
-        ConceptSource(ENCODER, VOCABULARY).score(IMAGES).likelihoods("color")
+    with pytest.raises(UnknownNameError, match=r"a group of the vocabulary, but got 'colour'\. Did you mean 'color'"):
+        ConceptSource(ENCODER, VOCABULARY).score(IMAGES).likelihoods("colour")
 
 
 def test_the_metadata_say_what_was_scored() -> None:

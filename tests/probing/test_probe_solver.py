@@ -3,7 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.optimize import check_grad, minimize
+from scipy.optimize import check_grad
+from scipy.optimize import minimize as scipy_minimize
 from sklearn.linear_model import LogisticRegression
 
 from neuroprobe.probing import _linear_models as linear_models
@@ -221,7 +222,7 @@ def test_it_gets_as_low_as_scipys() -> None:
             value, gradient = problem.loss_and_gradient(torch.from_numpy(theta)[None])
             return float(value), gradient[0].numpy()
 
-        reference = minimize(plain, layer.flat[i].numpy(), jac=True, method="L-BFGS-B", options={"maxiter": 300, "ftol": 1e-9})
+        reference = scipy_minimize(plain, layer.flat[i].numpy(), jac=True, method="L-BFGS-B", options={"maxiter": 300, "ftol": 1e-9})
         assert float(loss[i]) == pytest.approx(reference.fun, rel=0.1)  # not convex: another path, another minimum
 
 

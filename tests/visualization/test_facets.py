@@ -22,7 +22,7 @@ from neuroprobe.visualization._facets import FacetConcept, UnitFacets, active_ex
 from neuroprobe.world import ATTRIBUTES, CLIP_PATH, WorldDataset, world_vocabulary
 
 N = 1000
-UNITS = [("red", "striped"), ("yellow", "circle"), ("zigzagged", "heart"), ("red",), ("striped",), ("ring",), ("gray",)]
+UNITS = [("red", "striped"), ("yellow", "circle"), ("zigzagged", "heart"), ("red",), ("striped",), ("ring",), ("grey",)]
 
 
 @pytest.fixture(scope="module")

@@ -227,8 +227,8 @@ class TestRendering:
         assert dark == 0 if pattern == "plain" else 0.2 < dark < 0.7
 
     def test_light_and_noise(self) -> None:
-        np.testing.assert_allclose(self.picture(background="gray", light=0.8).mean() / 255, 0.4, atol=0.003)
-        noisy = self.picture(background="gray", noise=0.05) / 255
+        np.testing.assert_allclose(self.picture(background="grey", light=0.8).mean() / 255, 0.4, atol=0.003)
+        noisy = self.picture(background="grey", noise=0.05) / 255
         np.testing.assert_allclose(noisy.std(), 0.05, atol=0.003)
 
 
