@@ -28,7 +28,7 @@ def random_activations(**units: int) -> Activations:
 
 
 def same_rows(found: pd.DataFrame, expected: pd.DataFrame) -> None:
-    pd.testing.assert_frame_equal(found.reset_index(drop=True), expected.reset_index(drop=True), check_exact=True)
+    pd.testing.assert_frame_equal(found.reset_index(drop=True), expected.reset_index(drop=True), rtol=1e-6, atol=1e-7)
 
 
 #: So that dissect scores the very matrix that the pure functions get.

@@ -168,7 +168,7 @@ def test_dead_units_have_a_status_and_change_nothing() -> None:
     table = score_units(activations_of({"a": values}), CONCEPT_SCORES, k=8).table
     assert table["status"].tolist() == ["scored"] * 2 + ["never varies"] + ["scored"] * 6
     assert table.loc[2, list(SCORES)].isna().all()
-    np.testing.assert_array_equal(table.drop(index=2)[list(SCORES)], without[list(SCORES)])
+    np.testing.assert_allclose(table.drop(index=2)[list(SCORES)], without[list(SCORES)], rtol=0, atol=1e-12)
 
 
 def test_a_layer_of_dead_units_alone(tmp_path) -> None:
