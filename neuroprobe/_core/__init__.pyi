@@ -1,8 +1,14 @@
 from . import figures as figures
+from .checks import check_choice as check_choice
 from .checks import check_count as check_count
 from .checks import check_counts as check_counts
 from .checks import check_level as check_level
 from .checks import check_number as check_number
+from .checks import check_seed as check_seed
+from .checks import check_share as check_share
+from .checks import check_unit as check_unit
+from .checks import check_units as check_units
+from .checks import is_whole as is_whole
 from .extremes import N_ROWS as N_ROWS
 from .extremes import Extremes as Extremes
 from .figures import axes_or_new as axes_or_new
@@ -39,10 +45,15 @@ __all__ = [
     "Unit",
     "__version__",
     "axes_or_new",
+    "check_choice",
     "check_count",
     "check_counts",
     "check_level",
     "check_number",
+    "check_seed",
+    "check_share",
+    "check_unit",
+    "check_units",
     "check_writable",
     "describe_function",
     "figures",
@@ -51,6 +62,7 @@ __all__ = [
     "fingerprint_model",
     "fingerprint_texts",
     "identify_function",
+    "is_whole",
     "layer_ticks",
     "printable",
     "shortened",

@@ -1,8 +1,9 @@
-"""Checks of arguments, with one wording for each kind of mistake."""
+"""Checks of arguments, with one wording for each kind of mistake: what was expected, what came."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -10,31 +11,77 @@ import numpy as np
 from neuroprobe.exceptions import InputError
 
 
-def check_counts(**counts: Any) -> None:
-    """Raise `InputError` for one that is no whole number of at least 1."""
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise InputError(f"Expected `{name}` to be a whole number of at least 1, but got {value!r:.60}.")
-
-
-def check_level(level: float, seed: int = 0) -> None:
-    """Raise `InputError` for a level that is no probability, or a seed that is no whole number from 0."""
-    if not isinstance(level, (int, float, np.number)) or not 0 < level < 1:
-        raise InputError(f"Expected `level` to be between 0 and 1, such as 0.95, but got {level!r:.60}.")
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise InputError(f"Expected a seed of 0 or more, a whole number, but got {seed!r:.60}.")
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number, Python's or numpy's, and no bool."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def check_count(name: str, value: Any, *, low: int = 1) -> None:
-    """Raise InputError unless it is a whole number of at least `low`."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
-        raise InputError(f"Expected `{name}` to be at least {low}, but got {value!r}. Give a whole number.")
+    """Raise `InputError` unless it is a whole number of at least `low`."""
+    if not is_whole(value) or value < low:
+        raise InputError(f"Expected `{name}` to be a whole number of at least {low}, but got {value!r:.60}.")
 
 
-def check_number(name: str, value: Any, *, low: float = -math.inf, high: float = math.inf, above: bool = False) -> None:
-    """Raise InputError unless it is a finite number in [low, high]; with `above`, in (low, high]."""
-    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not low <= value <= high or (above and value == low):
-        bounds = "finite" if low == -math.inf else f"{'above' if above else 'at least'} {low:g}"
-        bounds += "" if high == math.inf else f" and at most {high:g}"
-        raise InputError(f"Expected `{name}` to be a number, {bounds}, but got {value!r}.")
+def check_counts(*, low: int = 1, **counts: Any) -> None:
+    """Raise `InputError` for the first of these that is no whole number of at least `low`."""
+    for name, value in counts.items():
+        check_count(name, value, low=low)
+
+
+def check_seed(seed: Any, name: str = "seed") -> None:
+    """Raise `InputError` unless it is a whole number of at least 0."""
+    check_count(name, seed, low=0)
+
+
+def check_number(
+    name: str, value: Any, *, low: float = -math.inf, high: float = math.inf, above: bool = False, below: bool = False
+) -> None:
+    """Raise `InputError` unless it is a finite number in [low, high]; with `above` greater than `low`, with `below` less than `high`."""
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not low <= value <= high or (above and value == low) or (below and value == high):
+        bounds = [f"{'above' if above else 'at least'} {low:g}"] if low > -math.inf else []
+        bounds += [f"{'below' if below else 'at most'} {high:g}"] if high < math.inf else []
+        raise InputError(f"Expected `{name}` to be a number, {' and '.join(bounds) or 'finite'}, but got {value!r:.60}.")
+
+
+def check_share(name: str, value: Any, *, zero: bool = False, one: bool = False) -> None:
+    """Raise `InputError` unless it is a number between 0 and 1; those two only where `zero` or `one` allows them."""
+    check_number(name, value, low=0, high=1, above=not zero, below=not one)
+
+
+def check_level(level: Any) -> None:
+    """Raise `InputError` unless it is a level of confidence: above 0 and below 1."""
+    check_share("level", level)
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str | None]) -> None:
+    """Raise `InputError` unless it is one of the choices."""
+    known = [repr(choice) for choice in choices]
+    if not (value is None or isinstance(value, str)) or repr(value) not in known:
+        listed = " or ".join(filter(None, (", ".join(known[:-1]), known[-1])))
+        raise InputError(f"Expected `{name}` to be {listed}, but got {value!r:.60}.")
+
+
+def check_unit(layer: str, unit: Any, n_units: int | None = None) -> None:
+    """Raise `InputError` unless it is the number of a unit of this layer, which may not have told yet how many it has."""
+    if not is_whole(unit) or unit < 0 or (n_units is not None and unit >= n_units):
+        numbers = "0 on" if n_units is None else f"0 to {n_units - 1}"
+        raise InputError(f"Expected a unit from {numbers} of {layer!r}, but got {unit!r:.60}.")
+
+
+def check_units(layer: str, units: Any, n_units: int | None = None) -> list[int]:
+    """The numbers of units of this layer, one or several, each once.
+
+    Raises
+    ------
+    InputError
+        None at all, one twice, or anything but numbers of its units.
+    """
+    if isinstance(units, (str, bytes)) or not (is_whole(units) or isinstance(units, Iterable)):
+        raise InputError(f"Expected units of {layer!r}, each a number from 0 on, but got {units!r:.60}.")
+    found = [units] if is_whole(units) else list(units)
+    for unit in found:
+        check_unit(layer, unit, n_units)
+    if not found or len(set(found)) < len(found):
+        raise InputError(f"Expected each of some units of {layer!r} once, but got {'none' if not found else repr(found)[:60]}.")
+    return [int(unit) for unit in found]

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from neuroprobe._core import FloatArray, check_level, fingerprint_model, versions
+from neuroprobe._core import FloatArray, check_level, check_seed, fingerprint_model, versions
 from neuroprobe.concepts import ConceptScores, ConceptSet
 from neuroprobe.effects._effect_plots import in_words
 from neuroprobe.effects._passes import Found, Measured, OutputsUnder, TryOut, named_outputs, random_units
@@ -169,7 +169,8 @@ def causal_effect(
     The interval is Student's of the mean of the pairs' differences, with n_pairs - 1 degrees of freedom. It is about new pairs of
     images for these units; p-values are not corrected for the number of outputs and concepts.
     """
-    check_level(level, seed)
+    check_level(level)
+    check_seed(seed)
     _check_control(control, n_random)
     if not isinstance(images, Images):
         raise InputError(f"Expected the images as neuroprobe.Images, but got {shown(images)}.")

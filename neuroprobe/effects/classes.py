@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import Floats, Rows, check_counts, check_level, versions
+from neuroprobe._core import Floats, Rows, check_counts, check_level, check_seed, versions
 from neuroprobe.effects._groups import UnitGroup, Unnamed, forward_order, group_sums, unit_groups
 from neuroprobe.effects._heads import Head, HeadLike, resolve_head
 from neuroprobe.exceptions import InputError, shown
@@ -155,7 +155,8 @@ def explain_class(
     >>> report.table["concept"].tolist()
     ['red', 'big', '(unnamed)']
     """
-    check_level(level, seed)
+    check_level(level)
+    check_seed(seed)
     check_counts(k=k, n_shuffles=n_shuffles, n_resamples=n_resamples)
     resolved, layer = resolve_head(head, classes=classes), _the_layer(activations, layer)
     number, values = resolved.number(class_), activations[layer]

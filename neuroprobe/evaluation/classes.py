@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import FloatArray, check_level
+from neuroprobe._core import FloatArray, check_level, check_seed
 from neuroprobe.concepts import TextEncoder, text_vectors
 from neuroprobe.evaluation._truth import Labels, _check_counts, _facts, _labels_of
 from neuroprobe.exceptions import InputError
@@ -117,7 +117,8 @@ def classes_from_labels(
     InputError
         Targets that are not one per image or not among the classes, fewer than two classes, or too few labeled units.
     """
-    check_level(level, seed)
+    check_level(level)
+    check_seed(seed)
     _check_counts(top=top, n_permutations=n_permutations)
     names, truth = _class_numbers(targets, classes, len(activations.ids))
     values = np.asarray(activations[layer], dtype=float)

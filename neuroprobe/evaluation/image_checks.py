@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import norm
 
-from neuroprobe._core import BoolArray, FloatArray, Unit, check_level, versions
+from neuroprobe._core import BoolArray, FloatArray, Unit, check_level, check_seed, versions
 from neuroprobe.concepts import Shown, shown_concepts
 from neuroprobe.exceptions import InputError
 from neuroprobe.exceptions import shown as said
@@ -88,7 +88,8 @@ def check_on_images(
     ----------
     Kopf et al. 2024, section 3: AUC and MAD.
     """
-    check_level(level, seed)
+    check_level(level)
+    check_seed(seed)
     if not isinstance(labels, Mapping):
         check_labels(labels, "a LabelReport, or a mapping from units to concepts,")
     if not isinstance(activations, Activations):

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import BoolArray, Unit, check_level, versions
+from neuroprobe._core import BoolArray, Unit, check_level, check_seed, versions
 from neuroprobe.concepts import ConceptSets, Shown, shown_concepts
 from neuroprobe.evaluation._truth import Truth, true_concepts
 from neuroprobe.exceptions import InputError
@@ -113,7 +113,8 @@ def check_metrics(
     Oikarinen, Yan and Weng 2025, section 4. As in the published code, the threshold is 0.001 of the range; here
     exactly half the positives are dropped, and exactly as many added, where it draws each image by itself.
     """
-    check_level(level, seed)
+    check_level(level)
+    check_seed(seed)
     if n_draws < 1:
         raise InputError(f"Expected at least one draw of wrong labels, but got n_draws={n_draws}.")
     names, matrix = _label_matrix(shown, activations.ids)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import Unit, check_level, fingerprint_texts, versions
+from neuroprobe._core import Unit, check_level, check_seed, fingerprint_texts, versions
 from neuroprobe.concepts import ConceptScores, Shown, TextEncoder, Vocabulary, shown_concepts, text_vectors
 from neuroprobe.evaluation._truth import Truth, true_concepts
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
@@ -117,7 +117,8 @@ def dissect_without(
     UnknownNameError
         A concept that is not in the vocabulary, or not in `shown`.
     """
-    check_level(level, seed)
+    check_level(level)
+    check_seed(seed)
     options = dict(options or {})
     _check_asked(concepts, dropped, shown, scores)
     masks = {} if shown is None else {name: mask for name, (mask, _) in shown_concepts(shown, activations.ids).items()}

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import FloatArray, check_level, versions
+from neuroprobe._core import FloatArray, check_level, check_seed, versions
 from neuroprobe.concepts import TextEncoder, text_vectors
 from neuroprobe.evaluation._truth import Truth, true_concepts
 from neuroprobe.exceptions import InputError, UnknownNameError
@@ -115,7 +115,8 @@ def evaluate_labels(
     >>> evaluate_labels(labels, {"fc": ["red", "green"]}).value("top_1")
     0.5
     """
-    check_level(level, seed)
+    check_level(level)
+    check_seed(seed)
     check_labels(report)
     encoders = {} if encoder is None else dict(encoder) if isinstance(encoder, Mapping) else {"": encoder}
     table, n_ranked = judge_units(report, truth, encoders=encoders, similarities=similarities, concepts=concepts)

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from scipy.stats import rankdata
 
-from neuroprobe._core import FloatArray, check_level
+from neuroprobe._core import FloatArray, check_level, check_seed
 from neuroprobe.concepts import TextEncoder, text_vectors
 from neuroprobe.evaluation._truth import Labels, _check_counts, _facts, _labels_of
 from neuroprobe.exceptions import InputError
@@ -99,7 +99,8 @@ def compare_weights(
     InputError
         Weights that do not fit the labeled units, one without a value, or too few units with a label.
     """
-    check_level(level, seed)
+    check_level(level)
+    check_seed(seed)
     _check_counts(top=top, n_permutations=n_permutations)
     matrix = _weight_matrix(weights)
     above, below = _labels_of(labels, upper, len(matrix)), _labels_of(labels, lower, matrix.shape[1])

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from neuroprobe._core import Floats, Rows, Unit, axes_or_new, check_counts, check_level, versions
+from neuroprobe._core import Floats, Rows, Unit, axes_or_new, check_counts, check_level, check_seed, versions
 from neuroprobe.concepts import ConceptScores, check_same_images
 from neuroprobe.exceptions import InputError, shown
 from neuroprobe.labeling._concept_values import ConceptValues, Values
@@ -170,7 +170,8 @@ def explain_units(
     """
     _check(activations, scores, min_gain=min_gain, most_shared=most_shared, signed=signed)
     check_counts(k=k, n_resamples=n_resamples)
-    check_level(level, seed)
+    check_level(level)
+    check_seed(seed)
     chosen = {layer: _columns(activations[layer].shape[1], units, layer) for layer in check_layers(activations, layers)}
     named = None if labels is None else _named_units(labels, chosen)
     train, test = split_images(activations.ids, held_out=held_out, near_duplicates=near_duplicates, seed=seed)

@@ -17,7 +17,6 @@ from .layers import all_layers as all_layers
 from .layers import block_layers as block_layers
 from .layers import check_layers as check_layers
 from .layers import check_model as check_model
-from .layers import check_unit as check_unit
 from .layers import list_layers as list_layers
 from .loading import load_model as load_model
 from .modes import Precision as Precision
@@ -69,7 +68,6 @@ __all__ = [
     "check_model",
     "check_pooling",
     "check_precision",
-    "check_unit",
     "choices",
     "describe_output",
     "describe_pooling",

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
@@ -239,10 +238,3 @@ def _run(model: nn.Module, example: Any) -> None:
         model(*example)
     else:
         model(example)
-
-
-def check_unit(layer: str, unit: int, n_units: int) -> None:
-    """Raise `InputError` unless the layer has this unit."""
-    whole = isinstance(unit, (int, np.integer)) and not isinstance(unit, bool)
-    if not whole or not 0 <= unit < n_units:
-        raise InputError(f"Expected a unit from 0 to {n_units - 1} of {layer!r}, but got {unit!r}.")

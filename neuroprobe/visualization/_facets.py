@@ -21,10 +21,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from neuroprobe._core import check_count, check_number
+from neuroprobe._core import check_count, check_number, check_unit
 from neuroprobe.concepts import ConceptScores, check_same_images
 from neuroprobe.exceptions import InputError
-from neuroprobe.models import check_unit
 from neuroprobe.recording import Activations, Recorded
 from neuroprobe.visualization._clusters import Clustering, ClusterSpace
 from neuroprobe.visualization.examples import Example, top_images

@@ -18,9 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from neuroprobe._core import check_count, check_number
+from neuroprobe._core import check_count, check_number, check_unit
 from neuroprobe.exceptions import InputError, shown
-from neuroprobe.models import check_unit
 from neuroprobe.recording import Activations, ActivationSummary, Recorded
 
 #: The top, and what lies below it.

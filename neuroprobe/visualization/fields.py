@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from neuroprobe._core import check_count
+from neuroprobe._core import check_unit
 from neuroprobe.exceptions import InputError, NeuroprobeError
 from neuroprobe.models import Axes, Layout, UnitAxisTracker, check_layers, check_layout, check_model, describe_output, evaluating
 from neuroprobe.visualization._dependence import Dependence
@@ -269,7 +269,7 @@ def _checked(model: nn.Module, layer: str, input_shape: Sequence[int], unit: int
     if layout is not None:
         check_layout(layout)
     if unit is not None:
-        check_count("unit", unit, low=0)
+        check_unit(layer, unit)
     shape = tuple(input_shape) if isinstance(input_shape, Iterable) else ()
     if len(shape) != 3 or not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in shape):
         raise InputError(f"Expected `input_shape` as (channels, height, width), but got {input_shape!r}. Leave the batch out.")

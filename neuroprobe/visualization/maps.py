@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from neuroprobe._core import check_count, check_number
+from neuroprobe._core import check_number, check_unit
 from neuroprobe.exceptions import InputError
 from neuroprobe.images import BatchRecord, Collected, Images, Transform, check_images, collect
 from neuroprobe.models import (
@@ -20,7 +20,6 @@ from neuroprobe.models import (
     check_layers,
     check_layout,
     check_model,
-    check_unit,
     describe_output,
     device_of,
     evaluating,
@@ -131,7 +130,7 @@ class MapPass:
         check_layers(model, [layer])
         if layout is not None:
             check_layout(layout)
-        check_count("unit", unit, low=0)  # how many there are shows when the layer has run
+        check_unit(layer, unit)  # how many there are shows when the layer has run
         self.transform = transform
         self._model, self._layer, self._unit, self._layout = model, layer, unit, layout
         self._maps: list[torch.Tensor] = []

@@ -104,7 +104,7 @@ def test_probe_takes_word_lists_as_groups(folder: Path, words: Path, tmp_path: P
         ({"more": ("--similarity", "soft_wpmy")}, "Did you mean 'soft_wpmi'"),
         ({"more": ("--device", "warp")}, "a device of this machine"),
         ({"more": ("--template", "no place")}, "exactly one '{}'"),
-        ({"more": ("--batch-size", "0")}, "`batch_size` to be at least 1"),
+        ({"more": ("--batch-size", "0")}, "`batch_size` to be a whole number of at least 1"),
     ],
 )  # fmt: skip
 def test_wrong_input_is_one_line_and_code_2(

@@ -334,7 +334,7 @@ def test_more_words_than_there_are() -> None:
     pytest.importorskip("wordfreq")
     with pytest.raises(InputError, match=r"10000000 words of 'en', but wordfreq has \d+\. Ask for fewer"):
         Vocabulary.from_frequency(10_000_000)
-    with pytest.raises(InputError, match="`n` to be at least 1, but got 0"):
+    with pytest.raises(InputError, match="`n` to be a whole number of at least 1, but got 0"):
         Vocabulary.from_frequency(0)
 
 

@@ -226,8 +226,8 @@ def test_figures_show_the_rows_and_change_nothing_global() -> None:
         ({"members": np.ones(79, dtype=bool)}, InputError, "each of the 80 images"),
         ({"head": (np.zeros((3, 6)), None)}, InputError, "score of 0 that varies"),
         ({"unnamed": "no"}, UnknownNameError, "'together' or 'apart'"),
-        ({"level": 1}, InputError, "`level` to be between 0 and 1"),
-        ({"seed": -1}, InputError, "seed of 0 or more"),
+        ({"level": 1}, InputError, "`level` to be a number, above 0 and below 1"),
+        ({"seed": -1}, InputError, "`seed` to be a whole number of at least 0"),
         ({"held_out": 2}, InputError, "between 0 and 1"),
         ({"classes": ["a"]}, InputError, "a name of its own"),
     ],
@@ -286,5 +286,5 @@ def test_a_concept_whose_units_never_vary_contributes_nothing() -> None:
 @pytest.mark.parametrize("seed", [None, "a", 1.5])
 def test_a_seed_is_a_whole_number(seed) -> None:
     activations, head, labels = made()
-    with pytest.raises(InputError, match="a seed of 0 or more"):
+    with pytest.raises(InputError, match="`seed` to be a whole number of at least 0"):
         explain_class(head, labels, 0, activations=activations, seed=seed, **FAST)

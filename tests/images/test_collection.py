@@ -127,7 +127,7 @@ class TestTransforms:
 
 
 def test_batch_size_of_nothing(world: Images) -> None:
-    with pytest.raises(InputError, match="Expected `batch_size` to be at least 1, but got 0"):
+    with pytest.raises(InputError, match="Expected `batch_size` to be a whole number of at least 1, but got 0"):
         collect(world, [Keep()], batch_size=0)
 
 

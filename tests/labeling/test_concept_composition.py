@@ -219,8 +219,8 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
         ({"values": "p"}, UnknownNameError, "Expected a kind of concept values"),
         ({"labels": ["red"]}, InputError, "Expected a LabelReport, or labels as"),
         ({"held_out": 0}, InputError, "between 0 and 1"),
-        ({"level": 2}, InputError, "`level` to be between 0 and 1"),
-        ({"seed": -1}, InputError, "seed of 0 or more"),
+        ({"level": 2}, InputError, "`level` to be a number, above 0 and below 1"),
+        ({"seed": -1}, InputError, "`seed` to be a whole number of at least 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(given, error, message: str) -> None:

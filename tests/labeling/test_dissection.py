@@ -341,13 +341,13 @@ def test_a_unit_the_layer_does_not_have_is_refused(unit: int) -> None:
     [
         ({"false_discovery_rate": 0}, "`false_discovery_rate` to be a number, above 0 and at most 1, but got 0"),
         ({"false_discovery_rate": 1.5}, "`false_discovery_rate` to be a number, above 0 and at most 1, but got 1.5"),
-        ({"n_null": -1}, "`n_null` to be at least 0, but got -1"),
+        ({"n_null": -1}, "`n_null` to be a whole number of at least 0, but got -1"),
         ({"n_null": 50}, "at least 100 null units, or 0 for no p-values, but got `n_null` 50"),
-        ({"n_bootstrap": -1}, "`n_bootstrap` to be at least 0, but got -1"),
-        ({"seed": -1}, "`seed` to be at least 0, but got -1"),
-        ({"seed": 1.5}, "`seed` to be at least 0, but got 1.5. Give a whole number"),
-        ({"n_null": 1000.0}, "`n_null` to be at least 0, but got 1000.0. Give a whole number"),
-        ({"n_bootstrap": "5"}, "`n_bootstrap` to be at least 0, but got '5'. Give a whole number"),
+        ({"n_bootstrap": -1}, "`n_bootstrap` to be a whole number of at least 0, but got -1"),
+        ({"seed": -1}, "`seed` to be a whole number of at least 0, but got -1"),
+        ({"seed": 1.5}, "`seed` to be a whole number of at least 0, but got 1.5"),
+        ({"n_null": 1000.0}, "`n_null` to be a whole number of at least 0, but got 1000.0"),
+        ({"n_bootstrap": "5"}, "`n_bootstrap` to be a whole number of at least 0, but got '5'"),
         ({"false_discovery_rate": "5 %"}, "`false_discovery_rate` to be a number, above 0 and at most 1, but got '5 %'"),
         ({"parameters": {"temperature": 0}}, "`temperature` to be a number, above 0"),
     ],
@@ -359,7 +359,7 @@ def test_numbers_out_of_range_are_refused(number: dict[str, object], message: st
 
 @pytest.mark.parametrize("top", [0, 2.5, "5", None])
 def test_top_that_is_no_number_of_concepts_is_refused(top) -> None:
-    with pytest.raises(InputError, match=f"`top` to be at least 1, but got {top!r}"):
+    with pytest.raises(InputError, match=f"`top` to be a whole number of at least 1, but got {top!r}"):
         dissect(random_activations(), SCORES, top=top)
 
 

@@ -278,7 +278,7 @@ def test_wrong_shapes_are_told(function, activations, scores) -> None:
 
 
 def test_k_below_one_is_refused() -> None:
-    with pytest.raises(InputError, match="`k` to be at least 1, but got 0"):
+    with pytest.raises(InputError, match="`k` to be a whole number of at least 1, but got 0"):
         soft_wpmi(*random_inputs(), k=0)
 
 
@@ -296,8 +296,8 @@ def test_names_resolve_to_functions(function) -> None:
 @pytest.mark.parametrize(
     ("name", "parameters", "message"),
     [
-        ("wpmi", {"k": 0}, "`k` to be at least 1, but got 0"),
-        ("wpmi", {"k": 2.5}, "`k` to be at least 1, but got 2.5"),
+        ("wpmi", {"k": 0}, "`k` to be a whole number of at least 1, but got 0"),
+        ("wpmi", {"k": 2.5}, "`k` to be a whole number of at least 1, but got 2.5"),
         ("wpmi", {"a": math.nan}, "`a` to be a number, finite, but got nan"),
         ("wpmi", {"prior": "layer"}, "'cohort' or None, but got 'layer'"),
         ("soft_wpmi", {"p_start": 1.2}, "`p_start` to be a number, at least 0 and at most 1, but got 1.2"),

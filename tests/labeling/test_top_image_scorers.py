@@ -191,7 +191,7 @@ def test_rows_that_do_not_fit_are_told(scores, rows, values, message) -> None:
 @pytest.mark.parametrize(
     ("name", "parameters", "message"),
     [
-        ("wpmi", {"k": 0}, "`k` to be at least 1"),
+        ("wpmi", {"k": 0}, "`k` to be a whole number of at least 1"),
         ("soft_wpmi", {"p_end": -0.1}, "`p_end` to be a number, at least 0"),
         ("soft_wpmi", {"prior": "uniform"}, "'cohort' or None"),
         ("rank_reorder", {"top_fraction": 2}, "`top_fraction` to be a number, above 0 and at most 1"),

@@ -190,7 +190,7 @@ def test_the_report_is_saved_and_read(tmp_path) -> None:
     [
         ({"k": 1}, InputError, r"`k` from 2 to 60, as there are 60 images, but got 1"),
         ({"k": 61}, InputError, r"`k` from 2 to 60, as there are 60 images, but got 61"),
-        ({"seed": -1}, InputError, "`seed` to be at least 0, but got -1"),
+        ({"seed": -1}, InputError, "`seed` to be a whole number of at least 0, but got -1"),
         ({"k": 2.5}, InputError, r"`k` from 2 to 60, as there are 60 images, but got 2.5"),
         ({"layers": []}, InputError, "at least one layer"),
         ({"layers": 3}, InputError, "at least one layer, each once, but got 3"),

@@ -165,7 +165,7 @@ def test_the_report_is_saved_and_read(tmp_path) -> None:
         ({"k": 2.5}, InputError, "`k` from 1 to .* but got 2.5"),
         ({"encoder": None}, InputError, "the image-text encoder of the scores, but got NoneType"),
         ({"recorded": SCORES}, InputError, "activations as ActivationRecorder makes them, but got ConceptScores"),
-        ({"top": 0}, InputError, "`top` to be at least 1, but got 0"),
+        ({"top": 0}, InputError, "`top` to be a whole number of at least 1, but got 0"),
         ({"templates": "{}"}, InputError, "a list of prompt templates"),
         ({"templates": ["red"]}, InputError, "exactly one '{}'"),
         ({"layers": ["c"]}, UnknownNameError, "a recorded layer, but got 'c'"),

@@ -355,8 +355,8 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("effect of no unit", {"effects": [effect_of("b", "77")]}, "effects of units of the report, but got 'b', units '77'"),
     ("effect without units", {"effects": [labels_of({"a": 1})]}, "units, intervention, output, effect, low, high is missing"),
     ("effect of words", {"effects": [effect_of("b", "three")]}, "whole numbers with spaces between them, but got 'three'"),
-    ("no examples", {"n_examples": 0}, "`n_examples` to be at least 1"),
-    ("tiny thumbnails", {"thumbnail": 4}, "`thumbnail` to be at least 16"),
+    ("no examples", {"n_examples": 0}, "`n_examples` to be a whole number of at least 1"),
+    ("tiny thumbnails", {"thumbnail": 4}, "`thumbnail` to be a whole number of at least 16"),
 ]
 
 

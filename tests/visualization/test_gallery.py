@@ -122,7 +122,7 @@ def test_what_cannot_be_answered_is_refused() -> None:
         top_images(summary, "fc", -1, k=1)
     with pytest.raises(InputError, match="Expected `k` from 1 to 3, the number of images, but got 4"):
         top_images(activations, "fc", 0, k=4)
-    with pytest.raises(InputError, match="Expected `k` to be at least 1"):
+    with pytest.raises(InputError, match="Expected `k` to be a whole number of at least 1"):
         top_images(activations, "fc", 0, k=0)
     with pytest.raises(InputError, match="Summarize with k=3"):
         top_images(summary, "fc", 0, k=3)
