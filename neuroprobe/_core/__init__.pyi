@@ -11,10 +11,14 @@ from .checks import check_units as check_units
 from .checks import is_whole as is_whole
 from .extremes import N_ROWS as N_ROWS
 from .extremes import Extremes as Extremes
+from .extremes import places_at as places_at
+from .figures import Tile as Tile
 from .figures import axes_or_new as axes_or_new
 from .figures import layer_ticks as layer_ticks
+from .figures import picture_grid as picture_grid
 from .figures import printable as printable
 from .figures import shortened as shortened
+from .figures import thumbnail as thumbnail
 from .files import check_writable as check_writable
 from .files import write_whole as write_whole
 from .fingerprints import describe_function as describe_function
@@ -42,6 +46,7 @@ __all__ = [
     "FloatArray",
     "Floats",
     "Rows",
+    "Tile",
     "Unit",
     "__version__",
     "axes_or_new",
@@ -64,9 +69,12 @@ __all__ = [
     "identify_function",
     "is_whole",
     "layer_ticks",
+    "picture_grid",
+    "places_at",
     "printable",
     "shortened",
     "table_html",
+    "thumbnail",
     "unit_length",
     "versions",
     "write_whole",

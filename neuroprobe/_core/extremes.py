@@ -1,6 +1,9 @@
-"""The k highest values of every unit with the rows they came from, whatever the order in which rows arrive."""
+"""Rows by what a unit does on them: the k highest values of every unit in whatever order rows arrive, and those at a quantile."""
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -107,3 +110,44 @@ def _bars(keys: npt.NDArray[np.uint64], first_row: np.int64) -> npt.NDArray[np.f
     with np.errstate(over="ignore", under="ignore"):  # below the lowest float32 is minus infinity, which is right
         below: npt.NDArray[np.float32] = np.nextafter(values, np.float32(-np.inf))
     return np.where(keys == 0, np.float32(-np.inf), np.where(rows > first_row, below, values))
+
+
+def places_at(ascending: npt.NDArray[Any], quantile: float, k: int) -> list[int]:
+    """The k of n sorted values whose ranks are nearest to ``quantile * (n - 1)``, as places counted from the highest.
+
+    Equal values share their ranks; if only some of them are wanted, they are taken evenly. At the quantile 1 they are the k highest.
+
+    Examples
+    --------
+    >>> places_at(np.arange(101.0), 0.9, 3), places_at(np.zeros(100), 0.5, 2), places_at(np.zeros(100), 1, 2)
+    ([9, 10, 11], [25, 75], [0, 1])
+    """
+    if quantile == 1:
+        return list(range(min(k, len(ascending))))
+    n = len(ascending)
+
+    def distance(place: int) -> float:  # of its rank, counted from the lowest
+        return abs(n - 1 - place - quantile * (n - 1)) if 0 <= place < n else math.inf
+
+    nearest = round((1 - quantile) * (n - 1))
+    start = min(range(max(nearest - 1, 0), min(nearest + 2, n)), key=distance)  # of equally near ones the higher
+    first, end = _tied(ascending, start)
+    places = _evenly(first, end, k)
+    while len(places) < min(k, n):
+        higher = distance(first - 1) <= distance(end)
+        low, high = _tied(ascending, first - 1 if higher else end)
+        first, end = min(first, low), max(end, high)
+        places += _evenly(low, high, k - len(places))
+    return sorted(places)
+
+
+def _tied(ascending: npt.NDArray[Any], place: int) -> tuple[int, int]:
+    """The first place of the values equal to the one at this place, and the one after their last."""
+    n, value = len(ascending), ascending[len(ascending) - 1 - place]
+    return n - int(np.searchsorted(ascending, value, side="right")), n - int(np.searchsorted(ascending, value, side="left"))
+
+
+def _evenly(first: int, end: int, k: int) -> list[int]:
+    """k places from `first` to before `end`, or all of them: from the middles of equal parts."""
+    k = min(k, end - first)
+    return [first + int((i + 0.5) * (end - first) / k) for i in range(k)]

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from neuroprobe._core import fingerprint_bytes, printable, write_whole
+from neuroprobe._core import Tile, fingerprint_bytes, picture_grid, printable, thumbnail, write_whole
 from neuroprobe.concepts.concept_sets import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError, UnreadableImageError
 from neuroprobe.images import Images
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Side: TypeAlias = Literal["positives", "negatives"]
@@ -55,41 +54,25 @@ def contact_sheet(
     InputError
         Another side, or numbers below 1.
     """
-    from matplotlib.figure import Figure
-
     if side not in ("positives", "negatives"):
         raise InputError(f"Expected `side` to be 'positives' or 'negatives', but got {side!r}.")
     if min(first, step, columns) < 1:
         raise InputError(f"Expected `first`, `step` and `columns` of at least 1, but got {first}, {step} and {columns}.")
     all_ids: tuple[str, ...] = getattr(concept_set, side)
     shown = all_ids[:first][::step]
-    part = images.subset(shown)
-    columns = min(columns, len(shown))
-    n_rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(1.75 * max(columns, 2) + 0.3, 2.15 * n_rows + 0.5), layout="constrained", dpi=110)
     which = f"every image of {len(all_ids[:first])}" if step == 1 else f"one in {step} of {len(all_ids[:first])}"
-    figure.suptitle(printable(f"{concept_set.concept}, {side}: {which}", 17 * max(columns, 2)), parse_math=False, fontsize=11)
-    grid = figure.subplots(n_rows, columns, squeeze=False).ravel()
-    for place, ax in enumerate(grid):
-        ax.axis("off")
-        if place < len(shown):
-            _draw(ax, part, place, _caption(concept_set, shown[place]))
-    return figure
+    part = images.subset(shown)
+    tiles = [_tile(part, place, _caption(concept_set, id_)) for place, id_ in enumerate(shown)]
+    rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
+    return picture_grid(rows, title=f"{concept_set.concept}, {side}: {which}", side=1.75, color="0.7")
 
 
-def _draw(ax: Axes, images: Images, place: int, caption: str) -> None:
-    from matplotlib.patches import Rectangle
-
+def _tile(images: Images, place: int, caption: str) -> Tile:
     try:
-        picture = images[place].copy()
-        picture.thumbnail((400, 400))  # more is not seen, and twenty photographs are large
-        ax.imshow(picture)
-        ax.set_aspect("equal", adjustable="datalim")  # with the box below: a square for every picture, whatever its shape
-        ax.add_patch(Rectangle((-0.5, -0.5), *picture.size, fill=False, edgecolor="0.7", linewidth=0.6))
+        picture = thumbnail(images[place])
     except UnreadableImageError:
-        ax.text(0.5, 0.5, "cannot be read", ha="center", va="center", transform=ax.transAxes)
-    ax.set_box_aspect(1)
-    ax.text(0.5, -0.04, caption, ha="center", va="top", fontsize=7.5, transform=ax.transAxes, parse_math=False)
+        return Tile(None, caption)
+    return Tile(picture, caption, (0, 0, *picture.size))
 
 
 def _caption(concept_set: ConceptSet, id_: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from neuroprobe._core import check_count, check_number, check_unit
+from neuroprobe._core import check_count, check_number, check_unit, places_at
 from neuroprobe.exceptions import InputError, shown
 from neuroprobe.recording import Activations, ActivationSummary, Recorded
 
@@ -62,12 +62,12 @@ class Example:
         return self.tied != self.n_images
 
 
-def top_images(recorded: Recorded, layer: str, unit: int, k: int = 9) -> list[Example]:
+def top_images(activations: Recorded, layer: str, unit: int, k: int = 9) -> list[Example]:
     """The images on which a unit is most active, strongest first; of equal ones those that come first.
 
     Parameters
     ----------
-    recorded : Activations or ActivationSummary
+    activations : Activations or ActivationSummary
     layer : str
     unit : int
     k : int, default 9
@@ -90,11 +90,9 @@ def top_images(recorded: Recorded, layer: str, unit: int, k: int = 9) -> list[Ex
     >>> [(example.image_id, example.value) for example in top_images(activations, "fc", 0, k=2)]
     [('b', 2.0), ('c', 1.0)]
     """
-    if isinstance(recorded, ActivationSummary):
-        return _top_of_summary(recorded, layer, unit, k)
-    values = unit_values(recorded, layer, unit)
-    _check_k(k, len(values))
-    return _examples(recorded, layer, unit, values, np.argsort(-values, kind="stable")[:k])
+    if isinstance(activations, ActivationSummary):
+        return _top_of_summary(activations, layer, unit, k)
+    return _examples(activations, layer, unit, [1.0], k)[0]
 
 
 def quantile_examples(
@@ -129,10 +127,8 @@ def quantile_examples(
     InputError
         A summary, a unit that the layer does not have, k above the number of images, or a quantile outside of [0, 1] or twice.
     """
-    values = unit_values(activations, layer, unit)
-    _check_k(k, len(values))
     chosen = _checked_quantiles(quantiles)
-    return {q: _examples(activations, layer, unit, values, _rows_at(values, q, k)) for q in chosen}
+    return dict(zip(chosen, _examples(activations, layer, unit, chosen, k), strict=True))
 
 
 def unit_values(activations: Activations, layer: str, unit: int) -> npt.NDArray[np.float32]:
@@ -192,50 +188,19 @@ def _top_of_summary(summary: ActivationSummary, layer: str, unit: int, k: int) -
     return examples
 
 
-def _examples(
-    activations: Activations, layer: str, unit: int, values: npt.NDArray[np.float32], rows: npt.NDArray[np.int64]
-) -> list[Example]:
-    ascending, n = np.sort(values), len(values)
-    examples = []
-    for row in rows:
-        value = values[row]
-        low, high = (int(np.searchsorted(ascending, value, side=side)) for side in ("left", "right"))
-        examples.append(Example(layer, int(unit), int(row), activations.ids[row], float(value), high / n, high - low, n))
-    return examples
-
-
-def _rows_at(values: npt.NDArray[np.float32], quantile: float, k: int) -> npt.NDArray[np.int64]:
-    """Rows of the k images whose ranks are nearest to the quantile, strongest first."""
-    if quantile == 1:
-        return np.argsort(-values, kind="stable")[:k]
-    n = len(values)
-    target = quantile * (n - 1)
-    descending = np.argsort(-values, kind="stable")
-    distances = np.abs(n - 1 - np.arange(n) - target)  # from the rank of each of `descending`
-    _, block = np.unique(-values[descending], return_inverse=True)  # images that are equally active, strongest first
-    nearest = np.full(block.max() + 1, np.inf)
-    np.minimum.at(nearest, block, distances)
-    places: list[int] = []
-    for b in np.argsort(nearest, kind="stable"):
-        members = np.flatnonzero(block == b)
-        missing = min(k - len(places), len(members))
-        places += [int(members[i]) for i in _evenly(len(members), missing)]
-        if len(places) == k:
-            break
-    rows: npt.NDArray[np.int64] = descending[np.sort(places)]
-    return rows
-
-
-def _evenly(n: int, k: int) -> npt.NDArray[np.int64]:
-    """k of n places, from the middles of k equal parts."""
-    places: npt.NDArray[np.int64] = ((np.arange(k) + 0.5) * n / k).astype(np.int64)
-    return places
-
-
-def _check_k(k: int, n: int) -> None:
+def _examples(activations: Activations, layer: str, unit: int, quantiles: Sequence[float], k: int) -> list[list[Example]]:
+    """The k images at each quantile, strongest first."""
+    values = unit_values(activations, layer, unit)
     check_count("k", k)
+    n, descending, ascending = len(values), np.argsort(-values, kind="stable"), np.sort(values)
     if k > n:
         raise InputError(f"Expected `k` from 1 to {n}, the number of images, but got {k}.")
+
+    def example(row: int) -> Example:
+        low, high = (int(np.searchsorted(ascending, values[row], side=side)) for side in ("left", "right"))
+        return Example(layer, int(unit), row, activations.ids[row], float(values[row]), high / n, high - low, n)
+
+    return [[example(int(descending[place])) for place in places_at(ascending, quantile, k)] for quantile in quantiles]
 
 
 def _checked_quantiles(quantiles: Sequence[float]) -> list[float]:

@@ -36,11 +36,9 @@ from neuroprobe.models import (
     evaluating,
     preprocessing,
 )
-from neuroprobe.visualization._ascent import Ascent, Climbed, Settings, batches, repeatable
-from neuroprobe.visualization._bases import FourierImages, ImageBasis, PhaseImages
+from neuroprobe.visualization._ascent import Ascent, Climbed, Jitter, Settings, batches, repeatable
 from neuroprobe.visualization._objectives import LayerOutput, Place, Target, check_place, check_targets, target_values
-from neuroprobe.visualization.jitter import Jitter
-from neuroprobe.visualization.spectrum import ImageSpectrum, imagenet_colors
+from neuroprobe.visualization._spectrum import FourierImages, ImageBasis, ImageSpectrum, PhaseImages, imagenet_colors
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,22 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
-from neuroprobe._core import check_count, check_number, printable
+from neuroprobe._core import Tile, check_count, check_number, picture_grid, printable, thumbnail
 from neuroprobe.exceptions import InputError, UnreadableImageError, shown
 from neuroprobe.images import Images, check_images
 from neuroprobe.visualization._facets import UnitFacets
-from neuroprobe.visualization._regions import Region
 from neuroprobe.visualization.examples import Example, check_examples
-from neuroprobe.visualization.fields import ReceptiveField
+from neuroprobe.visualization.maps import Region
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from PIL import Image
 
-_WIDTH, _HEIGHT = 1.3, 1.62  # inches of a picture with its caption
-_MARGIN = 0.8
 _DIM = 0.3  # of the brightness, where a unit did not fire
 
 
@@ -126,15 +122,14 @@ def plot_regions(regions: Sequence[Region]) -> Figure:
     names = ["input", "fired", "receptive field"] if all(region.field is not None for region in regions) else ["input", "fired"]
     first = regions[0]
     title = f"{first.example.layer}, unit {first.example.unit}; fires from {first.threshold:.3g} on"
-    figure, axes = _canvas(len(names), len(regions), title)
-    for column, region in enumerate(regions):
-        _draw(axes[0][column], region.picture, _caption(region.example))
-        _draw(axes[1][column], _dimmed(region), f"highest {region.map.max():.3g}")
-        if len(names) > 2:
-            _draw(axes[2][column], region.crop, f"{region.crop.size[0]} x {region.crop.size[1]} pixels")
-    for row, name in zip(axes, names, strict=True):
-        _name_row(row[0], name)
-    return figure
+    rows = [
+        [Tile(region.picture, _caption(region.example)) for region in regions],
+        [Tile(_dimmed(region), f"highest {region.map.max():.3g}") for region in regions],
+    ]
+    if len(names) > 2:
+        crops = [region.crop for region in regions]
+        rows.append([Tile(crop, f"{crop.size[0]} x {crop.size[1]} pixels") for crop in crops])
+    return picture_grid(rows, title=title, names=names)
 
 
 def _checked_regions(regions: Any) -> list[Region]:
@@ -145,80 +140,25 @@ def _checked_regions(regions: Any) -> list[Region]:
 
 
 def _grid(rows: list[tuple[str, list[Example]]], images: Images, *, title: str, regions: Mapping[Example, Region]) -> Figure:
-    figure, axes = _canvas(len(rows), max(len(part) for _, part in rows), title)
     pictures = images.subset(dict.fromkeys(example.image_id for _, part in rows for example in part))
     place = {id_: i for i, id_ in enumerate(pictures.ids)}
-    for line, (name, part) in zip(axes, rows, strict=True):
-        for ax, example in zip(line, part, strict=False):
-            region = regions.get(example)
-            _draw(ax, _read(pictures, place[example.image_id]) if region is None else _dimmed(region), _caption(example))
-            if region is not None and region.field is not None:
-                _box(ax, region.field)
-        if name:
-            _name_row(line[0], name)
-    return figure
-
-
-def _canvas(n_rows: int, n_columns: int, title: str) -> tuple[Figure, list[list[Axes]]]:
-    from matplotlib.figure import Figure
-
-    size = (_WIDTH * max(n_columns, 3) + _MARGIN, _HEIGHT * n_rows + 0.4)
-    figure = Figure(figsize=size, layout="constrained", dpi=110)
-    figure.suptitle(printable(title, 18 * max(n_columns, 3)), parse_math=False, fontsize=10)
-    axes = figure.subplots(n_rows, n_columns, squeeze=False)
-    for ax in axes.ravel():
-        ax.axis("off")
-    return figure, [list(line) for line in axes]
-
-
-def _draw(ax: Axes, picture: Image.Image | None, caption: str) -> None:
-    if picture is None:
-        ax.text(0.5, 0.5, "cannot be read", ha="center", va="center", fontsize=7, transform=ax.transAxes)
-    else:
-        ax.imshow(picture)
-        ax.set_aspect("equal", adjustable="datalim")  # with the box below: a square for every picture, whatever its shape
-    ax.set_box_aspect(1)
-    ax.text(0.5, -0.04, caption, ha="center", va="top", fontsize=6.5, transform=ax.transAxes, parse_math=False)
-
-
-def _box(ax: Axes, field: ReceptiveField) -> None:
-    from matplotlib.patches import Rectangle
-
-    left, top, right, bottom = field.box
-    ax.add_patch(Rectangle((left - 0.5, top - 0.5), right - left, bottom - top, fill=False, edgecolor="yellow", linewidth=1))
+    tiles = [[_tile(pictures, place[example.image_id], example, regions.get(example)) for example in part] for _, part in rows]
+    return picture_grid(tiles, title=title, names=[name for name, _ in rows])
 
 
 def _dimmed(region: Region) -> Image.Image:
     """The model's input, darkened where the unit did not fire."""
-    from PIL import Image
-
     light = np.where(region.fired, 1.0, _DIM)[..., None]
     return Image.fromarray((np.asarray(region.picture) * light).astype(np.uint8))
 
 
-def _read(images: Images, place: int) -> Image.Image | None:
+def _tile(images: Images, place: int, example: Example, region: Region | None) -> Tile:
+    if region is not None:
+        return Tile(_dimmed(region), _caption(example), None if region.field is None else region.field.box)
     try:
-        picture = images[place].copy()
+        return Tile(thumbnail(images[place]), _caption(example))
     except UnreadableImageError:
-        return None
-    picture.thumbnail((300, 300))  # more is not seen
-    return picture
-
-
-def _name_row(ax: Axes, name: str) -> None:
-    text = "\n".join(printable(line, 24) for line in name.split("\n"))
-    ax.text(
-        -0.08,
-        0.5,
-        text,
-        ha="right",
-        va="center",
-        fontsize=7.5,
-        rotation=90,
-        multialignment="center",
-        transform=ax.transAxes,
-        parse_math=False,
-    )
+        return Tile(None, _caption(example))
 
 
 def _caption(example: Example) -> str:

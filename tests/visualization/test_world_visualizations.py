@@ -9,7 +9,7 @@ import torch
 from neuroprobe import ActivationRecorder, Images, LinearProbe
 from neuroprobe.models import Direction
 from neuroprobe.visualization import Visualization, image_spectrum, visualize
-from neuroprobe.visualization.spectrum import ImageSpectrum
+from neuroprobe.visualization._spectrum import ImageSpectrum
 from neuroprobe.world import ATTRIBUTES, COLORS, WorldDataset, color_votes, load_target, target_transform, world_images
 from neuroprobe.world._palette import lab
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from neuroprobe._core import places_at
 from neuroprobe.recording import Activations
 
 #: Bins of a histogram, of equal width over the unit's own range.
@@ -89,48 +89,8 @@ def unit_activity(values: npt.NDArray[np.float64], *, n_examples: int) -> UnitAc
 def _examples(values: npt.NDArray[np.float64], n_examples: int) -> Iterator[Shown]:
     order = np.argsort(-values, kind="stable")  # strongest first, ties by row
     ascending, n = values[order[::-1]], len(values)
-    groups = [list(range(n))[:n_examples], *(places_at(ascending, quantile, min(N_AT_QUANTILE, n)) for quantile in QUANTILES)]
-    for group, places in enumerate(groups):
-        for place in places:
+    for group, (quantile, k) in enumerate([(1.0, n_examples), *((quantile, N_AT_QUANTILE) for quantile in QUANTILES)]):
+        for place in places_at(ascending, quantile, k):
             value = values[order[place]]
             share = np.searchsorted(ascending, value, side="right") / n
             yield Shown(group, int(order[place]), float(value), float(share))
-
-
-def places_at(ascending: npt.NDArray[np.float64], quantile: float, k: int) -> list[int]:
-    """The k images nearest to a quantile, as places counted from the strongest; as `neuroprobe.visualization.examples.quantile_examples` has them.
-
-    Images that are equally active share their places; if only some of them are wanted, they are taken evenly.
-
-    Examples
-    --------
-    >>> places_at(np.arange(101.0), 0.9, 3), places_at(np.zeros(100), 0.5, 2)
-    ([9, 10, 11], [25, 75])
-    """
-    n = len(ascending)
-
-    def distance(place: int) -> float:  # of its rank, counted from the weakest
-        return abs(n - 1 - place - quantile * (n - 1)) if 0 <= place < n else math.inf
-
-    nearest = round((1 - quantile) * (n - 1))
-    start = min(range(max(nearest - 1, 0), min(nearest + 2, n)), key=distance)  # of equally near ones the stronger
-    first, end = _tied(ascending, start)
-    places = _evenly(first, end, k)
-    while len(places) < k:
-        stronger = distance(first - 1) <= distance(end)
-        low, high = _tied(ascending, first - 1 if stronger else end)
-        first, end = min(first, low), max(end, high)
-        places += _evenly(low, high, k - len(places))
-    return sorted(places)
-
-
-def _tied(ascending: npt.NDArray[np.float64], place: int) -> tuple[int, int]:
-    """The first place of the images as active as this one, and the one after their last."""
-    n, value = len(ascending), ascending[len(ascending) - 1 - place]
-    return n - int(np.searchsorted(ascending, value, side="right")), n - int(np.searchsorted(ascending, value, side="left"))
-
-
-def _evenly(first: int, end: int, k: int) -> list[int]:
-    """k places from `first` to before `end`, or all of them: from the middles of equal parts."""
-    k = min(k, end - first)
-    return [first + int((i + 0.5) * (end - first) / k) for i in range(k)]

@@ -14,7 +14,7 @@ from PIL import Image
 from neuroprobe import ActivationRecorder, Images
 from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.visualization import facets, plot_examples, plot_facets, plot_regions, quantile_examples, regions, top_images
-from neuroprobe.visualization._regions import Region
+from neuroprobe.visualization.maps import Region
 from neuroprobe.world import target_transform
 
 IMAGES = Images([noise_images(40)[i] for i in range(40)], ids=[f"image {i}" for i in range(40)])

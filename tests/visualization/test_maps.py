@@ -20,8 +20,7 @@ from neuroprobe.exceptions import InputError, UnknownNameError, UnreadableImageE
 from neuroprobe.models import picture_of
 from neuroprobe.models.pictures import normalization
 from neuroprobe.visualization import quantile_examples, regions, top_images
-from neuroprobe.visualization._regions import Region
-from neuroprobe.visualization.maps import firing_threshold, unit_maps
+from neuroprobe.visualization.maps import Region, firing_threshold, unit_maps
 from neuroprobe.world import target_transform
 
 LAYER, UNIT = "features.3", 2

@@ -18,10 +18,9 @@ from neuroprobe.exceptions import InputError
 from neuroprobe.models import Axes, preprocessing
 from neuroprobe.models.transforms import read_transform
 from neuroprobe.visualization import Jitter, image_spectrum
-from neuroprobe.visualization._bases import FourierImages, PhaseImages, natural_scale
+from neuroprobe.visualization._ascent import rotate
 from neuroprobe.visualization._objectives import likeness
-from neuroprobe.visualization.jitter import rotate
-from neuroprobe.visualization.spectrum import ImageSpectrum, imagenet_colors
+from neuroprobe.visualization._spectrum import FourierImages, ImageSpectrum, PhaseImages, imagenet_colors, natural_scale
 from neuroprobe.world import target_transform, world_images
 
 
