@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from neuroprobe._core import axes_or_new
-from neuroprobe.reports import shortened
+from neuroprobe._core import axes_or_new, shortened
 
 #: For what adds to a score, and what takes from it.
 _COLORS = ("#0072b2", "#d55e00")
@@ -59,7 +58,7 @@ def _concept_axes(table: pd.DataFrame, title: str, ax: Axes | None) -> Axes:
     ax.set_yticks(np.arange(len(table)), names)
     ax.set_ylim(max(len(table), 1) - 0.4, -0.6)
     ax.axvline(0, color="black", linewidth=0.8)
-    ax.set_title(shortened(title))
+    ax.set_title(shortened(title, 60))
     return ax
 
 
@@ -91,6 +90,6 @@ def plot_explained(table: pd.DataFrame, *, k: int, title: str = "", ax: Axes | N
     ax.set_ylim(max(-1.0, min(-0.02, float(table["r2_low"].min()))), 1.03)
     ax.set_xlabel("number of concepts added up")
     ax.set_ylabel("$R^2$ on held-out images")
-    ax.set_title(shortened(title))
+    ax.set_title(shortened(title, 60))
     ax.legend(fontsize=8, loc="lower right")
     return ax

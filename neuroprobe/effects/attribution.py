@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from neuroprobe._core import Floats, check_counts, versions
+from neuroprobe._core import Floats, check_counts
 from neuroprobe.effects._gradients import MovedOutputs, Output, output_values
 from neuroprobe.effects._groups import Unnamed, group_sums, unit_groups
 from neuroprobe.exceptions import InputError, MissingDependencyError, UnknownNameError, shown, suggest
@@ -123,7 +123,7 @@ class UnitAttributions:
             "attribution": group_sums(self.values[row : row + 1], np.ones(n_units), groups)[0],
         }  # fmt: skip
         facts = {"score": float(self.scores[row]), "baseline_score": float(self.baseline_scores[row]), "gap": float(self.gaps[row])}
-        metadata = {"image": self.ids[row], "layer": self.layer, **facts, **self.metadata, "unnamed": unnamed, "versions": versions()}
+        metadata = {"image": self.ids[row], "layer": self.layer, **facts, **self.metadata, "unnamed": unnamed}
         metadata["labels"] = labels.metadata if isinstance(labels, LabelReport) else {}
         return AttributionReport(pd.DataFrame(columns).sort_values("attribution", ascending=False, kind="stable"), metadata)
 

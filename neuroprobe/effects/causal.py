@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from neuroprobe._core import FloatArray, check_level, check_seed, fingerprint_model, versions
+from neuroprobe._core import FloatArray, check_level, check_seed, fingerprint_model
 from neuroprobe.concepts import ConceptScores, ConceptSet
 from neuroprobe.effects._effect_plots import in_words
 from neuroprobe.effects._passes import Found, Measured, OutputsUnder, TryOut, named_outputs, random_units
@@ -199,7 +199,7 @@ def causal_effect(
     metadata = {
         "model": fingerprint_model(model), "images": found.collected.fingerprint, "skipped": dict(found.collected.skipped),
         "match": match, "pairs": kept, "control": control, "random_units": [list(set_) for set_ in others],
-        "level": level, "seed": seed, "versions": versions(),
+        "level": level, "seed": seed,
     }  # fmt: skip
     return EffectReport(pd.DataFrame(rows), metadata)
 

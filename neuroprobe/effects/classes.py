@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import Floats, Rows, check_counts, check_level, check_seed, versions
+from neuroprobe._core import Floats, Rows, check_counts, check_level, check_seed
 from neuroprobe.effects._groups import UnitGroup, Unnamed, forward_order, group_sums, unit_groups
 from neuroprobe.effects._heads import Head, HeadLike, resolve_head
 from neuroprobe.exceptions import InputError, shown
@@ -176,7 +176,7 @@ def explain_class(
         "mean_score": float(score.whole.mean() + resolved.bias[number]), "n_train": len(train), "n_held_out": len(test),
         "n_of_class": len(of_class), "members": "given" if members is not None else f"the {_TOP_SHARE:.0%} with the highest scores",
         "n_shuffles": n_shuffles, **draws._asdict(), "activations": dict(activations.metadata),
-        "labels": labels.metadata if isinstance(labels, LabelReport) else {}, "versions": versions(),
+        "labels": labels.metadata if isinstance(labels, LabelReport) else {},
     }  # fmt: skip
     table = _table(score, [groups[i] for i in order], order, of_class, explained, draws)
     return CompositionReport(table, metadata, overall=_overall(explained, shuffled, groups, first=first, n=len(test), level=level))

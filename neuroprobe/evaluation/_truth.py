@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any, TypeAlias
 
-from neuroprobe._core import Unit, versions
+from neuroprobe._core import Unit
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.reports import LabelReport, labeled_units
 
@@ -19,7 +19,7 @@ def _check_counts(**counts: int) -> None:
 
 
 def _facts(labels: Labels) -> dict[str, Any]:
-    return {"labels": labels.metadata if isinstance(labels, LabelReport) else {}, "versions": versions()}
+    return {"labels": labels.metadata if isinstance(labels, LabelReport) else {}}
 
 
 def _labels_of(labels: Labels, layer: str, n_units: int) -> dict[int, str]:

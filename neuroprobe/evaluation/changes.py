@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from neuroprobe._core import check_level, versions
+from neuroprobe._core import check_level
 from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
-from neuroprobe.reports import ALL_LAYERS, JudgmentReport, LabelReport, check_labels, share, units_of
+from neuroprobe.reports import JudgmentReport, LabelReport, check_labels, layer_parts, share, units_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,11 +98,8 @@ def compare_reports(
         "n_only_in_b": len(second) - len(table),
         "a": a.metadata,
         "b": b.metadata,
-        "versions": versions(),
     }
-    found = list(dict.fromkeys(table["layer"]))
-    parts = {ALL_LAYERS: table, **({layer: table[table["layer"] == layer] for layer in found} if len(found) > 1 else {})}
-    overall = [row for layer, part in parts.items() for row in _shares(part, layer, level)]
+    overall = [row for layer, part in layer_parts(table).items() for row in _shares(part, layer, level)]
     return ComparisonReport(table, metadata, overall=overall)
 
 
@@ -118,10 +115,7 @@ class LabelHistoryReport(JudgmentReport):
     title = "Labels along checkpoints"
     required = ("layer", "unit", "concept", "stays_from", "n_labels")
     text_columns = ("layer", "concept", "stays_from")
-
-    @classmethod
-    def _holds_text(cls, column: str) -> bool:
-        return super()._holds_text(column) or column.startswith(_LABEL)
+    text_prefixes = (_LABEL,)
 
     @property
     def checkpoints(self) -> tuple[str, ...]:
@@ -198,7 +192,7 @@ def labels_along(reports: Mapping[str, LabelReport], *, level: float = 0.95) -> 
     facts = {prefix + name: part[fact].to_numpy() for fact, prefix in _KEPT.items() for name, part in aligned.items() if fact in part}
     table = pd.concat([table, pd.DataFrame(facts)], axis=1)
     overall = [share(f"settled by {name}", since[labels[-1] != ""] <= place, level=level) for place, name in enumerate(tables)]
-    metadata = {"level": level, "reports": {name: report.metadata for name, report in reports.items()}, "versions": versions()}
+    metadata = {"level": level, "reports": {name: report.metadata for name, report in reports.items()}}
     return LabelHistoryReport(table, metadata, overall=overall)
 
 

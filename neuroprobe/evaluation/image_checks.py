@@ -19,12 +19,12 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import norm
 
-from neuroprobe._core import BoolArray, FloatArray, Unit, check_level, check_seed, versions
+from neuroprobe._core import BoolArray, FloatArray, Unit, check_level, check_seed
 from neuroprobe.concepts import Shown, shown_concepts
 from neuroprobe.exceptions import InputError
 from neuroprobe.exceptions import shown as said
 from neuroprobe.recording import Activations
-from neuroprobe.reports import ALL_LAYERS, JudgmentReport, LabelReport, average, check_labels, labeled_units
+from neuroprobe.reports import JudgmentReport, LabelReport, average, check_labels, labeled_units, layer_parts
 from neuroprobe.statistics import auroc, auroc_interval
 
 _UNITS = 1024  # read at a time: a layer may be on disk, and larger than memory
@@ -112,7 +112,6 @@ def check_on_images(
         "n_images": len(activations.ids),
         "activations": dict(activations.metadata),
         "labels": labels.metadata if isinstance(labels, LabelReport) else {},
-        "versions": versions(),
     }
     return ImageCheckReport(table, metadata, overall=_overall(table, given))
 
@@ -196,9 +195,7 @@ def _concept_rows(
 
 def _overall(table: pd.DataFrame, given: Mapping[str, Any]) -> list[dict[str, Any]]:
     checked = table[table["status"] == "checked"]
-    layers = list(dict.fromkeys(checked["layer"]))
-    parts = {ALL_LAYERS: checked, **({layer: checked[checked["layer"] == layer] for layer in layers} if len(layers) > 1 else {})}
-    return [average(f"mean_{c}", part[c], layer=layer, **given) for layer, part in parts.items() for c in ("auc", "mad")]
+    return [average(f"mean_{c}", part[c], layer=layer, **given) for layer, part in layer_parts(checked).items() for c in ("auc", "mad")]
 
 
 def _check_held_out(labels: LabelReport | Mapping[Unit, str], activations: Activations) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import BoolArray, Unit, check_level, check_seed, versions
+from neuroprobe._core import BoolArray, Unit, check_level, check_seed
 from neuroprobe.concepts import ConceptSets, Shown, shown_concepts
 from neuroprobe.evaluation._truth import Truth, true_concepts
 from neuroprobe.exceptions import InputError
@@ -133,7 +133,6 @@ def check_metrics(
         "n_concepts": len(names),
         "n_units": len(units),
         "activations": dict(activations.metadata),
-        "versions": versions(),
     }
     return MetricCheckReport(pd.DataFrame(rows, columns=list(MetricCheckReport.required)), metadata)
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import Unit, check_level, check_seed, fingerprint_texts, versions
+from neuroprobe._core import Unit, check_level, check_seed, fingerprint_texts
 from neuroprobe.concepts import ConceptScores, Shown, TextEncoder, Vocabulary, shown_concepts, text_vectors
 from neuroprobe.evaluation._truth import Truth, true_concepts
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
@@ -140,7 +140,7 @@ def dissect_without(
         "concepts": list(owners),
         "options": {k: v if isinstance(v, str | int | float) else repr(v) for k, v in options.items()},
     }
-    metadata |= {"without_units": [c for c in concepts if c not in owners], "labels": before.metadata, "versions": versions()}
+    metadata |= {"without_units": [c for c in concepts if c not in owners], "labels": before.metadata}
     return MissingConceptReport(table, metadata, overall=overall)
 
 

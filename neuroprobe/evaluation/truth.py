@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import FloatArray, check_level, check_seed, versions
+from neuroprobe._core import FloatArray, check_level, check_seed
 from neuroprobe.concepts import TextEncoder, text_vectors
 from neuroprobe.evaluation._truth import Truth, true_concepts
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.reports import ALL_LAYERS, JudgmentReport, LabelReport, average, check_labels, quantity, share, units_of
+from neuroprobe.reports import JudgmentReport, LabelReport, average, check_labels, layer_parts, quantity, share, units_of
 from neuroprobe.statistics import auroc, auroc_interval
 
 #: All similarities of a layer, [n_units, n_concepts]: by layer, or by a function that makes them when they are needed.
@@ -120,11 +120,9 @@ def evaluate_labels(
     check_labels(report)
     encoders = {} if encoder is None else dict(encoder) if isinstance(encoder, Mapping) else {"": encoder}
     table, n_ranked = judge_units(report, truth, encoders=encoders, similarities=similarities, concepts=concepts)
-    layers = list(dict.fromkeys(table["layer"]))
-    parts = {ALL_LAYERS: table, **({layer: table[table["layer"] == layer] for layer in layers} if len(layers) > 1 else {})}
     top = min(_KEPT, 1 + len(_further_columns(report.table)))
     given = {"level": level, "seed": seed, "n_resamples": n_resamples}
-    overall = [row for layer, part in parts.items() for row in _quantities(part, n_ranked, top, layer, given)]
+    overall = [row for layer, part in layer_parts(table).items() for row in _quantities(part, n_ranked, top, layer, given)]
     metadata = {
         **given,
         "n_ranked": n_ranked,
@@ -132,7 +130,6 @@ def evaluate_labels(
         "n_without_truth": len(report) - len(table),
         "encoders": {name: str(getattr(e, "fingerprint", type(e).__name__)) for name, e in encoders.items()},
         "labels": report.metadata,
-        "versions": versions(),
     }
     return EvaluationReport(table.drop(columns=[c for c in table if c.startswith("_")]), metadata, overall=overall)
 

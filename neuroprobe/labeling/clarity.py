@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import Extremes, Floats, check_count, unit_length, versions
+from neuroprobe._core import Extremes, Floats, check_count, unit_length
 from neuroprobe.concepts import ConceptScores, check_same_images
 from neuroprobe.exceptions import InputError
 from neuroprobe.recording import Activations, ActivationSummary, Recorded, check_layers
@@ -114,7 +114,6 @@ def score_units(
         "n_images": len(scores.ids),
         "recorded": dict(recorded.metadata),
         "encoder": scores.metadata.get("encoder"),
-        "versions": versions(),
     }
     return UnitScoreReport(pd.concat(tables, ignore_index=True), metadata)
 

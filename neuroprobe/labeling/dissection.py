@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from neuroprobe._core import check_count, check_number, versions
+from neuroprobe._core import check_count, check_number
 from neuroprobe.concepts import ConceptScores, check_same_images
 from neuroprobe.exceptions import InputError, UnknownNameError, shown
 from neuroprobe.labeling._labeling import LayerLabels, check_prior, label_layer
@@ -150,7 +150,6 @@ def dissect(
         "seed": seed,
         "activations": dict(activations.metadata),
         "concept_scores": dict(scores.metadata),
-        "versions": versions(),
     }
     return LabelReport(pd.concat(tables, ignore_index=True), metadata)
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import check_count, fingerprint_bytes, fingerprint_texts, versions
+from neuroprobe._core import check_count, fingerprint_bytes, fingerprint_texts
 from neuroprobe.concepts import GivenLabels, Labels
 from neuroprobe.exceptions import InputError, UnknownNameError, shown
 from neuroprobe.labeling._formula_null import SearchNull
@@ -187,7 +187,6 @@ def dissect_formulas(
         "n_concepts": len(names),
         "labels": fingerprint_bytes(np.packbits(matrix).tobytes()),
         "activations": dict(activations.metadata),
-        "versions": versions(),
     }
     return FormulaReport(pd.concat(tables, ignore_index=True), metadata)
 

@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
-from neuroprobe._core import Floats, check_count, versions
+from neuroprobe._core import Floats, check_count
 from neuroprobe.concepts import ConceptScores, ImageTextEncoder, Vocabulary, check_encoder, check_kinds
 from neuroprobe.exceptions import InputError
 from neuroprobe.labeling._units import LayerUnits, layer_units
@@ -34,7 +34,7 @@ from neuroprobe.labeling.similarity.peaks import SMALLEST_BEST
 from neuroprobe.labeling.similarity.scorer_registry import DEFAULT_SIMILARITY, SimilarityOrScorer, find_scorer
 from neuroprobe.labeling.similarity.scoring import Scorer, UnitPart
 from neuroprobe.recording import Recorded, check_layers
-from neuroprobe.reports import Report
+from neuroprobe.reports import UnitReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +46,7 @@ _Pair: TypeAlias = tuple[int, int]
 _COLUMNS = 1024  # concepts scored at a time
 
 
-class PairReport(Report):
+class PairReport(UnitReport):
     """A pair of words for every unit, as `neuroprobe.labeling.pairs.dissect_pairs` finds it.
 
     Columns: layer, unit, concept (the best pair's text; "" for a unit without one), score, first and second (its
@@ -59,20 +59,6 @@ class PairReport(Report):
     title = "Which pairs of words fit the units"
     required = ("layer", "unit", "concept", "score", "first", "second", "word", "word_score", "gain", "status")
     text_columns = ("layer", "concept", "first", "second", "word", "status")
-
-    @classmethod
-    def _holds_text(cls, column: str) -> bool:
-        return super()._holds_text(column) or column.startswith("concept_")
-
-    def label(self, layer: str, unit: int) -> str:
-        """The pair of one unit; "" if it has none.
-
-        Raises
-        ------
-        InputError
-            The report holds no such unit.
-        """
-        return self._text_of(layer, unit, "concept")
 
     def summary(self) -> str:
         paired = self._table[self._table["status"] == "paired"]
@@ -183,7 +169,6 @@ def dissect_pairs(
         "n_images": len(scores.ids),
         "recorded": dict(recorded.metadata),
         "concept_scores": dict(scores.metadata),
-        "versions": versions(),
     }
     return PairReport(pd.concat([rows for rows in tables if len(rows)] or tables[:1], ignore_index=True), metadata)
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from neuroprobe._core import check_count, unit_length, versions
+from neuroprobe._core import check_count, unit_length
 from neuroprobe.concepts import ConceptScores, ImageTextEncoder, check_encoder, check_same_images
 from neuroprobe.exceptions import InputError
 from neuroprobe.labeling.clarity import top_image_rows
@@ -146,7 +146,6 @@ def search_units(
         "layers": chosen,
         "recorded": dict(recorded.metadata),
         "encoder": encoder.fingerprint,
-        "versions": versions(),
     }
     return UnitSearchReport(pd.concat(tables, ignore_index=True), metadata)
 

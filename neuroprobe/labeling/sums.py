@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from neuroprobe._core import Floats, Rows, Unit, axes_or_new, check_counts, check_level, check_seed, versions
+from neuroprobe._core import Floats, Rows, Unit, axes_or_new, check_counts, check_level, check_seed, shortened
 from neuroprobe.concepts import ConceptScores, check_same_images
 from neuroprobe.exceptions import InputError, shown
 from neuroprobe.labeling._concept_values import ConceptValues, Values
 from neuroprobe.labeling._forward_selection import Selection, fit_weights, select_forward
 from neuroprobe.recording import Activations, check_layers
-from neuroprobe.reports import ALL_LAYERS, JudgmentReport, LabelReport, Labels, labeled_units, quantity, shortened
+from neuroprobe.reports import ALL_LAYERS, JudgmentReport, LabelReport, Labels, labeled_units, quantity
 from neuroprobe.statistics import Quality, correlations, draw_counts, explained_shares, interval, quality, split_images
 
 if TYPE_CHECKING:
@@ -50,10 +50,7 @@ class UnitCompositionReport(JudgmentReport):
     title = "Units as sums of concepts"
     required = ("layer", "unit", "formula", "n_concepts", "correlation", "low", "high", "r2", "first_correlation", "gain", "intercept")
     text_columns = ("layer", "formula", "label")
-
-    @classmethod
-    def _holds_text(cls, column: str) -> bool:
-        return super()._holds_text(column) or column.startswith("concept_")
+    text_prefixes = ("concept_",)
 
     def formula(self, layer: str, unit: int) -> str:
         """The sum of one unit in words; "" for one that never varies.
@@ -190,7 +187,7 @@ def explain_units(
     metadata = {
         "k": k, "signed": signed, "min_gain": min_gain, "most_shared": most_shared, "level": level, "seed": seed,
         "n_resamples": n_resamples, "n_train": len(train), "n_held_out": len(test), "concept_values": scale.to_json(_used(joined, k)),
-        "activations": dict(activations.metadata), "scores": dict(scores.metadata), "versions": versions(),
+        "activations": dict(activations.metadata), "scores": dict(scores.metadata),
         "labels": labels.metadata if isinstance(labels, LabelReport) else {},
     }  # fmt: skip
     return UnitCompositionReport(joined, metadata, overall=_overall(judged, joined, level))
@@ -423,7 +420,7 @@ def plot_unit_correlations(table: pd.DataFrame, *, title: str = "", ax: Axes | N
     ax.axline((0, 0), slope=1, color="gray", linewidth=1)
     ax.set_xlabel("held-out correlation of one concept")
     ax.set_ylabel("of all chosen concepts")
-    ax.set_title(shortened(title))
+    ax.set_title(shortened(title, 60))
     if len(table):
         ax.legend(fontsize=8, loc="lower right")
     return ax

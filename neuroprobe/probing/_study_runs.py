@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from neuroprobe._core import __version__, fingerprint_architecture, fingerprint_texts, identify_function, versions
+from neuroprobe._core import __version__, fingerprint_architecture, fingerprint_texts, identify_function
 from neuroprobe.exceptions import InputError
 from neuroprobe.images import Images, Transform, collect, first_readable
 from neuroprobe.models import POOLINGS, Direction, one_thread_each, resolve_device
@@ -283,7 +283,6 @@ class Run:
             "probes": {f"{t.name}, {t.features}": {k: repr(v) for k, v in t.probe.get_params().items()} for t in study.tasks},
             "options": asdict(study.options),
             "transform": identify_function(self.settings.transform),
-            "versions": versions(),
         }
 
 

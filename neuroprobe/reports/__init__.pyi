@@ -2,11 +2,13 @@ from ._judgment_figures import plot_lines as plot_lines
 from ._judgment_figures import plot_pairs as plot_pairs
 from ._judgment_figures import plot_quantities as plot_quantities
 from ._judgment_figures import plot_shares as plot_shares
-from ._judgment_figures import shortened as shortened
+from .base import FORMATS as FORMATS
 from .base import Report as Report
+from .base import UnitReport as UnitReport
 from .judgments import ALL_LAYERS as ALL_LAYERS
 from .judgments import JudgmentReport as JudgmentReport
 from .judgments import average as average
+from .judgments import layer_parts as layer_parts
 from .judgments import quantity as quantity
 from .judgments import share as share
 from .labels import LabelReport as LabelReport
@@ -19,21 +21,23 @@ from .probes import ProbeReport as ProbeReport
 
 __all__ = [
     "ALL_LAYERS",
+    "FORMATS",
     "JudgmentReport",
     "LabelReport",
     "Labels",
     "ProbeReport",
     "Report",
+    "UnitReport",
     "average",
     "check_labels",
     "labeled_units",
+    "layer_parts",
     "plot_lines",
     "plot_pairs",
     "plot_quantities",
     "plot_shares",
     "quantity",
     "share",
-    "shortened",
     "units_of",
     "write_page",
 ]

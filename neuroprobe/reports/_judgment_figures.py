@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from neuroprobe._core import axes_or_new
-from neuroprobe._core import figures as plots
+from neuroprobe._core import axes_or_new, shortened
 
 _LONGEST = 60
 
@@ -35,11 +34,11 @@ def plot_quantities(overall: pd.DataFrame, *, title: str = "", ax: Axes | None =
         ax.annotate(f"{value:.3g}", (value, i), textcoords="offset points", xytext=(0, 5), ha="center", fontsize=8)
     several = rows["layer"].nunique() > 1
     names = [f"{row.quantity}, {row.layer}" if several else str(row.quantity) for row in rows.itertuples()]
-    ax.set_yticks(range(len(rows)), [shortened(name) for name in names])
+    ax.set_yticks(range(len(rows)), [shortened(name, _LONGEST) for name in names])
     ax.set_ylim(max(len(rows), 1) - 0.4, -0.9)  # the first on top, with room for its number
     if len(values) and np.abs(values).max() > 10:
         ax.set_xscale("symlog", linthresh=1)
-    ax.set_title(shortened(title))
+    ax.set_title(shortened(title, _LONGEST))
     return ax
 
 
@@ -57,12 +56,12 @@ def plot_shares(shares: pd.DataFrame, *, title: str = "", ax: Axes | None = None
     ax = axes_or_new(ax, 7, 1.4 + 0.32 * max(len(shares), 1))
     left = np.zeros(len(shares))
     for kind in shares:
-        ax.barh(range(len(shares)), shares[kind], left=left, label=shortened(str(kind)))
+        ax.barh(range(len(shares)), shares[kind], left=left, label=shortened(str(kind), _LONGEST))
         left += shares[kind].to_numpy(dtype=float)
-    ax.set_yticks(range(len(shares)), [shortened(str(name)) for name in shares.index])
+    ax.set_yticks(range(len(shares)), [shortened(str(name), _LONGEST) for name in shares.index])
     ax.invert_yaxis()
     ax.set_xlabel("share of the units")
-    ax.set_title(shortened(title))
+    ax.set_title(shortened(title, _LONGEST))
     ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return ax
 
@@ -82,10 +81,10 @@ def plot_lines(table: pd.DataFrame, *, label: str, title: str = "", ax: Axes | N
     """
     ax = axes_or_new(ax, 3.5 + 0.5 * table.shape[1], 4.2)
     for name, values in table.iterrows():
-        ax.plot(range(table.shape[1]), values, marker="o", markersize=3, label=shortened(str(name)))
-    ax.set_xticks(range(table.shape[1]), [shortened(str(column)) for column in table.columns], rotation=90)
+        ax.plot(range(table.shape[1]), values, marker="o", markersize=3, label=shortened(str(name), _LONGEST))
+    ax.set_xticks(range(table.shape[1]), [shortened(str(column), _LONGEST) for column in table.columns], rotation=90)
     ax.set_ylabel(label)
-    ax.set_title(shortened(title))
+    ax.set_title(shortened(title, _LONGEST))
     if len(table):
         ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return ax
@@ -106,12 +105,7 @@ def plot_pairs(table: pd.DataFrame, *, columns: Sequence[str], title: str = "", 
     across, up = columns
     ax = axes_or_new(ax, 5, 4.2)
     ax.plot(table[across], table[up], linestyle="", marker="o", markersize=3, alpha=0.7)
-    ax.set_xlabel(shortened(across))
-    ax.set_ylabel(shortened(up))
-    ax.set_title(shortened(title))
+    ax.set_xlabel(shortened(across, _LONGEST))
+    ax.set_ylabel(shortened(up, _LONGEST))
+    ax.set_title(shortened(title, _LONGEST))
     return ax
-
-
-def shortened(text: str, limit: int = _LONGEST) -> str:
-    """As `neuroprobe._core.figures.shortened`, with room for sentences."""
-    return plots.shortened(text, limit)

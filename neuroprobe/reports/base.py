@@ -9,14 +9,15 @@ import base64
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import pandas as pd
 
-from neuroprobe._core import check_writable, fingerprint_bytes, table_html, write_whole
-from neuroprobe.exceptions import InputError, suggest
+from neuroprobe._core import check_writable, fingerprint_bytes, table_html, versions, write_whole
+from neuroprobe.exceptions import InputError, shown, suggest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,12 +30,12 @@ class Report:
     ----------
     table : pandas.DataFrame
     metadata : mapping
-        Versions, seeds, fingerprints, parameters; anything JSON can hold.
+        Seeds, fingerprints, parameters; anything JSON can hold. The installed `versions` are added, unless they are there.
 
     Raises
     ------
     InputError
-        Columns are missing, or the metadata cannot be written as JSON.
+        No table, columns are missing, or the metadata cannot be written as JSON.
     """
 
     #: Stem of the files that `save` writes.
@@ -44,18 +45,22 @@ class Report:
     required: ClassVar[tuple[str, ...]] = ()
     #: Columns that hold text; whatever stands in them ("none", "NA", "1") stays text when a file is read.
     text_columns: ClassVar[tuple[str, ...]] = ()
+    #: Beginnings of the names of further columns of text.
+    text_prefixes: ClassVar[tuple[str, ...]] = ()
     #: Columns that a notebook shows, of those that are there; all of them by default.
     notebook_columns: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, table: pd.DataFrame, metadata: Mapping[str, Any]) -> None:
+        if not isinstance(table, pd.DataFrame):
+            raise InputError(f"Expected a table, a pandas.DataFrame, but got {shown(table)}.")
         missing = [column for column in self.required if column not in table.columns]
         if missing:
             raise InputError(f"Expected a table with the columns {', '.join(self.required)}, but {', '.join(missing)} is missing.")
         # what a CSV file gives back is double precision
         self._table = table.reset_index(drop=True).astype(dict.fromkeys(table.select_dtypes(("float16", "float32")), "float64"))
         try:
-            self._metadata = json.dumps(dict(metadata), default=_plain)
-        except (TypeError, ValueError) as error:
+            self._metadata = json.dumps({**metadata, "versions": metadata.get("versions", versions())}, default=_plain)
+        except (AttributeError, TypeError, ValueError) as error:
             raise InputError(f"Expected metadata that JSON can hold: {error}.") from error
 
     @property
@@ -90,7 +95,7 @@ class Report:
         text = template.render(
             title=self.title,
             summary=self.summary(),
-            figure=base64.b64encode(self._figure()).decode() if self._has_figure else "",
+            figure=base64.b64encode(self._png or b"").decode(),
             columns=shown.columns.tolist(),
             rows=[[_cell(value) for value in row] for row in shown.itertuples(index=False)],
             metadata=json.dumps(self.metadata, indent=2, ensure_ascii=False),
@@ -137,18 +142,19 @@ class Report:
         folder = Path(folder)
         check_writable(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        paths = {suffix: folder / f"{self.name}.{suffix}" for suffix in ("csv", "md", "png", "html", "json")}
-        paths["json"].unlink(missing_ok=True)
-        table = self.to_csv(paths["csv"])
-        self.to_markdown(paths["md"])
-        if self._has_figure:
-            write_whole(paths["png"], self._figure())
-        else:
-            paths.pop("png").unlink(missing_ok=True)
-        self.to_single_html(paths["html"])
-        facts = {"report": type(self).__name__, "table": fingerprint_bytes(table.encode()), "metadata": self.metadata}
-        _written(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", paths["json"])
-        return list(paths.values())
+        facts = folder / f"{self.name}.json"
+        facts.unlink(missing_ok=True)
+        paths = []
+        for suffix, write in FORMATS.items():
+            path, data = folder / f"{self.name}.{suffix}", write(self)
+            if data is None:
+                path.unlink(missing_ok=True)
+            else:
+                write_whole(path, data if isinstance(data, bytes) else _encoded(data))
+                paths.append(path)
+        described = {"report": type(self).__name__, "table": fingerprint_bytes(_encoded(self.to_csv())), "metadata": self.metadata}
+        _written(json.dumps(described, indent=2, ensure_ascii=False) + "\n", facts)
+        return [*paths, facts]
 
     @classmethod
     def load(cls, folder: str | Path) -> Self:
@@ -183,7 +189,7 @@ class Report:
 
     @classmethod
     def _holds_text(cls, column: str) -> bool:
-        return column in cls.text_columns
+        return column in cls.text_columns or column.startswith(cls.text_prefixes)
 
     def _text_of(self, layer: str, unit: int, column: str) -> str:
         """What a report with a row per unit holds of one, in a column of text."""
@@ -199,15 +205,17 @@ class Report:
             return f"It has {len(units)} of this layer, {units.min()} to {units.max()}."
         return suggest(str(layer), self._table["layer"].unique().tolist())
 
-    @property
-    def _has_figure(self) -> bool:
-        return type(self).plot is not Report.plot
-
-    def _figure(self) -> bytes:
-        buffer = io.BytesIO()
-        figure = self.plot().get_figure()
-        figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")  # type: ignore[union-attr]
+    @cached_property
+    def _png(self) -> bytes | None:
+        """The main figure, drawn once, so that a picture and a page show the same; None if there is none."""
+        if type(self).plot is Report.plot:
+            return None
+        buffer, figure = io.BytesIO(), self._main_figure()
+        figure.savefig(buffer, format="png", dpi=110, bbox_inches=None if figure.get_layout_engine() else "tight")
         return buffer.getvalue()
+
+    def _main_figure(self) -> Any:
+        return self.plot().get_figure()
 
     def _repr_html_(self) -> str:
         shown = self._table[[c for c in self.notebook_columns or self._table.columns if c in self._table]]
@@ -219,6 +227,32 @@ class Report:
 
     def __len__(self) -> int:
         return len(self._table)
+
+
+class UnitReport(Report):
+    """A report with a row per unit and its name in the column `concept`; further names stand in columns called concept_..."""
+
+    required: ClassVar[tuple[str, ...]] = ("layer", "unit", "concept")
+    text_prefixes: ClassVar[tuple[str, ...]] = ("concept_",)
+
+    def label(self, layer: str, unit: int) -> str:
+        """The name of one unit; "" if it has none.
+
+        Raises
+        ------
+        InputError
+            The report holds no such unit.
+        """
+        return self._text_of(layer, unit, "concept")
+
+
+#: What `Report.save` writes beside the metadata, by suffix; None for a file that this report does not have.
+FORMATS: dict[str, Callable[[Report], str | bytes | None]] = {
+    "csv": lambda report: report.to_csv(),
+    "md": lambda report: report.to_markdown(),
+    "png": lambda report: report._png,
+    "html": lambda report: report.to_single_html(),
+}
 
 
 def _plain(value: Any) -> Any:
@@ -238,8 +272,12 @@ def markdown_cell(value: Any) -> str:
     return text.replace("\n", " ").replace("\r", " ")
 
 
+def _encoded(text: str) -> bytes:
+    # a file's name that is no UTF-8 has surrogates; JSON reads them back from their escapes
+    return text.encode(errors="backslashreplace")
+
+
 def _written(text: str, path: str | Path | None) -> str:
     if path is not None:
-        # a file's name that is no UTF-8 has surrogates; JSON reads them back from their escapes
-        write_whole(Path(path), text.encode(errors="backslashreplace"))
+        write_whole(Path(path), _encoded(text))
     return text

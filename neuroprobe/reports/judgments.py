@@ -120,6 +120,12 @@ def average(
     return quantity(name, float(statistic(known)), interval=interval, n=len(known), layer=layer)
 
 
+def layer_parts(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The rows that the quantities of each `layer` are of: all of them, and with several layers those of each."""
+    layers = dict.fromkeys(table["layer"])
+    return {ALL_LAYERS: table, **({layer: table[table["layer"] == layer] for layer in layers} if len(layers) > 1 else {})}
+
+
 def _to_json(value: Any) -> Any:
     """JSON has no infinity and no NaN."""
     if isinstance(value, float) and not math.isfinite(value):

@@ -12,7 +12,7 @@ from matplotlib.figure import FigureBase
 
 from neuroprobe._core import Unit, axes_or_new, layer_ticks, shortened
 from neuroprobe.exceptions import InputError, shown
-from neuroprobe.reports.base import Report
+from neuroprobe.reports.base import Report, UnitReport
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -68,7 +68,7 @@ def plot_labels(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
-class LabelReport(Report):
+class LabelReport(UnitReport):
     """A concept for every unit, as `neuroprobe.dissect` finds them.
 
     Columns: layer, unit, concept ("" for a unit without a label), score (of the similarity function), status
@@ -83,20 +83,6 @@ class LabelReport(Report):
     required = ("layer", "unit", "concept", "score", "status")
     text_columns = ("layer", "concept", "status", "candidate")
     notebook_columns = ("layer", "unit", "concept", "score", "margin", "q_value", "stability", "candidate")
-
-    @classmethod
-    def _holds_text(cls, column: str) -> bool:
-        return super()._holds_text(column) or column.startswith("concept_")
-
-    def label(self, layer: str, unit: int) -> str:
-        """The concept of one unit; "" if it has none.
-
-        Raises
-        ------
-        InputError
-            The report holds no such unit.
-        """
-        return self._text_of(layer, unit, "concept")
 
     def summary(self) -> str:
         named = self._table[self._table["status"] == "named"]

@@ -63,7 +63,6 @@ class ProbeReport(Report):
         directions: Sequence[Direction] = (),
         units: pd.DataFrame | None = None,
     ) -> None:
-        self._png: bytes | None = None
         self._directions = tuple(directions)
         self._units = None if units is None else _in_double_precision(units)
         missing = [column for column in _UNIT_COLUMNS if units is not None and column not in units]
@@ -352,14 +351,6 @@ class ProbeReport(Report):
         from neuroprobe.reports._probe_figures import plot_units
 
         return plot_units(self.units, checkpoint=checkpoint, kind=kind, rate=rate, figure=figure)
-
-    def _figure(self) -> bytes:
-        """Drawn once: a picture and a page show the same."""
-        if self._png is None:
-            buffer, figure = io.BytesIO(), self._main_figure()
-            figure.savefig(buffer, format="png", dpi=110, bbox_inches=None if figure.get_layout_engine() else "tight")
-            self._png = buffer.getvalue()
-        return self._png
 
     def _main_figure(self) -> Any:
         """What where when of the first probe if there are several checkpoints, else a panel per concept; many concepts: their mean."""

@@ -160,7 +160,7 @@ def test_figures_are_of_the_reports_tables() -> None:
 def test_a_figure_is_saved_whatever_the_table_holds(monkeypatch: pytest.MonkeyPatch, table: pd.DataFrame, panels: int) -> None:
     seen = []
     monkeypatch.setattr(Figure, "savefig", lambda self, *args, **kwargs: seen.append(len(self.axes)))
-    ProbeReport(table, METADATA)._figure()
+    ProbeReport(table, METADATA).to_single_html()
     assert seen == [panels]
 
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 import neuroprobe
 from neuroprobe._core import check_writable, versions
 from neuroprobe.exceptions import InputError
-from neuroprobe.reports import LabelReport, ProbeReport, Report
+from neuroprobe.reports import FORMATS, LabelReport, ProbeReport, Report
 
 HOSTILE = [
     "none",
@@ -95,7 +95,7 @@ def test_what_was_saved_is_loaded(tmp_path: Path, make) -> None:
     loaded = type(report).load(tmp_path)
     assert loaded.table["concept"].tolist() == report.table["concept"].tolist()
     pd.testing.assert_frame_equal(loaded.table, report.table, rtol=1e-14)
-    assert loaded.metadata == report.metadata == METADATA
+    assert loaded.metadata == report.metadata == {**METADATA, "versions": versions()}
 
 
 class Quick(LabelReport):
@@ -338,7 +338,7 @@ def test_changing_the_metadata_changes_no_report() -> None:
     report = LabelReport(labels(["red"]).table, given)
     given["seeds"].append(3)
     report.metadata["seeds"].append(4)
-    assert report.metadata == {"seeds": [1, 2]}
+    assert report.metadata["seeds"] == [1, 2]
 
 
 @pytest.mark.parametrize("name", ["table", "metadata"])
@@ -361,7 +361,8 @@ def test_metadata_are_what_json_keeps_of_them(tmp_path: Path) -> None:
         "g": "ü",
     }
     report = LabelReport(labels(["red"]).table, given)
-    assert report.metadata == {"a": 0.5, "b": 3, "c": [1, 2], "d": [0, 1, 2], "e": [1.5], "f": True, "g": "ü"}
+    kept = {"a": 0.5, "b": 3, "c": [1, 2], "d": [0, 1, 2], "e": [1.5], "f": True, "g": "ü", "versions": versions()}
+    assert report.metadata == kept
     report.save(tmp_path)
     assert LabelReport.load(tmp_path).metadata == report.metadata
 
@@ -433,8 +434,21 @@ def test_a_report_without_a_figure_is_saved_without_one(tmp_path: Path) -> None:
     assert sorted(path.suffix for path in paths) == [".csv", ".html", ".json", ".md"]
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in paths}
     assert "<img" not in paths[2].read_text(encoding="utf-8")
-    assert Report.load(tmp_path).metadata == {"a": 1}
+    assert Report.load(tmp_path).metadata == {"a": 1, "versions": versions()}
     assert (report.to_html(tmp_path / "page")[0]).read_text(encoding="utf-8") == report.to_single_html()
+
+
+def test_a_report_made_of_another_ones_metadata_keeps_its_versions() -> None:
+    made = Report(pd.DataFrame({"x": [1]}), {"versions": {"torch": "1.0"}})
+    assert Report(made.table, made.metadata).metadata == {"versions": {"torch": "1.0"}}
+
+
+def test_a_new_format_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(FORMATS, "tsv", lambda report: report.table.to_csv(sep="\t", index=False))
+    paths = labels(["red", "blue"]).save(tmp_path)
+    assert (tmp_path / "labels.tsv") in paths
+    assert (tmp_path / "labels.tsv").read_text().startswith("layer\tunit\tconcept")
+    assert LabelReport.load(tmp_path).table["concept"].tolist() == ["red", "blue"]
 
 
 def test_reports_are_no_dataclasses_to_be_replaced() -> None:
