@@ -58,22 +58,24 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         A file of options that is none, or does not fit the command.
     """
     parser = build_parser()
-    if not any(word.split("=")[0] == "--config" for word in argv):
-        return parser.parse_args(argv)
-    sparse = build_parser()
-    for command in COMMANDS:
-        for action in command_parser(sparse, command)._actions:
-            action.default, action.required = argparse.SUPPRESS, False  # so that only what is said is there
-    typed = sparse.parse_args(argv)
-    wanted, said = command_parser(parser, typed.command), command_parser(sparse, typed.command)
-    said.file = typed.config
-    filed = said.parse_args(read_run(typed.config, said, typed.command))
-    values = {action.dest: action.default for action in wanted._actions if action.default != argparse.SUPPRESS}
-    values |= vars(filed) | vars(typed)
-    missing = ["/".join(a.option_strings) or a.dest for a in wanted._actions if a.required and values[a.dest] is None]
-    if missing:
-        wanted.error(f"the following arguments are required: {', '.join(missing)}")
-    return argparse.Namespace(**values)
+    filed: dict[argparse.Action, Any] = {}
+    where = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    where.add_argument("--config")
+    config = where.parse_known_args(list(argv[1:]))[0].config if argv and argv[0] in COMMANDS else None
+    if config is not None:
+        command = command_parser(parser, argv[0])
+        filed = read_run(config, command, argv[0])
+        for action, value in filed.items():
+            action.required = False
+            if not action.option_strings:
+                action.nargs = "?"
+            if not isinstance(action, argparse._AppendAction):  # which would add what is typed to the file's
+                action.default = value
+    found = parser.parse_args(argv)
+    for action, value in filed.items():
+        if getattr(found, action.dest) is None:
+            setattr(found, action.dest, value)
+    return found
 
 
 def _told(error: Exception) -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import NoReturn, TypeAlias
+from typing import TypeAlias
 
 from neuroprobe._core import __version__
-from neuroprobe.exceptions import InputError
 
-Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -32,19 +31,6 @@ exit codes:
 """
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors in a file of options name the file."""
-
-    #: The file whose options are being parsed.
-    file: Path | None = None
-
-    def error(self, message: str) -> NoReturn:
-        """End with exit code 2, or raise `InputError` for a file."""
-        if self.file is not None:
-            raise InputError(f"Expected options of `{self.prog}` in {str(self.file)!r}, but: {message}.")
-        super().error(message)
-
-
 def _path(text: str) -> Path:
     """A path as it is typed; of "", which is what an unset variable of the shell leaves, `Path` would make the current folder."""
     if not text:
@@ -52,9 +38,9 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
-def build_parser() -> Parser:
+def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = Parser(
+    parser = argparse.ArgumentParser(
         prog="neuroprobe",
         description="Probe and name the neurons of a vision model with concepts from CLIP.",
         epilog="examples:\n" + "".join(f"  {line}\n" for line in _EXAMPLES.values()) + _EXIT_CODES,
@@ -72,14 +58,14 @@ def build_parser() -> Parser:
     return parser
 
 
-def command_parser(parser: Parser, command: str) -> Parser:
+def command_parser(parser: argparse.ArgumentParser, command: str) -> argparse.ArgumentParser:
     """The parser of one command."""
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
-    found: Parser = commands.choices[command]
+    found: argparse.ArgumentParser = commands.choices[command]
     return found
 
 
-def _add_completion(parser: Parser) -> None:
+def _add_completion(parser: argparse.ArgumentParser) -> None:
     """``--print-completion``, where the package shtab is installed."""
     try:
         import shtab
@@ -88,7 +74,7 @@ def _add_completion(parser: Parser) -> None:
     shtab.add_argument_to(parser, "--print-completion", help="print what makes a shell complete options, and exit")
 
 
-def _add_command(commands: Commands, name: str, *, help: str, description: str | None = None) -> Parser:
+def _add_command(commands: Commands, name: str, *, help: str, description: str | None = None) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name,
         help=help,
@@ -101,7 +87,7 @@ def _add_command(commands: Commands, name: str, *, help: str, description: str |
     return parser
 
 
-def _add_config(parser: Parser) -> None:
+def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config",
         type=_path,
@@ -211,7 +197,7 @@ def _add_probe(commands: Commands) -> None:
     )
 
 
-def _add_common(parser: Parser, *, out: str) -> None:
+def _add_common(parser: argparse.ArgumentParser, *, out: str) -> None:
     _add_config(parser)
     _add_model(parser)
     parser.add_argument("--layers", nargs="+", required=True, metavar="LAYER", help="exact module names, as in model.named_modules()")
@@ -246,7 +232,7 @@ def _add_common(parser: Parser, *, out: str) -> None:
     parser.add_argument("--no-page", action="store_true", help="without the page to look through in a browser (index.html)")
 
 
-def _add_model(parser: Parser, *, weights: str = "DEFAULT") -> None:
+def _add_model(parser: argparse.ArgumentParser, *, weights: str = "DEFAULT") -> None:
     parser.add_argument("model", help="a torchvision model's name, or module:function that returns a model (or a model and its transform)")
     parser.add_argument(
         "--weights",

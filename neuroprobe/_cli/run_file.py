@@ -46,8 +46,10 @@ def write_run(folder: str | Path, parser: argparse.ArgumentParser, arguments: ar
     return path
 
 
-def read_run(path: str | Path, parser: argparse.ArgumentParser, command: str) -> list[str]:
-    """The options in a file, as they would be typed.
+def read_run(path: str | Path, parser: argparse.ArgumentParser, command: str) -> dict[argparse.Action, Any]:
+    """The options in a file, as the parser would have made them of what is typed.
+
+    A value is taken for the value of its option whatever it looks like: no text of a file is read as another option.
 
     Raises
     ------
@@ -65,8 +67,7 @@ def read_run(path: str | Path, parser: argparse.ArgumentParser, command: str) ->
     for name in values:
         if name not in known:
             raise UnknownNameError(f"Expected options of `neuroprobe {command}` in {str(path)!r}, but got {name!r}. {suggest(name, known)}")
-    arguments_first = sorted(values, key=lambda name: bool(known[name].option_strings))  # else a list before one would take it
-    return [word for name in arguments_first for word in _typed(name, known[name], values[name], path)]
+    return {known[name]: _value(name, known[name], value, path) for name, value in values.items()}
 
 
 def options_of(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
@@ -88,12 +89,12 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(f"Expected a TOML file of options, but {str(path)!r} is none: {error}.") from error
 
 
-def _typed(name: str, action: argparse.Action, value: Any, path: str | Path) -> list[str]:
-    """One option as it would be typed."""
+def _value(name: str, action: argparse.Action, value: Any, path: str | Path) -> Any:
+    """The value of one option."""
     if action.nargs == 0:  # a flag
         if not isinstance(value, bool):
             raise InputError(f"Expected {name!r} in {str(path)!r} to be true or false, but got {value!r}.")
-        return [f"--{name}"] if value else []
+        return value
     values: Sequence[Any] = value if isinstance(value, list) else [value]
     takes_several = action.nargs is not None or isinstance(action, argparse._AppendAction)
     if not values or not all(isinstance(one, (str, int, float)) and not isinstance(one, bool) for one in values):
@@ -101,11 +102,20 @@ def _typed(name: str, action: argparse.Action, value: Any, path: str | Path) -> 
         raise InputError(f"Expected {name!r} in {str(path)!r} to be {kinds}, but got {value!r}.")
     if len(values) > 1 and not takes_several:
         raise InputError(f"Expected one value for {name!r} in {str(path)!r}, but got {len(values)}: {value!r}.")
-    if not action.option_strings:
-        return [str(one) for one in values]
-    if action.nargs is None:  # one value; an option that is given several times has a list
-        return [f"--{name}={one}" for one in values]
-    return [f"--{name}", *map(str, values)]
+    found = [_converted(name, action, one, path) for one in values]
+    return found if takes_several else found[0]
+
+
+def _converted(name: str, action: argparse.Action, value: str | float, path: str | Path) -> Any:
+    convert: Any = action.type or str
+    try:
+        found = convert(str(value))
+    except (ValueError, argparse.ArgumentTypeError) as error:
+        kind = {int: "a whole number", float: "a number"}.get(convert, "a value that the option takes")
+        raise InputError(f"Expected {name!r} in {str(path)!r} to be {kind}, but got {value!r} ({error}).") from error
+    if action.choices is not None and found not in action.choices:
+        raise InputError(f"Expected {name!r} in {str(path)!r} to be one of {', '.join(map(str, action.choices))}, but got {value!r}.")
+    return found
 
 
 def _plain(value: Any) -> Any:

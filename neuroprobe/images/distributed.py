@@ -43,10 +43,10 @@ def started_by_torchrun() -> bool:
 def process_group() -> Iterator[bool]:
     """The process group of torchrun, for as long as the ``with`` block lasts; yields whether there is one.
 
-    nccl where every process has a GPU of its own, gloo elsewhere.
+    nccl where every process has a GPU of its own, gloo elsewhere. One that is there already is used and left.
     """
-    if not started_by_torchrun():
-        yield False
+    if distributed.is_available() and distributed.is_initialized() or not started_by_torchrun():
+        yield distributed.is_available() and distributed.is_initialized()
         return
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     gpu = torch.cuda.is_available() and torch.cuda.device_count() > local_rank

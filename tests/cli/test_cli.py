@@ -242,14 +242,6 @@ def test_usage_errors_exit_with_2_and_help_with_0() -> None:
         assert stopped.value.code == code
 
 
-def test_python_dash_m_runs_the_same_program(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "neuroprobe", "demo", "--images", "1", "--out", str(tmp_path)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("neuroprobe: Expected at least 300 images")
-
-
 def test_two_word_lists_of_one_name_are_refused_and_none_of_them_is_dropped(
     folder: Path, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -304,16 +296,19 @@ def test_a_run_is_repeated_from_its_file(folder: Path, words: Path, tmp_path: Pa
     assert (tmp_path / "again" / "labels.csv").read_bytes() == (tmp_path / "first" / "labels.csv").read_bytes()
 
 
-def test_log_levels_say_what_is_done(folder: Path, words: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "neuroprobe", *dissect_arguments(folder, words, tmp_path, "--no-page")]
-    told = [
-        subprocess.run([*command, "--log-level", level], capture_output=True, text=True, check=True).stderr for level in ("info", "error")
-    ]
-    assert "labeling the units of 150 images" in told[0]
-    assert "labeling" not in told[1]
+def test_log_levels_say_what_is_done(
+    folder: Path, words: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    levels: list[str] = []
+    monkeypatch.setattr("logging.basicConfig", lambda **settings: levels.append(settings["level"]))
+    with caplog.at_level("INFO", logger="neuroprobe"):
+        assert main([*dissect_arguments(folder, words, tmp_path, "--no-page", "--resamples", "0"), "--log-level", "info"]) == 0
+    assert "labeling the units of 150 images" in caplog.text
+    assert main(["doctor"]) == 0
+    assert levels == ["INFO", "WARNING"]
 
 
-def test_who_reads_only_the_beginning_gets_no_error() -> None:
+def test_python_dash_m_runs_the_same_program_and_who_reads_only_the_beginning_gets_no_error() -> None:
     command = [sys.executable, "-m", "neuroprobe", "layers", "resnet18", "--all"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -17,7 +17,7 @@ from neuroprobe import ActivationRecorder, all_layers, block_layers, list_layers
 from neuroprobe.exceptions import UnknownNameError
 
 NAMES = torchvision.models.list_models(module=torchvision.models)
-SAMPLE = ["resnet18", "mobilenet_v2", "googlenet", "swin_v2_t", "maxvit_t"]
+SAMPLE = ["resnet18", "mobilenet_v2", "googlenet", "swin_v2_t"]  # maxvit_t takes 31 s
 
 #: Smaller than the default where the model allows it; 64 px elsewhere.
 SIDES = {"inception_v3": 96, "maxvit_t": 224, "vit_h_14": 28}
@@ -93,10 +93,13 @@ def walk(name: str) -> None:
         "select": {layer: 0 for layer in expected if isinstance(model.get_submodule(layer), nn.MultiheadAttention)},
     }
     whole = recorded(model, x, list(expected), pooling="none", **options)
+    table = list_layers(model, x).set_index("name")
     for layer, outputs in expected.items():
-        output = outputs[-1].flatten(1)
-        assert output.isfinite().all(), layer
-        torch.testing.assert_close(whole[layer].sort(dim=1).values, output.sort(dim=1).values, rtol=1e-4, atol=1e-5, msg=layer)
+        assert outputs[-1].isfinite().all(), layer
+        # the first call's axis has as many units as the table says; with several such axes one of them must fit, value by value
+        units = table.loc[layer, "units"]
+        by_axis = [outputs[-1].movedim(axis, 1).flatten(1) for axis in range(1, outputs[-1].ndim) if outputs[0].shape[axis] == units]
+        assert any(torch.allclose(whole[layer], values, rtol=1e-4, atol=1e-5) for values in by_axis), layer
     check_the_others(name, model, x, set(expected))
 
 
