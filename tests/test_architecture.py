@@ -64,9 +64,7 @@ def test_a_room_imports_only_rooms_below_it_and_only_through_their_faces(path: P
         if FLOOR[other] >= FLOOR[room]:
             wrong.append(f"{where} is of a room above or beside {room!r}. Move what both need into a room below, or hand it in.")
         elif len(parts) > 2 and other != "exceptions":
-            wrong.append(
-                f"{where} is behind the face of {other!r}. Import it from neuroprobe.{other}; if it is missing there, name it in its __init__.pyi."
-            )
+            wrong.append(f"{where} is behind the face of {other!r}. Import it from neuroprobe.{other}, and name it there in __init__.pyi.")
     assert not wrong, "\n".join(wrong)
 
 

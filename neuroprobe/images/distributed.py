@@ -45,8 +45,9 @@ def process_group() -> Iterator[bool]:
 
     nccl where every process has a GPU of its own, gloo elsewhere. One that is there already is used and left.
     """
-    if distributed.is_available() and distributed.is_initialized() or not started_by_torchrun():
-        yield distributed.is_available() and distributed.is_initialized()
+    running = distributed.is_available() and distributed.is_initialized()
+    if running or not started_by_torchrun():
+        yield running
         return
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     gpu = torch.cuda.is_available() and torch.cuda.device_count() > local_rank
