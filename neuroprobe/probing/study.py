@@ -13,7 +13,7 @@ import numpy.typing as npt
 from sklearn.base import ClassifierMixin, RegressorMixin, clone
 from torch import nn
 
-from neuroprobe._core import fingerprint_model
+from neuroprobe._core import check_counts, fingerprint_architecture, fingerprint_model
 from neuroprobe.concepts import ConceptSet, ConceptSets, split_set
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.images import Images, Transform
@@ -22,7 +22,7 @@ from neuroprobe.probing._cells import AnyProbe, Split
 from neuroprobe.probing._estimators import EstimatorProbe
 from neuroprobe.probing._layer import Features, Options, Scope, Task
 from neuroprobe.probing._probe_parameters import check_parameters
-from neuroprobe.probing._study_runs import Run, RunSettings
+from neuroprobe.probing._run import Plan, Run, RunSettings
 from neuroprobe.probing._unit_cells import UNIT_KINDS
 from neuroprobe.probing.probes import PROBES, make_probe
 from neuroprobe.reports import ProbeReport
@@ -163,7 +163,7 @@ class ProbingStudy:
         if memory < 1:
             raise InputError(f"Expected `memory` to be a number of bytes above 0, but got {memory}.")
         settings = RunSettings(transform, store, batch_size, workers, n_jobs, device, memory, progress)
-        run = Run(self, images, settings)
+        run = Run(self._plan(), images, settings)
         for name, model in self.models():
             with placed(model, device):
                 run.probe(name, model)
@@ -177,6 +177,20 @@ class ProbingStudy:
         model = copy.deepcopy(self.model)
         for name, checkpoint in self.checkpoints.items():
             yield name, load_checkpoint(model, checkpoint, name=name)
+
+    def _plan(self) -> Plan:
+        return Plan(
+            architecture=fingerprint_architecture(self.model),
+            checkpoints=self.fingerprints,
+            layers=self.layers,
+            concept_sets=self.concept_sets,
+            tasks=self.tasks,
+            splits={concept: self.splits(concept) for concept in self.concept_sets},
+            seeds=self.seeds,
+            held_out=self.held_out,
+            layout=self.layout,
+            options=self.options,
+        )
 
     def splits(self, concept: str) -> dict[int, Split]:
         """The concept's split for every seed."""
@@ -300,9 +314,7 @@ def _check_sets(concept_sets: ConceptSets, tasks: Sequence[Task], options: Optio
         )
     if not concept_sets:
         raise InputError("Expected at least one concept, but `concept_sets` is empty.")
-    for name in ("controls", "permutations"):
-        if not isinstance(getattr(options, name), Integral) or getattr(options, name) < 0:
-            raise InputError(f"Expected `{name}` to be a whole number of 0 or more, but got {getattr(options, name)}.")
+    check_counts(low=0, controls=options.controls, permutations=options.permutations)
     for concept_set in concept_sets.values():
         if options.codelength and len(concept_set.ids) < _FEWEST_CODED:
             raise InputError(

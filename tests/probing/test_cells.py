@@ -27,7 +27,7 @@ from neuroprobe.probing._cell_store import CellStore, cell_name
 from neuroprobe.probing._cells import Problems, decisions, score
 from neuroprobe.probing._gram import unit_scaled
 from neuroprobe.probing._layer import CellResult, FullScope, layer_grams
-from neuroprobe.probing._passes import Pass, plan_passes
+from neuroprobe.probing._run import Pass, plan_passes
 from neuroprobe.probing._unit_cells import UnitScores
 
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from neuroprobe.concepts import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.images import Images
 from neuroprobe.probing import LinearProbe, NonlinearProbe, ProbingStudy
-from neuroprobe.probing import _study_runs as study_runs
+from neuroprobe.probing import _run as running
 from neuroprobe.statistics import corrected_interval
 from neuroprobe.world import ATTRIBUTES, LAYERS, WorldDataset, load_target, target_checkpoints, target_transform, world_images
 
@@ -56,13 +56,13 @@ def study(model: nn.Module, **options) -> ProbingStudy:
 
 def test_all_concepts_are_recorded_in_one_pass_and_in_several_where_memory_is_short(model, monkeypatch) -> None:
     passes: list[int] = []
-    collect = study_runs.collect
+    collect = running.collect
 
     def counted(images: Images, *args, **kwargs):
         passes.append(len(images))
         return collect(images, *args, **kwargs)
 
-    monkeypatch.setattr(study_runs, "collect", counted)
+    monkeypatch.setattr(running, "collect", counted)
     probing = study(model, probes=[("linear", "spatial"), ("nonlinear", "pooled")])
     whole = probing.run(IMAGES, transform=TRANSFORM).table
     assert passes == [1, len({*RED.ids, *STRIPED.ids})]  # one image to see how large the layers are
@@ -84,7 +84,7 @@ def test_what_is_finished_is_not_done_again(model, tmp_path: Path, monkeypatch) 
     def refused(*args, **kwargs):
         raise AssertionError("images were recorded")
 
-    monkeypatch.setattr(study_runs, "collect", refused)
+    monkeypatch.setattr(running, "collect", refused)
     again = study(model, **options).run(IMAGES, transform=TRANSFORM, store=tmp_path)
     pd.testing.assert_frame_equal(again.table, first.table, check_exact=True)
     pd.testing.assert_frame_equal(again.units, first.units, check_exact=True)
@@ -96,14 +96,14 @@ def test_a_half_written_cell_is_done_again_alone(model, tmp_path: Path, monkeypa
     first = study(model).run(IMAGES, transform=TRANSFORM, store=tmp_path).table
     damaged = next(path for path in tmp_path.iterdir() if json.loads(path.read_text())["key"]["layers"] == ["features.18"])
     damaged.write_bytes(damaged.read_bytes()[:-30])
-    finished: list[study_runs.Cell] = []
-    finish = study_runs.Run._finish
+    finished: list[running.Cell] = []
+    finish = running.Run._finish
 
     def noted(self, cell, result):
         finished.append(cell)
         finish(self, cell, result)
 
-    monkeypatch.setattr(study_runs.Run, "_finish", noted)
+    monkeypatch.setattr(running.Run, "_finish", noted)
     second = study(model).run(IMAGES, transform=TRANSFORM, store=tmp_path).table
     assert [cell.layer for cell in finished] == ["features.18"]
     pd.testing.assert_frame_equal(second, first, atol=0.03)
