@@ -13,11 +13,8 @@ from neuroprobe.statistics import Interval, accuracy_interval, balanced_accuracy
 #: What tells one cell of a study from another; its seeds are what is left.
 CELL = ("concept", "checkpoint", "layer", "probe", "scope", "kind", "features")
 
-#: Columns that are averaged over seeds, those of them that there are.
-_AVERAGED = (
-    "n_train", "n_test", "train_accuracy", "test_accuracy", "baseline", "balanced_accuracy", "auroc", "average_precision",
-    "selectivity", "control_accuracy", "codelength", "r2", "rank_correlation",
-)  # fmt: skip
+#: Numbers that a summary does not average: what tells a row, what is tested, and what an interval is made of.
+_NOT_AVERAGED = ("seed", "unit", "p_value", "q_value", "n_test_positive", "sensitivity", "compression")
 
 
 def summarize_seeds(table: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
@@ -36,55 +33,50 @@ def summarize_seeds(table: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame
     """
     keys = [column for column in CELL if column in table]
     groups = table.groupby(keys, sort=False, dropna=False)
-    averaged = [column for column in _AVERAGED if column in table]
+    averaged = [column for column in table.select_dtypes("number") if column not in (*keys, *_NOT_AVERAGED)]
     summary = groups[averaged].mean().reset_index()
     summary.insert(len(keys), "n_seeds", groups.size().to_numpy())
     if "unit" in table:  # of scope neuron: the one that most seeds chose
         summary.insert(len(keys), "unit", groups["unit"].agg(_most_frequent).to_numpy())
-    seeds = _Seeds(table, groups.ngroup().to_numpy(), summary["n_seeds"].to_numpy())
-    parts = {"n_train": summary["n_train"].to_numpy(), "n_test": summary["n_test"].to_numpy()}
-    for column, function in (("test_accuracy", accuracy_interval), ("selectivity", corrected_interval)):
-        if column in table:
-            seeds.add(summary, column, lambda rows, values, f=function: f(*values, level=level, **{k: v[rows] for k, v in parts.items()}))
-    if {"sensitivity", "n_test_positive", "balanced_accuracy"} <= set(table):
-        _add_balanced(summary, table, seeds, groups["n_test_positive"].mean().to_numpy(), level)
+    for column, (low, high) in _intervals(table, groups.ngroup().to_numpy(), level).items():
+        place = summary.columns.get_loc(column)
+        summary.insert(place + 1, f"{column}_low", low)
+        summary.insert(place + 2, f"{column}_high", high)
     summary.insert(summary.columns.get_loc("baseline") + 1, "above_baseline", summary["test_accuracy"] - summary["baseline"])
     if "p_value" in table:
         _add_p_values(summary, groups["p_value"].median().to_numpy())
     return summary
 
 
-class _Seeds:
-    """Columns of a table as [n_cells, n_seeds], for the cells of each number of seeds at once."""
-
-    def __init__(self, table: pd.DataFrame, cell: np.ndarray, n_seeds: np.ndarray) -> None:
-        self._table, self._n_seeds = table, n_seeds
-        self._order = np.argsort(cell, kind="stable")
-        self._starts = np.concatenate([[0], np.cumsum(n_seeds)[:-1]])
-
-    def add(self, summary: pd.DataFrame, column: str, interval, sources: tuple[str, ...] = ()) -> None:  # type: ignore[no-untyped-def]
-        """Insert the ends of `interval(rows, [values of each source])` behind a column."""
-        values = [self._table[source].to_numpy(dtype=np.float64)[self._order] for source in sources or (column,)]
-        ends = np.full((2, len(self._n_seeds)), np.nan)
-        for n in np.unique(self._n_seeds):
-            rows = np.flatnonzero(self._n_seeds == n)
-            places = self._starts[rows, None] + np.arange(n)  # [n_cells, n_seeds]
-            ends[:, rows] = interval(rows, [source[places] for source in values])
-        place = summary.columns.get_loc(column)
-        summary.insert(place + 1, f"{column}_low", ends[0])
-        summary.insert(place + 2, f"{column}_high", ends[1])
+def _intervals(table: pd.DataFrame, cell: np.ndarray, level: float) -> dict[str, Floats]:
+    """The ends [2, n_cells] of the interval of every column that has one; `cell` is the number of every row's cell."""
+    balanced = ["balanced_accuracy"] if {"sensitivity", "n_test_positive", "balanced_accuracy"} <= set(table) else []
+    columns = [column for column in ("test_accuracy", "selectivity") if column in table] + balanced
+    n_seeds, order = np.bincount(cell), np.argsort(cell, kind="stable")
+    starts = np.cumsum(n_seeds) - n_seeds
+    ends = {column: np.full((2, len(n_seeds)), np.nan) for column in columns}
+    for n in np.unique(n_seeds):
+        cells = np.flatnonzero(n_seeds == n)
+        rows = order[starts[cells, None] + np.arange(n)]  # [n_cells, n_seeds], rows of the table
+        for column in columns:
+            ends[column][:, cells] = _interval(column, table, rows, level)
+    return ends
 
 
-def _add_balanced(summary: pd.DataFrame, table: pd.DataFrame, seeds: _Seeds, n_positive: Floats, level: float) -> None:
-    n_train, n_negative = summary["n_train"].to_numpy(), summary["n_test"].to_numpy() - n_positive
+def _interval(column: str, table: pd.DataFrame, rows: np.ndarray, level: float) -> Interval:
+    """The interval of one column over seeds, for rows [n_cells, n_seeds] of the table."""
 
-    def interval(rows: np.ndarray, values: list[Floats]) -> Interval:
-        balanced, sensitivity = values
-        specificity = np.clip(2 * balanced - sensitivity, 0, 1)
-        sizes = {"n_train": n_train[rows], "n_positive": n_positive[rows], "n_negative": n_negative[rows]}
-        return balanced_accuracy_interval(sensitivity, specificity, level=level, **sizes)
+    def values(name: str) -> Floats:
+        return np.asarray(table[name].to_numpy(dtype=np.float64)[rows])
 
-    seeds.add(summary, "balanced_accuracy", interval, ("balanced_accuracy", "sensitivity"))
+    n_train, n_test = values("n_train").mean(axis=1), values("n_test").mean(axis=1)
+    if column != "balanced_accuracy":
+        function = accuracy_interval if column == "test_accuracy" else corrected_interval
+        return function(values(column), n_train=n_train, n_test=n_test, level=level)
+    sensitivity, n_positive = values("sensitivity"), values("n_test_positive").mean(axis=1)
+    specificity = np.clip(2 * values(column) - sensitivity, 0, 1)
+    sizes = {"n_train": n_train, "n_positive": n_positive, "n_negative": n_test - n_positive}
+    return balanced_accuracy_interval(sensitivity, specificity, level=level, **sizes)
 
 
 def _add_p_values(summary: pd.DataFrame, median: Floats) -> None:
