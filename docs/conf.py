@@ -1,11 +1,15 @@
 """Sphinx configuration: ``sphinx-build -W docs docs/_build``."""
 
+import sys
 from importlib.metadata import version as installed_version
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 project = "neuroprobe"
 author = "The neuroprobe developers"
 version = release = installed_version("neuroprobe-clip")
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "rooms"]
 html_theme = "furo"
 html_static_path = ["static"]
 html_css_files = ["wide.css"]
