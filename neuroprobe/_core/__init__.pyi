@@ -1,4 +1,5 @@
 from . import figures as figures
+from .checks import as_numbers as as_numbers
 from .checks import check_choice as check_choice
 from .checks import check_count as check_count
 from .checks import check_counts as check_counts
@@ -49,6 +50,7 @@ __all__ = [
     "Tile",
     "Unit",
     "__version__",
+    "as_numbers",
     "axes_or_new",
     "check_choice",
     "check_count",

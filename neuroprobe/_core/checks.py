@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from neuroprobe.exceptions import InputError
 
@@ -44,6 +45,14 @@ def check_number(
         raise InputError(f"Expected `{name}` to be a number, {' and '.join(bounds) or 'finite'}, but got {value!r:.60}.")
 
 
+def as_numbers(name: str, values: Any) -> npt.NDArray[np.float64]:
+    """Numbers as a float64 array, which may hold NaN; `InputError` for what are none."""
+    try:
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"Expected `{name}` to be numbers, but got {values!r:.60}.") from error
+
+
 def check_share(name: str, value: Any, *, zero: bool = False, one: bool = False) -> None:
     """Raise `InputError` unless it is a number between 0 and 1; those two only where `zero` or `one` allows them."""
     check_number(name, value, low=0, high=1, above=not zero, below=not one)
@@ -66,7 +75,8 @@ def check_unit(layer: str, unit: Any, n_units: int | None = None) -> None:
     """Raise `InputError` unless it is the number of a unit of this layer, which may not have told yet how many it has."""
     if not is_whole(unit) or unit < 0 or (n_units is not None and unit >= n_units):
         numbers = "0 on" if n_units is None else f"0 to {n_units - 1}"
-        raise InputError(f"Expected a unit from {numbers} of {layer!r}, but got {unit!r:.60}.")
+        mask = " Of a mask of booleans, pass np.flatnonzero(mask)." if isinstance(unit, (bool, np.bool_)) else ""
+        raise InputError(f"Expected a unit from {numbers} of {layer!r}, but got {unit!r:.60}.{mask}")
 
 
 def check_units(layer: str, units: Any, n_units: int | None = None) -> list[int]:
@@ -77,9 +87,8 @@ def check_units(layer: str, units: Any, n_units: int | None = None) -> list[int]
     InputError
         None at all, one twice, or anything but numbers of its units.
     """
-    if isinstance(units, (str, bytes)) or not (is_whole(units) or isinstance(units, Iterable)):
-        raise InputError(f"Expected units of {layer!r}, each a number from 0 on, but got {units!r:.60}.")
-    found = [units] if is_whole(units) else list(units)
+    given = units.tolist() if hasattr(units, "tolist") else units
+    found = list(given) if isinstance(given, Iterable) and not isinstance(given, (str, Mapping)) else [given]
     for unit in found:
         check_unit(layer, unit, n_units)
     if not found or len(set(found)) < len(found):

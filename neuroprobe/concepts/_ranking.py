@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
+from neuroprobe._core import check_counts
 from neuroprobe.concepts.concept_sets import ConceptSet
 from neuroprobe.concepts.vocabulary import ConceptGroup, Vocabulary
 from neuroprobe.exceptions import InputError, suggest
@@ -54,12 +55,8 @@ class Ranking:
     n_types: int = 20
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise InputError(f"Expected a seed of 0 or more, but got {self.seed}.")
-        if self.n_positive < 1 or self.n_negative < 1:
-            raise InputError(f"Expected at least one positive and one negative, but got {self.n_positive} and {self.n_negative}.")
-        if self.gap < 0 or self.n_types < 0:
-            raise InputError(f"Expected `gap` and `n_types` of 0 or more, but got {self.gap} and {self.n_types}.")
+        check_counts(n_positive=self.n_positive, n_negative=self.n_negative)
+        check_counts(low=0, seed=self.seed, gap=self.gap, n_types=self.n_types)
         if self.negatives not in get_args(Negatives):
             what = suggest(str(self.negatives), get_args(Negatives))
             raise InputError(f"Expected `negatives` to be a way of choosing them, but got {self.negatives!r}. {what}")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from neuroprobe._core import table_html
+from neuroprobe._core import check_counts, check_seed, table_html
 from neuroprobe.concepts.splits import split_set as split_set
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.images import Images
@@ -177,10 +177,12 @@ class ConceptSets(Mapping[str, ConceptSet]):
             Ids or concepts that occur twice, other values, or fewer images on a side than asked for.
         """
         shown = check_labels(labels)
+        check_seed(seed)
+        check_counts(**{name: n for name, n in (("n_positive", n_positive), ("n_negative", n_negative)) if n is not None})
         ids = [str(id_) for id_ in labels.index]
         sets = {}
         for column, concept in enumerate(map(str, labels.columns)):
-            generator = np.random.default_rng((_checked_seed(seed), zlib.crc32(f"{group}/{concept}".encode(errors="surrogatepass"))))
+            generator = np.random.default_rng((seed, zlib.crc32(f"{group}/{concept}".encode(errors="surrogatepass"))))
             sides = [
                 _drawn(np.flatnonzero(shown[:, column] == wanted), n, generator, f"that {what} {concept!r}")
                 for wanted, n, what in ((True, n_positive, "show"), (False, n_negative, "do not show"))
@@ -293,17 +295,9 @@ class ConceptSets(Mapping[str, ConceptSet]):
 
 def _drawn(rows: npt.NDArray[Any], n: int | None, generator: np.random.Generator, what: str) -> npt.NDArray[Any]:
     """`n` of the rows at random, or all of them in order."""
-    if n is not None and n < 1:
-        raise InputError(f"Expected at least one image {what} to be asked for, but got {n}.")
     if len(rows) < (n or 1):
         raise InputError(f"Expected at least {n or 1} images {what}, but the labels have {len(rows)}.")
     return rows if n is None else generator.choice(rows, size=n, replace=False)
-
-
-def _checked_seed(seed: int) -> int:
-    if seed < 0:
-        raise InputError(f"Expected a seed of 0 or more, but got {seed}.")
-    return seed
 
 
 def check_labels(labels: pd.DataFrame) -> npt.NDArray[np.bool_]:

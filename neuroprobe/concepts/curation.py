@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from neuroprobe._core import Tile, fingerprint_bytes, picture_grid, printable, thumbnail, write_whole
+from neuroprobe._core import Tile, check_choice, check_counts, fingerprint_bytes, picture_grid, printable, thumbnail, write_whole
 from neuroprobe.concepts.concept_sets import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError, UnreadableImageError
 from neuroprobe.images import Images
@@ -54,10 +54,8 @@ def contact_sheet(
     InputError
         Another side, or numbers below 1.
     """
-    if side not in ("positives", "negatives"):
-        raise InputError(f"Expected `side` to be 'positives' or 'negatives', but got {side!r}.")
-    if min(first, step, columns) < 1:
-        raise InputError(f"Expected `first`, `step` and `columns` of at least 1, but got {first}, {step} and {columns}.")
+    check_choice("side", side, ("positives", "negatives"))
+    check_counts(first=first, step=step, columns=columns)
     all_ids: tuple[str, ...] = getattr(concept_set, side)
     shown = all_ids[:first][::step]
     which = f"every image of {len(all_ids[:first])}" if step == 1 else f"one in {step} of {len(all_ids[:first])}"

@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import special
 from sklearn.mixture import GaussianMixture
 
+from neuroprobe._core import check_seed, check_share
 from neuroprobe.concepts.concept_sets import ConceptSet, ConceptSets, check_labels
 from neuroprobe.exceptions import InputError
 from neuroprobe.statistics import fitting_groups, wilson_interval
@@ -123,10 +124,8 @@ def with_label_noise(concept_sets: ConceptSets, rate: float, *, seed: int) -> Co
     InputError
         A rate that is no share, or a negative seed.
     """
-    if not 0 <= rate <= 1:
-        raise InputError(f"Expected a rate from 0 to 1, but got {rate}.")
-    if seed < 0:
-        raise InputError(f"Expected a seed of 0 or more, but got {seed}.")
+    check_share("rate", rate, zero=True, one=True)
+    check_seed(seed)
     sets = {concept: _noisy(set_, rate, seed) for concept, set_ in concept_sets.items()}
     return ConceptSets(sets, {**concept_sets.metadata, "label_noise": {"rate": rate, "seed": seed}})
 

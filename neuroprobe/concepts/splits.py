@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from neuroprobe._core import check_seed, check_share
 from neuroprobe.exceptions import InputError
 from neuroprobe.statistics import fitting_groups
 
@@ -38,8 +39,8 @@ def split_set(concept_set: ConceptSet, *, held_out: float, seed: int) -> tuple[n
     InputError
         `held_out` is not between 0 and 1, or leaves a part with one class.
     """
-    if isinstance(held_out, bool) or not isinstance(held_out, (int, float, np.number)) or not 0 < held_out < 1:
-        raise InputError(f"Expected `held_out` between 0 and 1, but got {held_out!r}.")
+    check_share("held_out", held_out)
+    check_seed(seed)
     targets = concept_set.targets
     rows = np.arange(len(targets))
     from sklearn.model_selection import train_test_split

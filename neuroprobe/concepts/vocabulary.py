@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from neuroprobe._core import fingerprint_texts
+from neuroprobe._core import check_choice, check_count, fingerprint_texts
 from neuroprobe.exceptions import InputError, MissingDependencyError, UnknownNameError, suggest
 
 if TYPE_CHECKING:
@@ -171,8 +171,7 @@ class Vocabulary:
             raise InputError(f"Expected a list of words, but got {words!r:.80}.")
         if isinstance(words, str):
             raise InputError(f"Expected a list of words, but got the single text {words!r}. Use Vocabulary.from_file for a file.")
-        if duplicates not in ("raise", "drop"):
-            raise InputError(f"Expected `duplicates` to be 'raise' or 'drop', but got {duplicates!r}.")
+        check_choice("duplicates", duplicates, ("raise", "drop"))
         names = tuple(dict.fromkeys(words)) if duplicates == "drop" else tuple(words)
         return cls([ConceptGroup(group, names, templates=_resolved(templates))])
 
@@ -274,8 +273,7 @@ class Vocabulary:
         ----------
         Speer, "rspeer/wordfreq: v3.0", 2022, https://doi.org/10.5281/zenodo.7199437.
         """
-        if n < 1:
-            raise InputError(f"Expected `n` to be at least 1, but got {n}.")
+        check_count("n", n)
         words = list(itertools.islice(_frequent_words(language), n))
         if len(words) < n:
             raise InputError(f"Expected {n} words of {language!r}, but wordfreq has {len(words)}. Ask for fewer.")

@@ -17,6 +17,7 @@ import pandas as pd
 from scipy import stats
 from torch import nn
 
+from neuroprobe._core import check_seed
 from neuroprobe.effects._gradients import Output, directional_derivatives
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.images import Images, Transform
@@ -203,8 +204,9 @@ def _random_directions(
     **reading: Any,
 ) -> list[Direction]:
     """Directions of random concepts for every layer, features and kind among `directions`; the same choices in all."""
-    if min(sizes) < 1 or seed < 0:
-        raise InputError(f"Expected random concepts of at least one image a side and a seed of 0 or more, but got {sizes} and {seed}.")
+    check_seed(seed)
+    if min(sizes) < 1:
+        raise InputError(f"Expected random concepts of at least one image a side, but got {sizes}.")
     if sum(sizes) > len(images):
         raise InputError(f"Expected at least {sum(sizes)} images for random concepts of {sizes[0]} and {sizes[1]}, but got {len(images)}.")
     orders = [np.random.default_rng((seed, i)).permutation(len(images))[: sum(sizes)] for i in range(n_random)]

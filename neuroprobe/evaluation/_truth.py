@@ -12,12 +12,6 @@ from neuroprobe.reports import LabelReport, labeled_units
 Labels = LabelReport | Mapping[Unit, str]
 
 
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise InputError(f"Expected `{name}` to be at least 1, but got {count}.")
-
-
 def _facts(labels: Labels) -> dict[str, Any]:
     return {"labels": labels.metadata if isinstance(labels, LabelReport) else {}}
 

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import FloatArray, check_level, check_seed
+from neuroprobe._core import FloatArray, check_counts, check_level, check_seed
 from neuroprobe.concepts import TextEncoder, text_vectors
-from neuroprobe.evaluation._truth import Labels, _check_counts, _facts, _labels_of
+from neuroprobe.evaluation._truth import Labels, _facts, _labels_of
 from neuroprobe.exceptions import InputError
 from neuroprobe.recording import Activations
 from neuroprobe.reports import JudgmentReport, quantity, share
@@ -119,7 +119,7 @@ def classes_from_labels(
     """
     check_level(level)
     check_seed(seed)
-    _check_counts(top=top, n_permutations=n_permutations)
+    check_counts(top=top, n_permutations=n_permutations)
     names, truth = _class_numbers(targets, classes, len(activations.ids))
     values = np.asarray(activations[layer], dtype=float)
     units = _labels_of(labels, layer, values.shape[1])

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import BoolArray, Unit, check_level, check_seed
+from neuroprobe._core import BoolArray, Unit, check_count, check_level, check_seed
 from neuroprobe.concepts import ConceptSets, Shown, shown_concepts
 from neuroprobe.evaluation._truth import Truth, true_concepts
 from neuroprobe.exceptions import InputError
@@ -115,8 +115,7 @@ def check_metrics(
     """
     check_level(level)
     check_seed(seed)
-    if n_draws < 1:
-        raise InputError(f"Expected at least one draw of wrong labels, but got n_draws={n_draws}.")
+    check_count("n_draws", n_draws)
     names, matrix = _label_matrix(shown, activations.ids)
     units = _testable(_concept_columns(activations, truth, names), matrix)
     draws = {test: [_changed(matrix, names, change, (seed, draw)) for draw in range(n_draws)] for test, change in _TESTS.items()}

@@ -17,9 +17,9 @@ import pandas as pd
 import torch
 from scipy.stats import rankdata
 
-from neuroprobe._core import FloatArray, check_level, check_seed
+from neuroprobe._core import FloatArray, check_counts, check_level, check_seed
 from neuroprobe.concepts import TextEncoder, text_vectors
-from neuroprobe.evaluation._truth import Labels, _check_counts, _facts, _labels_of
+from neuroprobe.evaluation._truth import Labels, _facts, _labels_of
 from neuroprobe.exceptions import InputError
 from neuroprobe.reports import JudgmentReport, average, quantity
 from neuroprobe.statistics import benjamini_hochberg, permutation_p_value
@@ -101,7 +101,7 @@ def compare_weights(
     """
     check_level(level)
     check_seed(seed)
-    _check_counts(top=top, n_permutations=n_permutations)
+    check_counts(top=top, n_permutations=n_permutations)
     matrix = _weight_matrix(weights)
     above, below = _labels_of(labels, upper, len(matrix)), _labels_of(labels, lower, matrix.shape[1])
     if len(above) < 2 or len(below) <= top:

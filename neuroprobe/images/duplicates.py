@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from neuroprobe._core import check_share
 from neuroprobe.exceptions import InputError
 from neuroprobe.images._images import Images
 from neuroprobe.images.passes import BatchRecord, Collected, collect
@@ -107,8 +108,7 @@ def check_min_cosine(min_cosine: float) -> None:
     ------
     InputError
     """
-    if not 0 < min_cosine < 1:
-        raise InputError(f"Expected a cosine similarity between 0 and 1 for near-duplicates, but got {min_cosine}.")
+    check_share("min_cosine", min_cosine)
 
 
 def average_hash(image: Image.Image, *, side: int = 16) -> npt.NDArray[np.int8]:

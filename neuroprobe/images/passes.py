@@ -19,6 +19,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from neuroprobe._core import check_count
 from neuroprobe.exceptions import InputError, NeuroprobeError, StoreError, UnreadableImageError
 from neuroprobe.images import distributed
 from neuroprobe.images._images import Images, fingerprint_images
@@ -135,10 +136,8 @@ def collect(
     InputError
         No image could be read, or a transform gives tensors of several shapes.
     """
-    if batch_size < 1:
-        raise InputError(f"Expected `batch_size` to be at least 1, but got {batch_size}.")
-    if workers < 0:
-        raise InputError(f"Expected `workers` to be 0 or more, but got {workers}.")
+    check_count("batch_size", batch_size)
+    check_count("workers", workers, low=0)
     done = [_recorded(consumer) for consumer in consumers]
     grid = _Grid(images, [consumer.transform for consumer in consumers], done, batch_size, distributed)
     records: dict[int, BatchRecord] = {}

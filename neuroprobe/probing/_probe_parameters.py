@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from numbers import Integral, Real
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
+from neuroprobe._core import check_count
 from neuroprobe.exceptions import InputError
 
 
@@ -43,6 +44,4 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
         if name in parameters and not unpenalized:
             strengths([parameters[name]] if "hidden" in parameters else parameters[name], name)
     for name, fewest in (("cv", 2), ("hidden", 1), ("max_iter", 1)):
-        value = parameters.get(name, fewest)
-        if not isinstance(value, Integral) or value < fewest:
-            raise InputError(f"Expected `{name}` to be a whole number of at least {fewest}, but got {value!r}.")
+        check_count(name, parameters.get(name, fewest), low=fewest)

@@ -7,9 +7,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from neuroprobe._core import Floats
+from neuroprobe._core import BoolArray, Floats, check_share
 from neuroprobe.exceptions import InputError
-from neuroprobe.statistics import Bools
 
 #: Shares of the images at which Voita & Titov's online code trains a new probe.
 CODELENGTH_SHARES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
@@ -39,7 +38,7 @@ def codelength_ends(n: int, *, fewest: int = 8) -> tuple[int, ...]:
     return tuple(sorted({end for end in (round(share * n) for share in CODELENGTH_SHARES) if end >= fewest}))
 
 
-def control_labels(types: npt.ArrayLike, *, seed: int, share: float) -> Bools:
+def control_labels(types: npt.ArrayLike, *, seed: int, share: float) -> BoolArray:
     """Labels of a control task: every type of image is positive or negative as a whole, at random.
 
     A probe can learn them only by knowing the types by heart, which then works on held-out images too. Selectivity is
@@ -69,8 +68,7 @@ def control_labels(types: npt.ArrayLike, *, seed: int, share: float) -> Bools:
     names, inverse, counts = np.unique(np.asarray(types), return_inverse=True, return_counts=True)
     if len(names) < 2:
         raise InputError(f"Expected images of at least two types, so that a label can be random per type, but got {len(names)}.")
-    if not 0 < share < 1:
-        raise InputError(f"Expected `share` between 0 and 1, but got {share}.")
+    check_share("share", share)
     order = np.random.default_rng(seed).permutation(len(names))
     reached = counts[order].cumsum()[:-1]  # never all types
     n_chosen = int(np.argmin(np.abs(reached - share * len(inverse)))) + 1

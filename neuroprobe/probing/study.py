@@ -13,7 +13,7 @@ import numpy.typing as npt
 from sklearn.base import ClassifierMixin, RegressorMixin, clone
 from torch import nn
 
-from neuroprobe._core import check_counts, fingerprint_architecture, fingerprint_model
+from neuroprobe._core import check_count, check_counts, fingerprint_architecture, fingerprint_model
 from neuroprobe.concepts import ConceptSet, ConceptSets, split_set
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.images import Images, Transform
@@ -160,8 +160,7 @@ class ProbingStudy:
         ProbeReport
         """
         check_jobs(n_jobs)
-        if memory < 1:
-            raise InputError(f"Expected `memory` to be a number of bytes above 0, but got {memory}.")
+        check_count("memory", memory)
         settings = RunSettings(transform, store, batch_size, workers, n_jobs, device, memory, progress)
         run = Run(self._plan(), images, settings)
         for name, model in self.models():

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from neuroprobe._core import __version__, fingerprint_architecture, fingerprint_model, fingerprint_texts
+from neuroprobe._core import __version__, check_count, fingerprint_architecture, fingerprint_model, fingerprint_texts
 from neuroprobe.exceptions import InputError, StoreError
 from neuroprobe.images import Consumer, Images, Transform, collect, fingerprint_images, rank_and_size
 from neuroprobe.recording._forward import ForwardPass, describe_recording
@@ -124,8 +124,7 @@ def summarize(
     progress: bool | None = None,
 ) -> ActivationSummary:
     """Keep summaries of a whole probing set; see `neuroprobe.ActivationRecorder.summarize`."""
-    if k < 1:
-        raise InputError(f"Expected `k` to be at least 1, but got {k}.")
+    check_count("k", k)
     consumer = ForwardPass({"": recorder}, transform, keepers={"": SummaryKeeper(recorder.layers, k=k)}, unwrap=True)
     (summary,) = collect(
         images, [consumer], batch_size=batch_size, workers=workers, distributed=distributed, progress=progress, description="summarize"

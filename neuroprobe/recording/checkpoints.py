@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import nn
 
-from neuroprobe.exceptions import InputError
+from neuroprobe._core import check_count
 from neuroprobe.images import Images, Transform, collect
 from neuroprobe.models import Checkpoint, Layout, Pooling, fingerprint_each, load_checkpoint
 from neuroprobe.recording.activations import Activations
@@ -67,8 +67,7 @@ def record_checkpoints(
     CheckpointError
         A file that cannot be read safely or does not fit the model; all are checked before the first is recorded.
     """
-    if models_in_memory < 1:
-        raise InputError(f"Expected `models_in_memory` to be at least 1, but got {models_in_memory}.")
+    check_count("models_in_memory", models_in_memory)
     names = _same_weights(model, checkpoints)
     distinct = list(dict.fromkeys(names.values()))
     found: dict[str, Activations] = {}

@@ -1,5 +1,5 @@
-from .decorrelation import _gram as _gram
 from .decorrelation import decorrelated as decorrelated
+from .decorrelation import inner_products as inner_products
 from .held_out import Quality as Quality
 from .held_out import correlations as correlations
 from .held_out import draw_counts as draw_counts
@@ -16,7 +16,6 @@ from .intervals import bootstrap as bootstrap
 from .intervals import corrected_interval as corrected_interval
 from .intervals import paired_interval as paired_interval
 from .intervals import wilson_interval as wilson_interval
-from .scores import Bools as Bools
 from .scores import auroc as auroc
 from .scores import average_precision as average_precision
 from .scores import balanced_accuracy as balanced_accuracy
@@ -25,10 +24,8 @@ from .tests import benjamini_hochberg as benjamini_hochberg
 from .tests import permutation_p_value as permutation_p_value
 
 __all__ = [
-    "Bools",
     "Interval",
     "Quality",
-    "_gram",
     "accuracy_interval",
     "auroc",
     "auroc_interval",
@@ -44,6 +41,7 @@ __all__ = [
     "draw_counts",
     "explained_shares",
     "fitting_groups",
+    "inner_products",
     "interval",
     "paired_interval",
     "permutation_p_value",

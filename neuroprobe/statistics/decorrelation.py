@@ -10,7 +10,7 @@ SHRINKAGE = 0.1
 _ROWS = 65_536  # that are in float64 at a time
 
 
-def _gram(vectors: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+def inner_products(vectors: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
     """Inner products of the columns, about `mean`, [d, d], float64; some rows at a time, so that no copy of all is made."""
     total = torch.zeros(vectors.shape[1], vectors.shape[1], dtype=torch.float64, device=vectors.device)
     for rows in torch.split(vectors, _ROWS):
@@ -45,7 +45,7 @@ def decorrelated(vectors: torch.Tensor, *, shrinkage: float = SHRINKAGE) -> torc
         values, left = torch.linalg.eigh(centered @ centered.T / n)
         turned: torch.Tensor = (left * _shrunk(values, shrinkage, d)) @ (left.T @ centered)
         return turned.to(torch.float32)
-    values, axes = torch.linalg.eigh(_gram(vectors, mean) / n)
+    values, axes = torch.linalg.eigh(inner_products(vectors, mean) / n)
     turn = (axes * _shrunk(values, shrinkage, d)) @ axes.T
     turned = torch.empty(n, d, device=vectors.device)
     for part, rows in zip(torch.split(turned, _ROWS), torch.split(vectors, _ROWS), strict=True):

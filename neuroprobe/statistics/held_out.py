@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from neuroprobe._core import Floats, Rows
+from neuroprobe._core import Floats, Rows, check_counts, check_level, check_seed, check_share
 from neuroprobe.exceptions import InputError, shown
 
 #: Fewer images say nothing of a correlation.
@@ -53,6 +53,8 @@ def split_images(
     (array([0, 3, 4]), array([1, 2, 5]))
     """
     if isinstance(held_out, (int, float, np.number)):
+        check_share("held_out", held_out)
+        check_seed(seed)
         test = _drawn(ids, held_out, near_duplicates, seed)
     else:
         test = _asked_for(ids, held_out, near_duplicates)
@@ -66,8 +68,6 @@ def split_images(
 
 
 def _drawn(ids: Sequence[str], share: Any, near_duplicates: Mapping[str, int] | None, seed: int) -> Rows:
-    if isinstance(share, bool) or not 0 < share < 1:
-        raise InputError(f"Expected `held_out` between 0 and 1, or the ids of images, but got {share!r}.")
     missing = [name for name in ids if near_duplicates is not None and name not in near_duplicates]
     if missing:
         raise InputError(f"Expected `near_duplicates` with a group for every image, but {missing[0]!r} has none.")
@@ -163,6 +163,7 @@ def quality(measure: Any, predicted: npt.ArrayLike, measured: npt.ArrayLike, *, 
     ----------
     Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
     """
+    check_level(level)
     draws = measure(predicted, measured, counts)
     low, high = interval(draws, level=level)
     return Quality(measure(predicted, measured), low, high, draws)
@@ -178,6 +179,8 @@ def interval(draws: Floats, *, level: float) -> tuple[Floats, Floats]:
 
 def draw_counts(n_images: int, *, n_resamples: int, seed: int) -> Floats:
     """How often each image is in each of `n_resamples` draws with repetition, [n_resamples, n_images]."""
+    check_counts(n_images=n_images, n_resamples=n_resamples)
+    check_seed(seed)
     drawn = np.random.default_rng(seed).multinomial(n_images, np.full(n_images, 1 / n_images), size=n_resamples)
     return np.asarray(drawn, dtype=np.float64)
 
@@ -201,9 +204,7 @@ def _variance(centered: Floats, means: Floats, weights: Floats) -> Floats:
     return np.where(variance > _NO_VARIANCE * scale, variance, np.nan)
 
 
-def fitting_groups(
-    rows: npt.NDArray[np.int64], groups: npt.NDArray[np.int64], room: int, generator: np.random.Generator
-) -> npt.NDArray[np.int64]:
+def fitting_groups(rows: Rows, groups: Rows, room: int, generator: np.random.Generator) -> Rows:
     """At most `room` of the rows, in whole groups: those that still fit, in random order; `groups` is of all rows there are."""
     members: dict[int, list[int]] = {}
     for row in rows.tolist():

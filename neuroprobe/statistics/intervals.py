@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
-from scipy.stats import norm
 
-from neuroprobe._core import FloatArray, Floats
+from neuroprobe._core import FloatArray, Floats, as_numbers, check_count, check_level, check_seed
 from neuroprobe.exceptions import InputError
 
 Interval = tuple[Floats, Floats]
@@ -47,10 +46,11 @@ def wilson_interval(n_right: npt.ArrayLike, n: npt.ArrayLike, *, level: float = 
     ----------
     Wilson, Probable inference, the law of succession, and statistical inference, JASA 1927.
     """
-    right, total = np.broadcast_arrays(np.asarray(n_right, dtype=np.float64), np.asarray(n, dtype=np.float64))
+    check_level(level)
+    right, total = np.broadcast_arrays(as_numbers("n_right", n_right), as_numbers("n", n))
     if np.any(total <= 0) or np.any(right < 0) or np.any(right > total):
         raise InputError(f"Expected 0 <= n_right <= n and n > 0, but got n_right = {right} and n = {total}.")
-    z = stats.norm.ppf(0.5 + _checked_level(level) / 2)
+    z = stats.norm.ppf(0.5 + level / 2)
     share, room = right / total, z**2 / total
     center = (share + room / 2) / (1 + room)
     half = z / (1 + room) * np.sqrt(share * (1 - share) / total + z**2 / (4 * total**2))
@@ -86,14 +86,14 @@ def corrected_interval(scores: npt.ArrayLike, *, n_train: npt.ArrayLike, n_test:
     Nadeau & Bengio, Inference for the generalization error, Machine Learning 52, 2003: the variance of the mean is
     taken as (1 / J + n_test / n_train) s^2.
     """
+    check_level(level)
     values = _checked_seeds(scores)
     train, test = _checked_parts(n_train, n_test)
     n_seeds = values.shape[-1]
     mean = values.mean(axis=-1)
     if n_seeds == 1:
-        _checked_level(level)
         return np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-    quantile = stats.t.ppf(0.5 + _checked_level(level) / 2, n_seeds - 1)
+    quantile = stats.t.ppf(0.5 + level / 2, n_seeds - 1)
     half = quantile * np.sqrt((1 / n_seeds + test / train) * values.var(axis=-1, ddof=1))
     return mean - half, mean + half
 
@@ -115,8 +115,7 @@ def effective_size(n_test: npt.ArrayLike, *, n_train: npt.ArrayLike, n_seeds: in
     ndarray
     """
     train, test = _checked_parts(n_train, n_test)
-    if n_seeds < 1:
-        raise InputError(f"Expected at least one seed, but got {n_seeds}.")
+    check_count("n_seeds", n_seeds)
     return np.asarray(test / (1 / n_seeds + (1 - 1 / n_seeds) * test / (train + test)))
 
 
@@ -220,14 +219,8 @@ def _wider_where_unstable(values: Floats, chance: Floats, interval: Interval, tr
     )
 
 
-def _checked_level(level: float) -> float:
-    if not 0 < level < 1:
-        raise InputError(f"Expected `level` between 0 and 1, but got {level}.")
-    return level
-
-
 def _checked_seeds(scores: npt.ArrayLike) -> Floats:
-    values = np.asarray(scores, dtype=np.float64)
+    values = as_numbers("scores", scores)
     if values.ndim == 0 or values.shape[-1] == 0:
         raise InputError(f"Expected scores [..., n_seeds] of at least one seed, but got the shape {values.shape}.")
     return values
@@ -241,7 +234,7 @@ def _checked_shares(accuracies: npt.ArrayLike) -> Floats:
 
 
 def _checked_parts(n_train: npt.ArrayLike, n_test: npt.ArrayLike) -> tuple[Floats, Floats]:
-    train, test = np.asarray(n_train, dtype=np.float64), np.asarray(n_test, dtype=np.float64)
+    train, test = as_numbers("n_train", n_train), as_numbers("n_test", n_test)
     if np.any(train < 1) or np.any(test < 1):
         raise InputError(f"Expected at least one image in each part, but got n_train = {train} and n_test = {test}.")
     return train, test
@@ -264,7 +257,8 @@ def paired_interval(differences: npt.ArrayLike, *, level: float = 0.95) -> tuple
     ----------
     Student, The probable error of a mean, Biometrika 1908.
     """
-    values = np.asarray(differences, dtype=np.float64)
+    check_level(level)
+    values = np.atleast_1d(as_numbers("differences", differences))
     n = len(values)
     mean = values.mean(axis=0)
     if n < 2:
@@ -295,8 +289,9 @@ def auroc_interval(
     Newcombe, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic. Part 2", Statistics
     in Medicine 25, 2006, method 5; the variance is Hanley and McNeil's (Radiology 143, 1982).
     """
-    auc, m, n = np.broadcast_arrays(np.asarray(auc, dtype=float), np.asarray(n_positive, dtype=float), np.asarray(n_negative, dtype=float))
-    z = float(norm.ppf((1 + level) / 2))
+    check_level(level)
+    auc, m, n = np.broadcast_arrays(as_numbers("auc", auc), as_numbers("n_positive", n_positive), as_numbers("n_negative", n_negative))
+    z = float(stats.norm.ppf((1 + level) / 2))
     return _solved(auc, m, n, -z), _solved(auc, m, n, z)
 
 
@@ -305,7 +300,7 @@ def bootstrap(
     *,
     level: float = 0.95,
     seed: int = 0,
-    n_resamples: int = 2000,
+    n_resamples: int = 1000,
     statistic: Callable[..., Any] = np.mean,
 ) -> tuple[float, float]:
     """Percentile interval of a statistic over resamples of the values with repetition.
@@ -316,7 +311,7 @@ def bootstrap(
         May hold inf, not NaN.
     level : float, default 0.95
     seed : int, default 0
-    n_resamples : int, default 2000
+    n_resamples : int, default 1000
     statistic : callable, default numpy.mean
         Called with ``axis=1``.
 
@@ -329,7 +324,10 @@ def bootstrap(
     ----------
     Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
     """
-    known: FloatArray = np.asarray(values, dtype=float)
+    check_level(level)
+    check_seed(seed)
+    check_count("n_resamples", n_resamples)
+    known = as_numbers("values", values)
     n = len(known)
     if n < 2:
         return math.nan, math.nan

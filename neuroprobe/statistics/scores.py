@@ -1,8 +1,4 @@
-"""Statistics beside every score: how sure it is, and what it has to be compared with.
-
-Pure functions of arrays. Scores of many probes come with the probes on the leading axes and the images on the last; every
-leading axis is computed at once. Intervals are in `neuroprobe.statistics.intervals`, and can be imported from here too.
-"""
+"""Scores of probes, which come with the probes on the leading axes and the images on the last; all are computed at once."""
 
 from __future__ import annotations
 
@@ -12,18 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from neuroprobe._core import Floats
+from neuroprobe._core import BoolArray, Floats
 from neuroprobe.exceptions import InputError
-from neuroprobe.statistics.intervals import accuracy_interval as accuracy_interval
-from neuroprobe.statistics.intervals import balanced_accuracy_interval as balanced_accuracy_interval
-from neuroprobe.statistics.intervals import corrected_interval as corrected_interval
-from neuroprobe.statistics.intervals import effective_size as effective_size
-from neuroprobe.statistics.intervals import wilson_interval as wilson_interval
-
-Bools = npt.NDArray[np.bool_]
-
-
-# --- scores
 
 
 def balanced_accuracy(predicted: npt.ArrayLike, targets: npt.ArrayLike) -> Floats:
@@ -43,7 +29,7 @@ def balanced_accuracy(predicted: npt.ArrayLike, targets: npt.ArrayLike) -> Float
     InputError
         Targets of one class, or that do not fit.
     """
-    found, truth = _paired(predicted, targets)
+    found, truth = with_targets(predicted, targets)
     found = found.astype(bool)
     return np.asarray(((found & truth).sum(-1) / truth.sum(-1) + (~found & ~truth).sum(-1) / (~truth).sum(-1)) / 2)
 
@@ -65,7 +51,7 @@ def auroc(decision: npt.ArrayLike, targets: npt.ArrayLike) -> Floats:
     InputError
         As `balanced_accuracy`, or decision values that are NaN.
     """
-    values, truth = _paired(decision, targets)
+    values, truth = with_targets(decision, targets)
     positives = truth.sum(-1)
     ranks = stats.rankdata(values, axis=-1)  # ties share their mean rank
     return np.asarray(((ranks * truth).sum(-1) - positives * (positives + 1) / 2) / (positives * (~truth).sum(-1)))
@@ -89,7 +75,7 @@ def average_precision(decision: npt.ArrayLike, targets: npt.ArrayLike) -> Floats
     InputError
         As `auroc`.
     """
-    values, truth = _paired(decision, targets)
+    values, truth = with_targets(decision, targets)
     order = np.argsort(-values, axis=-1, kind="stable")
     values, truth = np.take_along_axis(values, order, -1), np.take_along_axis(truth, order, -1)
     n = values.shape[-1]
@@ -100,13 +86,7 @@ def average_precision(decision: npt.ArrayLike, targets: npt.ArrayLike) -> Floats
     return np.asarray((precision * truth).sum(-1) / truth.sum(-1))
 
 
-# --- what a score has to be compared with
-
-
-# --- online codelength
-
-
-def _paired(values: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[npt.NDArray[Any], Bools]:
+def with_targets(values: npt.ArrayLike, targets: npt.ArrayLike) -> tuple[npt.NDArray[Any], BoolArray]:
     array, truth = np.asarray(values), np.asarray(targets).astype(bool)
     if array.ndim == 0 or truth.ndim == 0 or array.shape[-1] != truth.shape[-1] or truth.ndim > array.ndim:
         raise InputError(f"Expected values [..., n_images] and targets [n_images], but got the shapes {array.shape} and {truth.shape}.")

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from neuroprobe._core import Floats
+from neuroprobe._core import Floats, as_numbers
 from neuroprobe.exceptions import InputError
-from neuroprobe.statistics.scores import _paired
+from neuroprobe.statistics.scores import with_targets
 
 
 def auroc_p_value(decision: npt.ArrayLike, targets: npt.ArrayLike) -> Floats:
@@ -24,7 +24,7 @@ def auroc_p_value(decision: npt.ArrayLike, targets: npt.ArrayLike) -> Floats:
     ndarray, [...]
         From the normal approximation with its correction for ties; 1 where all decision values are equal.
     """
-    values, truth = _paired(decision, np.asarray(targets).reshape(-1))
+    values, truth = with_targets(decision, np.asarray(targets).reshape(-1))
     row = np.broadcast_to(truth, values.shape).reshape(-1, values.shape[-1])[0]
     constant = np.ptp(values, axis=-1) == 0
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -53,7 +53,7 @@ def benjamini_hochberg(p_values: npt.ArrayLike) -> Floats:
     ----------
     Benjamini & Hochberg, Controlling the false discovery rate, JRSS B 1995.
     """
-    p = np.asarray(p_values, dtype=np.float64)
+    p = as_numbers("p_values", p_values)
     made = ~np.isnan(p)
     if np.any((p[made] < 0) | (p[made] > 1)):
         raise InputError("Expected p-values from 0 to 1, but got some outside.")
@@ -61,21 +61,6 @@ def benjamini_hochberg(p_values: npt.ArrayLike) -> Floats:
     if made.any():
         q[made] = stats.false_discovery_control(p[made])
     return q
-
-
-def binomial_p_value(n_right: npt.ArrayLike, n: npt.ArrayLike, baseline: npt.ArrayLike) -> Floats:
-    """The chance of as many right or more, if every image were told right with the baseline's probability.
-
-    Parameters
-    ----------
-    n_right, n : array-like of int
-    baseline : array-like, within [0, 1]
-
-    Returns
-    -------
-    ndarray
-    """
-    return np.asarray(stats.binom.sf(np.asarray(n_right) - 1, n, baseline))
 
 
 def permutation_p_value(observed: npt.ArrayLike, null: npt.ArrayLike) -> Floats:
@@ -100,7 +85,7 @@ def permutation_p_value(observed: npt.ArrayLike, null: npt.ArrayLike) -> Floats:
     ----------
     Phipson & Smyth, Permutation p-values should never be zero, 2010.
     """
-    score, shuffled = np.asarray(observed, dtype=np.float64), np.asarray(null, dtype=np.float64)
+    score, shuffled = as_numbers("observed", observed), as_numbers("null", null)
     if shuffled.ndim == 0 or shuffled.shape[-1] == 0:
         raise InputError("Expected at least one score under shuffled labels, but got none.")
     as_high = (shuffled >= score[..., None]).sum(-1)

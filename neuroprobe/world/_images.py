@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from neuroprobe.exceptions import InputError, UnknownNameError, suggest
+from neuroprobe._core import check_count, check_seed
+from neuroprobe.exceptions import UnknownNameError, suggest
 from neuroprobe.images import Images
 from neuroprobe.world._rendering import render
 from neuroprobe.world._scenes import ATTRIBUTES, Combinations, Scene, sample_scene
@@ -25,8 +26,8 @@ class WorldDataset:
     """Rendered images, each made when it is first asked for; a dataset of PIL images with ids and scenes."""
 
     def __init__(self, n: int, *, seed: int = 0, combinations: Combinations = "all") -> None:
-        if n < 1 or seed < 0:
-            raise InputError(f"Expected at least one image and a seed of 0 or more, but got {n} images and seed {seed}.")
+        check_count("n", n)
+        check_seed(seed)
         if combinations not in get_args(Combinations):
             what = suggest(str(combinations), get_args(Combinations))
             raise UnknownNameError(f"Expected the name of a set of combinations, but got {combinations!r}. {what}")

@@ -189,7 +189,7 @@ def test_a_folder_for_the_report_that_is_a_file_fails_before_the_images_are_read
     [
         (("--positives", "10", "--negatives", "20", "--held-out", "0.999"), "0.999 of them held out leave one with a single class"),
         (("--positives", "2", "--negatives", "2", "--held-out", "0.1"), "leave one with a single class"),
-        (("--positives", "10", "--negatives", "20", "--held-out", "0"), "`held_out` between 0 and 1"),
+        (("--positives", "10", "--negatives", "20", "--held-out", "0"), "`held_out` to be a number, above 0 and below 1"),
         (("--seeds", "0", "0"), "`seeds` to be integers"),
         (("--jobs", "0"), "`n_jobs` to be a number of"),
     ],

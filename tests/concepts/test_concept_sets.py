@@ -107,9 +107,9 @@ def test_labels_that_are_none_are_refused(table, message: str) -> None:
 def test_labels_give_no_more_images_than_they_have() -> None:
     with pytest.raises(InputError, match="at least 6 images that show 'red', but the labels have 5"):
         ConceptSets.from_labels(labels(), n_positive=6)
-    with pytest.raises(InputError, match="to be asked for, but got 0"):
+    with pytest.raises(InputError, match="`n_negative` to be a whole number of at least 1, but got 0"):
         ConceptSets.from_labels(labels(), n_negative=0)
-    with pytest.raises(InputError, match="a seed of 0 or more, but got -1"):
+    with pytest.raises(InputError, match="`seed` to be a whole number of at least 0, but got -1"):
         ConceptSets.from_labels(labels(), seed=-1)
 
 
@@ -216,7 +216,7 @@ def test_which_group_is_held_out_is_random() -> None:
 
 
 def test_sets_that_cannot_be_split_are_refused() -> None:
-    with pytest.raises(InputError, match="`held_out` between 0 and 1, but got 1"):
+    with pytest.raises(InputError, match="`held_out` to be a number, above 0 and below 1, but got 1"):
         split_set(plain_set(), held_out=1, seed=0)
     with pytest.raises(InputError, match=r"1 positives and 60 negatives with 0\.3 of them held out leave one with a single class"):
         split_set(plain_set(1), held_out=0.3, seed=0)

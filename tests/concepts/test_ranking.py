@@ -94,11 +94,11 @@ def test_too_few_images_beside_near_duplicates_are_refused() -> None:
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
-        ({"gap": -1}, "`gap` and `n_types` of 0 or more, but got -1 and 20"),
-        ({"n_types": -2}, "but got 0 and -2"),
+        ({"gap": -1}, "`gap` to be a whole number of at least 0, but got -1"),
+        ({"n_types": -2}, "`n_types` to be a whole number of at least 0, but got -2"),
         ({"negatives": "group_"}, "a way of choosing them, but got 'group_'. Did you mean 'group'"),
-        ({"n_positive": 0}, "one positive and one negative, but got 0 and 200"),
-        ({"seed": -1}, "a seed of 0 or more"),
+        ({"n_positive": 0}, "`n_positive` to be a whole number of at least 1, but got 0"),
+        ({"seed": -1}, "`seed` to be a whole number of at least 0"),
     ],
 )
 def test_bad_parameters_are_refused(parameters, message: str) -> None:
@@ -125,7 +125,7 @@ def test_a_bad_cosine_is_refused_before_an_image_is_read() -> None:
 
     source = ConceptSource(Unreadable(), VOCABULARY)
     for wrong in (97, 1.0, float("nan"), True):
-        with pytest.raises(InputError, match="a cosine similarity between 0 and 1 for near-duplicates, but got"):
+        with pytest.raises(InputError, match="`min_cosine` to be a number, above 0 and below 1, but got"):
             source.rank(noise_images(9), n_positive=2, n_negative=2, near_duplicates=wrong)
 
 

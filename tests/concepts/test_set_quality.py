@@ -178,7 +178,7 @@ def test_what_is_known_of_an_image_goes_with_it_and_near_duplicates_stay_togethe
 
 @pytest.mark.parametrize(
     ("rate", "seed", "message"),
-    [(1.1, 0, "a rate from 0 to 1"), (-0.1, 0, "a rate"), (float("nan"), 0, "a rate"), (0.1, -1, "a seed of 0")],
+    [(1.1, 0, "`rate` to be a number, at least 0 and at most 1"), (-0.1, 0, "`rate`"), (float("nan"), 0, "`rate`"), (0.1, -1, "`seed`")],
 )
 def test_a_rate_that_is_no_share_is_refused(rate: float, seed: int, message: str) -> None:
     with pytest.raises(InputError, match=message):

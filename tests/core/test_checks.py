@@ -106,10 +106,11 @@ def test_units_are_numbers_each_once() -> None:
         ([1, np.int64(1)], "each of some units of 'fc' once, but got \\[1"),
         ([1, 8], "a unit from 0 to 7 of 'fc', but got 8"),
         ([True], "a unit from 0 to 7 of 'fc', but got True"),
-        (np.zeros((1, 2), int), "a unit from 0 to 7 of 'fc', but got array"),
-        ("1", "units of 'fc', each a number from 0 on, but got '1'"),
-        (None, "units of 'fc', each a number from 0 on, but got None"),
-        (2.5, "units of 'fc', each a number from 0 on, but got 2.5"),
+        ("1", "a unit from 0 to 7 of 'fc', but got '1'"),
+        (None, "a unit from 0 to 7 of 'fc', but got None"),
+        (np.zeros((1, 2), int), "a unit from 0 to 7 of 'fc', but got \\[0, 0\\]"),
+        (2.5, "a unit from 0 to 7 of 'fc', but got 2.5"),
+        (np.ones(8, bool), r"but got True\. Of a mask of booleans, pass np\.flatnonzero\(mask\)"),
     ):
         with pytest.raises(InputError, match=words):
             check_units("fc", units, 8)

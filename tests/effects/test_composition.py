@@ -228,7 +228,7 @@ def test_figures_show_the_rows_and_change_nothing_global() -> None:
         ({"unnamed": "no"}, UnknownNameError, "'together' or 'apart'"),
         ({"level": 1}, InputError, "`level` to be a number, above 0 and below 1"),
         ({"seed": -1}, InputError, "`seed` to be a whole number of at least 0"),
-        ({"held_out": 2}, InputError, "between 0 and 1"),
+        ({"held_out": 2}, InputError, "`held_out` to be a number, above 0 and below 1"),
         ({"classes": ["a"]}, InputError, "a name of its own"),
     ],
 )

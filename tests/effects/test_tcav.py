@@ -121,9 +121,9 @@ def test_what_cannot_be_is_refused(net: nn.Module) -> None:
         test(direction("2", 8), n_random=19)
     with pytest.raises(InputError, match="at least 31 images for random concepts of 10 and 21, but got 30"):
         test(direction("2", 8), n_negative=21)
-    with pytest.raises(InputError, match=r"at least one image a side and a seed of 0 or more, but got \(0, 15\) and 0"):
+    with pytest.raises(InputError, match=r"at least one image a side, but got \(0, 15\)"):
         test(direction("2", 8), n_positive=0)
-    with pytest.raises(InputError, match=r"a seed of 0 or more, but got \(10, 15\) and -1"):
+    with pytest.raises(InputError, match="`seed` to be a whole number of at least 0, but got -1"):
         test(direction("2", 8), seed=-1)
     with pytest.raises(InputError, match="a mapping from names to outputs, but got 'first'"):
         test(direction("2", 8), outputs="first")

@@ -159,7 +159,7 @@ def test_workers_need_few_open_files() -> None:
 
 
 def test_workers_below_none(world: Images) -> None:
-    with pytest.raises(InputError, match="Expected `workers` to be 0 or more, but got -1"):
+    with pytest.raises(InputError, match="Expected `workers` to be a whole number of at least 0, but got -1"):
         collect(world, [Keep()], workers=-1)
 
 

@@ -123,8 +123,8 @@ def test_many_equal_images_cost_no_more_than_one() -> None:
 @pytest.mark.parametrize(
     ("vectors", "min_cosine", "message"),
     [
-        (np.eye(3), 1.0, "between 0 and 1 for near-duplicates, but got 1"),
-        (np.eye(3), 0, "between 0 and 1 for near-duplicates, but got 0"),
+        (np.eye(3), 1.0, "`min_cosine` to be a number, above 0 and below 1, but got 1"),
+        (np.eye(3), 0, "`min_cosine` to be a number, above 0 and below 1, but got 0"),
         (np.eye(2), 0.9, r"vectors \[3, d\], one per id, but got \[2, 2\]"),
         (np.zeros((3, 2)), 0.9, "finite length above 0"),
         (np.full((3, 2), np.nan), 0.9, "finite length above 0"),

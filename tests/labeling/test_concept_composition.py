@@ -218,7 +218,7 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
         ({"values": "presence"}, InputError, "that given labels have"),
         ({"values": "p"}, UnknownNameError, "Expected a kind of concept values"),
         ({"labels": ["red"]}, InputError, "Expected a LabelReport, or labels as"),
-        ({"held_out": 0}, InputError, "between 0 and 1"),
+        ({"held_out": 0}, InputError, "`held_out` to be a number, above 0 and below 1"),
         ({"level": 2}, InputError, "`level` to be a number, above 0 and below 1"),
         ({"seed": -1}, InputError, "`seed` to be a whole number of at least 0"),
     ],

@@ -185,7 +185,7 @@ def test_what_cannot_be_is_refused_before_the_run(model, options, error, message
 
 
 def test_no_memory_at_all(model) -> None:
-    with pytest.raises(InputError, match="`memory` to be a number of bytes above 0, but got 0"):
+    with pytest.raises(InputError, match="`memory` to be a whole number of at least 1, but got 0"):
         study(model).run(IMAGES, transform=TRANSFORM, memory=0)
 
 

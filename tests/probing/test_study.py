@@ -77,7 +77,7 @@ def test_the_split_follows_the_seed_alone() -> None:
 
 @pytest.mark.parametrize("held_out", [0, 1, -0.3, 1.5, float("nan")])
 def test_a_share_that_is_none_is_refused(held_out: float) -> None:
-    with pytest.raises(InputError, match=rf"`held_out` between 0 and 1, but got {held_out}"):
+    with pytest.raises(InputError, match=rf"`held_out` to be a number, above 0 and below 1, but got {held_out}"):
         split(A, held_out=held_out, seed=0)
 
 

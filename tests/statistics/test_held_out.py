@@ -36,10 +36,10 @@ def test_near_duplicates_are_not_taken_apart() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"held_out": 0}, "between 0 and 1"),
-        ({"held_out": 1.0}, "between 0 and 1"),
-        ({"held_out": True}, "between 0 and 1"),
-        ({"held_out": np.nan}, "between 0 and 1"),
+        ({"held_out": 0}, "`held_out` to be a number, above 0 and below 1"),
+        ({"held_out": 1.0}, "`held_out` to be a number, above 0 and below 1"),
+        ({"held_out": True}, "`held_out` to be a number, above 0 and below 1"),
+        ({"held_out": np.nan}, "`held_out` to be a number, above 0 and below 1"),
         ({"held_out": "image 1"}, "as a share, or as ids"),
         ({"held_out": None}, "as a share, or as ids"),
         ({"held_out": ["image 1", "image 99"]}, "1 are not, such as 'image 99'"),

@@ -54,9 +54,9 @@ def test_impossible_counts_are_refused(right: int, n: int) -> None:
 
 @pytest.mark.parametrize("level", [0, 1, -0.1, 95])
 def test_a_level_in_percent_is_refused(level: float) -> None:
-    with pytest.raises(InputError, match="`level` between 0 and 1"):
+    with pytest.raises(InputError, match="`level` to be a number, above 0 and below 1"):
         wilson_interval(1, 2, level=level)
-    with pytest.raises(InputError, match="`level` between 0 and 1"):
+    with pytest.raises(InputError, match="`level` to be a number, above 0 and below 1"):
         corrected_interval([0.5], n_train=10, n_test=5, level=level)
 
 
@@ -150,7 +150,7 @@ def test_no_seeds_are_refused(scores) -> None:
 def test_empty_parts_are_refused() -> None:
     with pytest.raises(InputError, match="at least one image in each part"):
         accuracy_interval([0.5, 0.5], n_train=10, n_test=0)
-    with pytest.raises(InputError, match="at least one seed"):
+    with pytest.raises(InputError, match="`n_seeds` to be a whole number of at least 1"):
         effective_size(10, n_train=10, n_seeds=0)
 
 

@@ -22,7 +22,7 @@ from neuroprobe.concepts import ConceptScores
 from neuroprobe.labeling.similarity.linear import LinearParts, cos_similarity_parts, pearson_parts
 from neuroprobe.labeling.similarity.peaks import of_length_1, peak_correlation_parts, peak_mean_parts
 from neuroprobe.labeling.similarity.scoring import Columns, Scorer, UnitPart
-from neuroprobe.statistics import _gram, decorrelated
+from neuroprobe.statistics import decorrelated, inner_products
 
 #: Below this share of a vector's possible length a concept's scores over the images are taken to be rounding.
 _ROUNDING = 1e-6
@@ -68,7 +68,7 @@ class EmbeddingScorer(Scorer):
         vectors = self.image_vectors
         self._vectors = vectors - vectors.mean(dim=0) if self._centered else vectors
         n, d = vectors.shape
-        self._gram = _gram(self._vectors, torch.zeros(d, dtype=torch.float64, device=vectors.device)) if d <= n else None
+        self.inner_products = inner_products(self._vectors, torch.zeros(d, dtype=torch.float64, device=vectors.device)) if d <= n else None
 
     def units(self, activations: torch.Tensor) -> UnitPart:
         weights = self._weights(activations)
@@ -93,10 +93,10 @@ class EmbeddingScorer(Scorer):
         return texts * (scale / torch.where(varies, lengths, torch.inf))[:, None]
 
     def _lengths(self, texts: torch.Tensor) -> torch.Tensor:
-        if self._gram is None:
+        if self.inner_products is None:
             lengths: torch.Tensor = (self._vectors @ texts.T).norm(dim=0)
             return lengths
-        return ((texts.double() @ self._gram) * texts).sum(dim=1).clamp_min(0).sqrt().float()
+        return ((texts.double() @ self.inner_products) * texts).sum(dim=1).clamp_min(0).sqrt().float()
 
 
 def _concentration(weights: torch.Tensor) -> torch.Tensor:
