@@ -230,7 +230,7 @@ class Report:
 
 
 class UnitReport(Report):
-    """A report with a row per unit and its name in the column `concept`; further names stand in columns called concept_..."""
+    """A report with a row per unit and its name in the column `concept`; further names stand in columns called ``concept_...``"""
 
     required: ClassVar[tuple[str, ...]] = ("layer", "unit", "concept")
     text_prefixes: ClassVar[tuple[str, ...]] = ("concept_",)
