@@ -1,6 +1,6 @@
 """What the examples share: their common options, what ``--offline`` puts in the place of downloads, and how an error is told.
 
-With ``--offline``, images rendered by `neuroprobe.world._concepts` take the place of a folder of photographs, and the world's small CLIP that
+With ``--offline``, images rendered by `neuroprobe.world` take the place of a folder of photographs, and the world's small CLIP that
 of OpenAI's. Which network takes the place of the pretrained one stands in each example.
 """
 

@@ -69,7 +69,7 @@ class Images:
 
     Examples
     --------
-    >>> from neuroprobe.world._concepts import world_images
+    >>> from neuroprobe.world import world_images
     >>> images = world_images(10)
     >>> len(images), images[0].size, images.ids[:2]
     (10, (64, 64), ('world-0-0', 'world-0-1'))
@@ -121,7 +121,7 @@ class Images:
 
         Examples
         --------
-        >>> from neuroprobe.world._concepts import world_images
+        >>> from neuroprobe.world import world_images
         >>> Images.concat(world_images(2), world_images(1), names=["imagenet", "broden"]).ids
         ('imagenet/world-0-0', 'imagenet/world-0-1', 'broden/world-0-0')
 

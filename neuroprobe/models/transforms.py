@@ -90,7 +90,7 @@ def read_transform(transform: Transform) -> tuple[tuple[int, int] | None, tuple[
 
     Examples
     --------
-    >>> from neuroprobe.world._concepts import target_transform
+    >>> from neuroprobe.world import target_transform
     >>> size, mean, std = read_transform(target_transform())
     >>> size, [round(value, 3) for value in mean], [round(value, 3) for value in std]
     ((64, 64), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])

@@ -242,7 +242,7 @@ def visualize(
 
     Examples
     --------
-    >>> from neuroprobe.world._concepts import load_target, target_transform
+    >>> from neuroprobe.world import load_target, target_transform
     >>> found = visualize(load_target(), "classifier", 10, transform=target_transform(), steps=2, batch_size=1)
     >>> found.images.shape, found.status
     ((1, 3, 64, 64), ('found',))

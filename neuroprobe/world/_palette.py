@@ -28,7 +28,7 @@ def color_votes(images: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
     Returns
     -------
     ndarray, [n, 8]
-        In the order of `neuroprobe.world._concepts.COLORS`.
+        In the order of `neuroprobe.world.COLORS`.
 
     Examples
     --------

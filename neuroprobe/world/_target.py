@@ -69,5 +69,5 @@ def target_transform() -> Transform:
 
 
 def target_with_transform() -> tuple[nn.Module, Transform]:
-    """The trained target and its transform: ``neuroprobe dissect neuroprobe.world._concepts:target_with_transform ...``."""
+    """The trained target and its transform: ``neuroprobe dissect neuroprobe.world:target_with_transform ...``."""
     return load_target(), target_transform()

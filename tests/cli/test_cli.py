@@ -14,7 +14,7 @@ from neuroprobe import ConceptSource, Images, LabelReport, ProbeReport
 from neuroprobe._cli import main
 from neuroprobe.world import CLIP_PATH, target_checkpoints, world_images
 
-TARGET = "neuroprobe.world._concepts:target_with_transform"
+TARGET = "neuroprobe.world:target_with_transform"
 
 
 @pytest.fixture(scope="module")

@@ -60,7 +60,7 @@ def test_layers_need_no_weights_and_are_exact_names(capsys: pytest.CaptureFixtur
 
 
 def test_layers_of_ones_own_model(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["layers", "neuroprobe.world._concepts:target_with_transform"]) == 0
+    assert main(["layers", "neuroprobe.world:target_with_transform"]) == 0
     assert "classifier" in capsys.readouterr().out
 
 

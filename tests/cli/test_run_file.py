@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from neuroprobe._cli import main
 from neuroprobe._cli.commands import parse
+from neuroprobe._cli.demo import run_demo
 from neuroprobe._cli.options import build_parser, command_parser
 from neuroprobe._cli.run_file import options_of, write_run
 from neuroprobe.exceptions import InputError
+from neuroprobe.pipeline import dissect_model, probe_model
 
 DISSECT = ["dissect", "resnet18", "--layers", "layer3", "layer4", "--images", "photos", "--words", "words.txt", "--clip", "ViT-B/16"]
 PROBE = ["probe", "resnet18", "--layers", "layer4", "--images", "photos", "--clip", "ViT-B/16", "--words", "a.txt", "--words", "b.txt"]
@@ -168,3 +172,26 @@ def test_an_empty_path_is_not_the_current_folder(option: str, tmp_path: Path, ca
     (tmp_path / "some.toml").write_text(f'{option} = ""\n', encoding="utf-8")
     with pytest.raises(InputError, match="expected a path"):
         parse([*DISSECT, "--config", str(tmp_path / "some.toml")])
+
+
+#: Options of a command, and the parameters that they are handed to.
+HANDED_ON = {
+    ("dissect", dissect_model): {
+        "pooling": "pooling", "layout": "layout", "similarity": "similarity", "false_discovery_rate": "false_discovery_rate",
+        "null_units": "n_null", "resamples": "n_bootstrap", "store": "store", "batch_size": "batch_size", "workers": "workers",
+    },
+    ("probe", probe_model): {
+        "positives": "n_positive", "negatives": "n_negative", "negatives_from": "negatives", "gap": "gap", "scopes": "scopes",
+        "controls": "controls", "held_out": "held_out", "seeds": "seeds", "layout": "layout", "store": "store",
+        "checkpoints": "checkpoints", "batch_size": "batch_size", "workers": "workers",
+    },
+    ("demo", run_demo): {"images": "n_images", "seed": "seed"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("command", "function"), HANDED_ON, ids=lambda value: value if isinstance(value, str) else value.__name__)
+def test_the_command_lines_defaults_are_those_of_the_functions(command: str, function: Callable[..., object]) -> None:
+    parser, parameters = command_parser(build_parser(), command), inspect.signature(function).parameters
+    for option, parameter in HANDED_ON[command, function].items():
+        ours, theirs = parser.get_default(option), parameters[parameter].default
+        assert (list(ours) == list(theirs)) if isinstance(theirs, (range, tuple)) else (ours == theirs), option

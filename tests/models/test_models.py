@@ -123,7 +123,7 @@ class TestFunctions:
         assert transform(Image.new("RGB", (300, 250))).shape == (3, 224, 224)
 
     def test_of_a_package(self) -> None:
-        model, transform = load_model("neuroprobe.world._concepts:target_with_transform")
+        model, transform = load_model("neuroprobe.world:target_with_transform")
         assert transform(Image.new("RGB", (64, 64))).shape == (3, 64, 64)
         assert model.classifier[1].out_features == 31
 

@@ -51,7 +51,7 @@ class ClipEncoder:
 
     Examples
     --------
-    >>> from neuroprobe.world._concepts import CLIP_PATH
+    >>> from neuroprobe.world import CLIP_PATH
     >>> encoder = ClipEncoder(CLIP_PATH, device="cpu")
     >>> encoder.encode_texts(["red", "This image has a concept: red"]).shape
     torch.Size([2, 64])
