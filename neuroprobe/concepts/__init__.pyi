@@ -2,6 +2,7 @@ from ._matching import check_encoder as check_encoder
 from ._matching import check_kinds as check_kinds
 from ._matching import check_same_images as check_same_images
 from ._ranking import Negatives as Negatives
+from ._tables import LabelTable as LabelTable
 from ._texts import TextEncoder as TextEncoder
 from ._texts import text_vectors as text_vectors
 from .concept_sets import ConceptSet as ConceptSet
@@ -16,8 +17,7 @@ from .encoders._clip import import_clip as import_clip
 from .encoders._open_clip import OpenClipEncoder as OpenClipEncoder
 from .encoders._transformers import TransformersEncoder as TransformersEncoder
 from .labels import GivenLabels as GivenLabels
-from .labels import Labels as Labels
-from .labels import Shown as Shown
+from .labels import as_labels as as_labels
 from .labels import shown_concepts as shown_concepts
 from .quality import estimate_set_quality as estimate_set_quality
 from .quality import set_quality as set_quality
@@ -39,14 +39,14 @@ __all__ = [
     "ConceptSource",
     "GivenLabels",
     "ImageTextEncoder",
-    "Labels",
+    "LabelTable",
     "Negatives",
     "OpenClipEncoder",
     "PromptTooLongError",
-    "Shown",
     "TextEncoder",
     "TransformersEncoder",
     "Vocabulary",
+    "as_labels",
     "check_encoder",
     "check_kinds",
     "check_same_images",

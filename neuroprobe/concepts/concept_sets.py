@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import dataclasses
 import zlib
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from neuroprobe._core import check_counts, check_seed, table_html
+from neuroprobe.concepts._tables import LabelTable, read_table, truth_of
 from neuroprobe.concepts.splits import split_set as split_set
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.images import Images
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 #: Fields of a `ConceptSet` that hold one value per image.
 _PER_IMAGE = ("duplicates", "types", "likelihoods", "ranks")
@@ -151,8 +149,9 @@ class ConceptSets(Mapping[str, ConceptSet]):
     @classmethod
     def from_labels(
         cls,
-        labels: pd.DataFrame,
+        given_labels: LabelTable,
         *,
+        ids: Sequence[str] | None = None,
         n_positive: int | None = None,
         n_negative: int | None = None,
         seed: int = 0,
@@ -162,8 +161,10 @@ class ConceptSets(Mapping[str, ConceptSet]):
 
         Parameters
         ----------
-        labels : DataFrame, [n_images, n_concepts]
-            Index: the images' ids; columns: the concepts; values: True or False, or 1 or 0.
+        given_labels : GivenLabels, DataFrame, path of a CSV file, mapping, or ConceptScores of given labels
+            Index: the images' ids; columns: the concepts; values: True or False, or 1 or 0. As in `neuroprobe.concepts.GivenLabels`.
+        ids : sequence of str, optional
+            The images, in this order: of a table without ids, all its rows; of others, those to take. By default all.
         n_positive, n_negative : int, optional
             Draw so many at random of each side; by default all are taken.
         seed : int, default 0
@@ -176,12 +177,12 @@ class ConceptSets(Mapping[str, ConceptSet]):
         InputError
             Ids or concepts that occur twice, other values, or fewer images on a side than asked for.
         """
-        shown = check_labels(labels)
         check_seed(seed)
         check_counts(**{name: n for name, n in (("n_positive", n_positive), ("n_negative", n_negative)) if n is not None})
-        ids = [str(id_) for id_ in labels.index]
+        table = read_table(given_labels, ids=ids)
+        shown, ids = truth_of(table), [str(id_) for id_ in table.index]
         sets = {}
-        for column, concept in enumerate(map(str, labels.columns)):
+        for column, concept in enumerate(table.columns):
             generator = np.random.default_rng((seed, zlib.crc32(f"{group}/{concept}".encode(errors="surrogatepass"))))
             sides = [
                 _drawn(np.flatnonzero(shown[:, column] == wanted), n, generator, f"that {what} {concept!r}")
@@ -298,34 +299,6 @@ def _drawn(rows: npt.NDArray[Any], n: int | None, generator: np.random.Generator
     if len(rows) < (n or 1):
         raise InputError(f"Expected at least {n or 1} images {what}, but the labels have {len(rows)}.")
     return rows if n is None else generator.choice(rows, size=n, replace=False)
-
-
-def check_labels(labels: pd.DataFrame) -> npt.NDArray[np.bool_]:
-    """A table of labels as an array, [n_images, n_concepts].
-
-    Raises
-    ------
-    InputError
-        No table, ids or concepts that occur twice, or values other than True and False (or 1 and 0).
-    """
-    import pandas as pd
-
-    if not isinstance(labels, pd.DataFrame) or labels.empty:
-        raise InputError(f"Expected a table of labels (a DataFrame, ids down and concepts across), but got {labels!r:.80}.")
-    for names, what in ((labels.index, "image"), (labels.columns, "concept")):
-        texts = [str(name) for name in names]
-        twice = next((name for name in texts if texts.count(name) > 1), None) if len(set(texts)) < len(texts) else None
-        if twice is not None:
-            raise InputError(f"Expected every {what} once in the labels, but {twice!r} occurs twice.")
-    wrong = ~labels.isin([True, False])  # equals 1, 0, 1.0 and 0.0; not NaN and not texts
-    if wrong.to_numpy().any():
-        row, column = np.argwhere(wrong.to_numpy())[0]
-        raise InputError(
-            f"Expected labels that are True or False, but {labels.index[row]!r} has {labels.iat[row, column]!r} for "
-            f"{labels.columns[column]!r}. Leave out images that nobody labeled."
-        )
-    shown: npt.NDArray[np.bool_] = labels.to_numpy().astype(bool)
-    return shown
 
 
 def _check_no_picture_in_both(positives: Images, negatives: Images) -> None:

@@ -12,7 +12,8 @@ from scipy import special
 from sklearn.mixture import GaussianMixture
 
 from neuroprobe._core import check_seed, check_share
-from neuroprobe.concepts.concept_sets import ConceptSet, ConceptSets, check_labels
+from neuroprobe.concepts._tables import LabelTable, read_table, rows_of, truth_of
+from neuroprobe.concepts.concept_sets import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError
 from neuroprobe.statistics import fitting_groups, wilson_interval
 
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
     from neuroprobe.concepts.scores import ConceptScores
 
 
-def set_quality(concept_sets: ConceptSets, truth: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
+def set_quality(concept_sets: ConceptSets, truth: LabelTable, *, level: float = 0.95) -> pd.DataFrame:
     """Which share of each side is right, where it is known what every image shows.
 
     Parameters
     ----------
     concept_sets : ConceptSets
-    truth : DataFrame, [n_images, n_concepts]
+    truth : GivenLabels, DataFrame, path of a CSV file, mapping, or ConceptScores of given labels
         Index: ids; columns: concepts; values: True or False, or 1 or 0. More ids and concepts do not matter.
     level : float, default 0.95
         Of the intervals.
@@ -49,12 +50,13 @@ def set_quality(concept_sets: ConceptSets, truth: pd.DataFrame, *, level: float 
     >>> set_quality(sets, truth)["precision"].tolist()
     [0.5, 1.0]
     """
-    shown = pd.DataFrame(check_labels(truth), index=[str(id_) for id_ in truth.index], columns=[str(c) for c in truth.columns])
+    known = read_table(truth, concepts=list(concept_sets))
+    shown, index = truth_of(known), known.index.map(str)  # found by id alone: the images of sets are in no order
     rows: list[dict[str, Any]] = []
-    for concept, set_ in concept_sets.items():
-        right = _truth_of(set_, shown) == set_.targets
+    for column, set_ in enumerate(concept_sets.values()):
+        right = shown[rows_of(index, set_.ids), column] == set_.targets
         for side, rights in zip(("positives", "negatives"), np.split(right, [len(set_.positives)]), strict=True):
-            rows.append({"concept": concept, "side": side, "n": len(rights), "n_right": int(rights.sum())})
+            rows.append({"concept": set_.concept, "side": side, "n": len(rights), "n_right": int(rights.sum())})
     table = pd.DataFrame(rows, columns=["concept", "side", "n", "n_right"])
     low, high = wilson_interval(table["n_right"].to_numpy(), table["n"].to_numpy(), level=level)
     return table.assign(precision=table["n_right"] / table["n"], low=low, high=high)
@@ -165,13 +167,3 @@ def _noisy(concept_set: ConceptSet, rate: float, seed: int) -> ConceptSet:
         rows = np.flatnonzero(targets == target)
         moved[fitting_groups(rows, groups, round(rate * len(rows)), generator)] = True
     return concept_set.reordered(np.flatnonzero((targets == 1) ^ moved), np.flatnonzero((targets == 0) ^ moved))
-
-
-def _truth_of(concept_set: ConceptSet, shown: pd.DataFrame) -> npt.NDArray[np.bool_]:
-    if concept_set.concept not in shown.columns:
-        raise InputError(f"Expected a truth for every concept of the sets, but there is no column {concept_set.concept!r}.")
-    missing = next((id_ for id_ in concept_set.ids if id_ not in shown.index), None)
-    if missing is not None:
-        raise InputError(f"Expected a truth for every image of the sets, but there is no row {missing!r}.")
-    truths: npt.NDArray[np.bool_] = shown.loc[list(concept_set.ids), concept_set.concept].to_numpy()
-    return truths

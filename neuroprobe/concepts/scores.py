@@ -8,11 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from torch.nn import functional as F
 
 from neuroprobe._core import SHOWN_ROWS, table_html
 from neuroprobe.concepts._ranking import Negatives, Ranking, rank_groups
+from neuroprobe.concepts._tables import truth_of
 from neuroprobe.concepts._texts import checked_vectors, embed_texts
 from neuroprobe.concepts.concept_sets import ConceptSet as ConceptSet
 from neuroprobe.concepts.concept_sets import ConceptSets as ConceptSets
@@ -230,9 +232,20 @@ class ConceptScores:
         InputError
             They are an encoder's scores, or labels with other values.
         """
-        if not self.metadata.get("boolean_labels"):
-            raise InputError("Expected given labels that are all true or false, but got scores. Make them with GivenLabels(table).")
-        return self.image_vectors != 0
+        return torch.from_numpy(truth_of(self.table))
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """The given labels that these scores are, [n_images, n_concepts].
+
+        Raises
+        ------
+        InputError
+            They are an encoder's scores.
+        """
+        if "labels" not in self.metadata:
+            raise InputError("Expected given labels, but got scores of an encoder. Make them with GivenLabels(table).")
+        return pd.DataFrame(self.image_vectors.cpu().numpy(), index=list(self.ids), columns=list(self.concepts))
 
     def similarities(self, columns: slice = slice(None)) -> torch.Tensor:
         """Cosine similarities in [-1, 1], [n_images, n_concepts] or the columns asked for."""
@@ -255,7 +268,7 @@ class ConceptScores:
             The encoder has no logit scale and no temperature was given, or these are given labels.
         """
         if "labels" in self.metadata:
-            raise InputError("Expected scores of an encoder, but these are given labels. For sets: ConceptSets.from_labels(labels.table).")
+            raise InputError("Expected scores of an encoder, but these are given labels. For sets: ConceptSets.from_labels(labels).")
         names = [g.name for g in self.vocabulary.groups]
         if group not in names:
             raise UnknownNameError(f"Expected a group of the vocabulary, but got {group!r}. {suggest(group, names)}")

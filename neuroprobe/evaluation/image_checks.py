@@ -20,7 +20,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from neuroprobe._core import BoolArray, FloatArray, Unit, check_level, check_seed
-from neuroprobe.concepts import Shown, shown_concepts
+from neuroprobe.concepts import ConceptSets, LabelTable, shown_concepts
 from neuroprobe.exceptions import InputError
 from neuroprobe.exceptions import shown as said
 from neuroprobe.recording import Activations
@@ -46,7 +46,7 @@ class ImageCheckReport(JudgmentReport):
 def check_on_images(
     labels: LabelReport | Mapping[Unit, str],
     activations: Activations,
-    shown: Shown,
+    given_labels: LabelTable | ConceptSets,
     *,
     level: float = 0.95,
     seed: int = 0,
@@ -64,8 +64,8 @@ def check_on_images(
     labels : LabelReport, or mapping from (layer, unit) to a concept
     activations : Activations
         Of images that the labels were not made from.
-    shown : mapping, DataFrame, GivenLabels, ConceptScores or ConceptSets
-        Which image shows which concept (`Shown`). Of concept sets, positives are compared with negatives.
+    given_labels : GivenLabels, DataFrame, mapping, ConceptScores of given labels, or ConceptSets
+        Which image shows which concept, as in `neuroprobe.concepts.as_labels`. Of concept sets, positives are compared with negatives.
     level : float, default 0.95
     seed : int, default 0
         Of the bootstrap over units.
@@ -82,7 +82,7 @@ def check_on_images(
     Raises
     ------
     InputError
-        The images are those of the labels, no unit can be checked, or `shown` does not fit the images.
+        The images are those of the labels, no unit can be checked, or `given_labels` does not fit the images.
 
     References
     ----------
@@ -96,7 +96,7 @@ def check_on_images(
         raise InputError(f"Expected recorded activations, of which every value is needed, but got {said(activations)}.")
     if not same_images:
         _check_held_out(labels, activations)
-    known = shown_concepts(shown, activations.ids)
+    known = shown_concepts(given_labels, activations.ids)
     named = labeled_units(labels)
     rows = {
         (row["layer"], row["unit"]): row

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from neuroprobe._core import BoolArray, Unit, check_count, check_level, check_seed
-from neuroprobe.concepts import ConceptSets, Shown, shown_concepts
+from neuroprobe.concepts import ConceptSets, LabelTable, as_labels
 from neuroprobe.evaluation._truth import Truth, true_concepts
 from neuroprobe.exceptions import InputError
 from neuroprobe.labeling import Similarity, get_similarity, list_similarities
@@ -63,7 +63,7 @@ class MetricCheckReport(Report):
 
 def check_metrics(
     activations: Activations,
-    shown: Shown,
+    given_labels: LabelTable,
     truth: Truth | LabelReport,
     *,
     metrics: Sequence[str | Similarity] | Mapping[str, str | Similarity] | None = None,
@@ -82,8 +82,8 @@ def check_metrics(
     Parameters
     ----------
     activations : Activations
-    shown : mapping, DataFrame or ConceptScores
-        Which images show which concept, as in `neuroprobe.evaluation.image_checks.Shown`.
+    given_labels : GivenLabels, DataFrame, mapping, or ConceptScores of given labels
+        Which images show which concept, as in `neuroprobe.concepts.as_labels`.
     truth : mapping or LabelReport
         The concept of each unit, as in `neuroprobe.reports.judgments`; with several accepted names the first that is
         known counts. Of a report, the labels.
@@ -116,7 +116,7 @@ def check_metrics(
     check_level(level)
     check_seed(seed)
     check_count("n_draws", n_draws)
-    names, matrix = _label_matrix(shown, activations.ids)
+    names, matrix = _label_matrix(given_labels, activations.ids)
     units = _testable(_concept_columns(activations, truth, names), matrix)
     draws = {test: [_changed(matrix, names, change, (seed, draw)) for draw in range(n_draws)] for test, change in _TESTS.items()}
     rows = []
@@ -163,13 +163,11 @@ def _changed(matrix: BoolArray, names: Sequence[str], change: Change, seeds: tup
     return np.stack(columns, axis=1)  # [n_images, n_concepts]
 
 
-def _label_matrix(shown: Shown, ids: Sequence[str]) -> tuple[list[str], BoolArray]:
-    if isinstance(shown, ConceptSets):
+def _label_matrix(given_labels: LabelTable, ids: Sequence[str]) -> tuple[list[str], BoolArray]:
+    if isinstance(given_labels, ConceptSets):
         raise InputError("Expected labels of every image, but concept sets have only those of their own. Give a table.")
-    masks = {name: mask for name, (mask, _) in shown_concepts(shown, ids).items()}
-    if not masks:
-        raise InputError("Expected the labels of at least one concept, but got none.")
-    return list(masks), np.stack(list(masks.values()), axis=1)
+    labels = as_labels(given_labels, ids)
+    return list(labels.concepts), labels.truth
 
 
 def _concept_columns(activations: Activations, truth: Truth | LabelReport, names: Sequence[str]) -> dict[Unit, int]:

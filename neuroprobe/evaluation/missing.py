@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from neuroprobe._core import Unit, check_level, check_seed, fingerprint_texts
-from neuroprobe.concepts import ConceptScores, Shown, TextEncoder, Vocabulary, shown_concepts, text_vectors
+from neuroprobe.concepts import ConceptScores, ConceptSets, LabelTable, TextEncoder, Vocabulary, shown_concepts, text_vectors
 from neuroprobe.evaluation._truth import Truth, true_concepts
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.labeling import dissect
@@ -71,7 +71,7 @@ def dissect_without(
     scores: ConceptScores,
     concepts: Sequence[str],
     *,
-    shown: Shown | None = None,
+    given_labels: LabelTable | ConceptSets | None = None,
     dropped: Sequence[Dropped] = ("images", "word"),
     truth: Truth | None = None,
     encoder: TextEncoder | None = None,
@@ -89,9 +89,9 @@ def dissect_without(
         Of the same images.
     concepts : sequence of str
         Those to take away, each by itself.
-    shown : mapping, DataFrame, ConceptScores or ConceptSets, optional
-        Which images show which concept, as in `neuroprobe.evaluation.image_checks.Shown`; needed where images are dropped. Of concept
-        sets, the positives go.
+    given_labels : GivenLabels, DataFrame, mapping, ConceptScores of given labels, or ConceptSets, optional
+        Which images show which concept, as in `neuroprobe.concepts.as_labels`; needed where images are dropped. Of concept sets, the
+        positives go.
     dropped : sequence of {"images", "word", "both"}, default ("images", "word")
         What to take away: the images that show the concept, the concept from the vocabulary, or both.
     truth : mapping, optional
@@ -115,13 +115,14 @@ def dissect_without(
     InputError
         No unit has one of the concepts, images cannot be dropped because nobody said which show it, or too few are left.
     UnknownNameError
-        A concept that is not in the vocabulary, or not in `shown`.
+        A concept that is not in the vocabulary, or not in `given_labels`.
     """
     check_level(level)
     check_seed(seed)
     options = dict(options or {})
-    _check_asked(concepts, dropped, shown, scores)
-    masks = {} if shown is None else {name: mask for name, (mask, _) in shown_concepts(shown, activations.ids).items()}
+    _check_asked(concepts, dropped, given_labels, scores)
+    known = {} if given_labels is None else shown_concepts(given_labels, activations.ids)
+    masks = {name: mask for name, (mask, _) in known.items()}
     _check_left(concepts, dropped, masks)
     before = dissect(activations, scores, **options)
     owners = _owners(before, truth, concepts)
@@ -177,13 +178,13 @@ def _dissect_rest(
     return dissect(activations, scores if concept is None else without_concept(scores, concept), **options)
 
 
-def _check_asked(concepts: Sequence[str], dropped: Sequence[Dropped], shown: object, scores: ConceptScores) -> None:
+def _check_asked(concepts: Sequence[str], dropped: Sequence[Dropped], given_labels: object, scores: ConceptScores) -> None:
     if isinstance(concepts, str) or not concepts or len(set(concepts)) < len(concepts):
         raise InputError(f"Expected a list of concepts to take away, each once, but got {concepts!r:.80}.")
     if isinstance(dropped, str) or not dropped or not set(dropped) <= set(get_args(Dropped)):
         raise InputError(f"Expected `dropped` to be a list of 'images', 'word' and 'both', but got {dropped!r}.")
-    if shown is None and set(dropped) != {"word"}:
-        raise InputError("Expected `shown`, which images show the concepts, to drop them. Or ask for dropped=['word'].")
+    if given_labels is None and set(dropped) != {"word"}:
+        raise InputError("Expected `given_labels`, which images show the concepts, to drop them. Or ask for dropped=['word'].")
     for concept in concepts if set(dropped) != {"images"} else ():
         if concept not in scores.concepts:
             raise UnknownNameError(f"Expected a concept of the vocabulary, but got {concept!r}. {suggest(concept, scores.concepts)}")
@@ -192,7 +193,9 @@ def _check_asked(concepts: Sequence[str], dropped: Sequence[Dropped], shown: obj
 def _check_left(concepts: Sequence[str], dropped: Sequence[Dropped], masks: Mapping[str, npt.NDArray[np.bool_]]) -> None:
     for concept in concepts if set(dropped) != {"word"} else ():
         if concept not in masks:
-            raise UnknownNameError(f"Expected to know which images show {concept!r}, but `shown` does not say. {suggest(concept, masks)}")
+            raise UnknownNameError(
+                f"Expected to know which images show {concept!r}, but `given_labels` does not say. {suggest(concept, masks)}"
+            )
         if (~masks[concept]).sum() < 2:
             raise InputError(f"Expected at least two images that do not show {concept!r}, but there are {int((~masks[concept]).sum())}.")
 

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from neuroprobe._core import check_count, fingerprint_bytes, fingerprint_texts
-from neuroprobe.concepts import GivenLabels, Labels
-from neuroprobe.exceptions import InputError, UnknownNameError, shown
+from neuroprobe.concepts import LabelTable, as_labels
+from neuroprobe.exceptions import InputError, shown
 from neuroprobe.labeling._formula_null import SearchNull
 from neuroprobe.labeling._formula_search import Formula, FormulaSearch, Found, centered_ranks
 from neuroprobe.recording import Activations, check_layers
@@ -84,7 +84,7 @@ class FormulaReport(Report):
 
 def dissect_formulas(
     activations: Activations,
-    labels: Labels,
+    given_labels: LabelTable,
     *,
     concepts: Sequence[str] | None = None,
     layers: Sequence[str] | None = None,
@@ -115,10 +115,10 @@ def dissect_formulas(
     ----------
     activations : Activations
         One row per image (pooled).
-    labels : GivenLabels, DataFrame (index: ids of images, columns: concepts) or ndarray, of bool, [n_images, n_concepts]
-        The first two are brought into the order of the activations; an array has to be in it.
+    given_labels : GivenLabels, DataFrame (index: ids of images, columns: concepts), mapping, or array, [n_images, n_concepts]
+        Booleans, as in `neuroprobe.concepts.as_labels`; an array is in the order of the activations.
     concepts : sequence of str, optional
-        Names of an array's columns.
+        The columns of an array; of other kinds, those to search.
     layers : sequence of str, optional
         By default all that were recorded.
     max_length : int, default 3
@@ -146,7 +146,7 @@ def dissect_formulas(
     Raises
     ------
     InputError
-        Labels that are no booleans or do not fit the images, names that are missing or equal, bounds that no concept
+        Labels that are not all true or false or do not fit the images, names that are missing or equal, bounds that no concept
         keeps, or numbers out of range.
     UnknownNameError
         A layer that was not recorded.
@@ -159,7 +159,8 @@ def dissect_formulas(
     _check_numbers(n_null, seed, tolerance=tolerance, fractions=(min_fraction, max_fraction), max_q=max_q)
     if not isinstance(activations, Activations):
         raise InputError(f"Expected recorded activations, all of which formulas need, but got {shown(activations)}. Use `record`.")
-    matrix, names = _checked_labels(labels, concepts, activations.ids)
+    labels = as_labels(given_labels, activations.ids, concepts=concepts)
+    matrix, names = labels.truth, list(labels.concepts)
     chosen = check_layers(activations, layers)
     search = FormulaSearch(
         matrix,
@@ -223,38 +224,6 @@ def _row(ranks: npt.NDArray[np.float64], found: Found | None, null: SearchNull) 
         "p_value": null.p_value(found.auc, ranks, found.mask),
         "p_single": float(mannwhitneyu(ranks[found.mask], ranks[~found.mask]).pvalue),
     }
-
-
-def _checked_labels(labels: Labels, concepts: Sequence[str] | None, ids: tuple[str, ...]) -> tuple[npt.NDArray[np.bool_], list[str]]:
-    """Booleans in the order of the ids, and the concepts' names."""
-    if isinstance(labels, GivenLabels):
-        labels = pd.DataFrame(labels.truth, index=list(labels.ids), columns=list(labels.concepts))
-    if isinstance(labels, pd.DataFrame):
-        names, labels = [str(name) for name in labels.columns], _in_order(labels, ids)
-    else:
-        names = [] if concepts is None else [str(name) for name in concepts]
-    matrix = np.asarray(labels)
-    if matrix.dtype != np.bool_ or matrix.ndim != 2 or len(matrix) != len(ids):
-        raise InputError(
-            f"Expected labels as booleans [{len(ids)}, n_concepts], but got {matrix.dtype} {matrix.shape}. "
-            "Compare scores with a threshold first."
-        )
-    if not names or len(names) != matrix.shape[1] or len(set(names)) < len(names) or not all(name.strip() for name in names):
-        raise InputError(
-            f"Expected a name for each of the {matrix.shape[1]} concepts, all different and none empty, but got {len(names)}: "
-            f"{names[:5]}. Pass concepts=[...], or a DataFrame with a column per concept."
-        )
-    return matrix, names
-
-
-def _in_order(labels: pd.DataFrame, ids: tuple[str, ...]) -> npt.NDArray[Any]:
-    if labels.index.has_duplicates:
-        raise InputError("Expected a table of labels with every image once, but some ids of its index are equal.")
-    missing = [name for name in ids if name not in labels.index]
-    if missing:
-        raise UnknownNameError(f"Expected labels of every recorded image, but {len(missing)} have none, such as {missing[0]!r}.")
-    found: npt.NDArray[Any] = labels.loc[list(ids)].to_numpy()
-    return found
 
 
 def _check_start(search: FormulaSearch, low: float, high: float) -> None:

@@ -89,14 +89,14 @@ def test_a_draw_from_labels_is_seeded_and_depends_on_no_other_column() -> None:
     [
         (pd.DataFrame({"red": [True, False]}, index=["a", "a"]), "every image once in the labels, but 'a' occurs twice"),
         (pd.DataFrame([[True, False], [False, True]], columns=["x", "x"]), "every concept once in the labels, but 'x' occurs twice"),
-        (pd.DataFrame({"red": [True, None]}, index=["a", "b"]), "True or False, but 'b' has None for 'red'"),
-        (pd.DataFrame({"red": [1.0, np.nan]}, index=["a", "b"]), "True or False, but 'b' has .*nan.* for 'red'"),
-        (pd.DataFrame({"red": [1, 2]}, index=["a", "b"]), "True or False, but 'b' has .*2.* for 'red'"),
-        (pd.DataFrame({"red": ["True", "False"]}, index=["a", "b"]), "True or False, but 'a' has 'True' for 'red'"),
+        (pd.DataFrame({"red": [True, None]}, index=["a", "b"]), "a label for every image, but 'red' lacks that of 'b'"),
+        (pd.DataFrame({"red": [1.0, np.nan]}, index=["a", "b"]), "a label for every image, but 'red' lacks that of 'b'"),
+        (pd.DataFrame({"red": [1, 2]}, index=["a", "b"]), "all true or false, or 1 or 0, but 'b' has 2 for 'red'"),
+        (pd.DataFrame({"red": ["True", "False"]}, index=["a", "b"]), "booleans or numbers, but 'red' has 'True'"),
         (pd.DataFrame({"red": [True, True]}, index=["a", "b"]), "at least 1 images that do not show 'red', but the labels have 0"),
         (pd.DataFrame({"red": [0, 0]}, index=["a", "b"]), "at least 1 images that show 'red', but the labels have 0"),
-        (pd.DataFrame(), "a table of labels"),
-        ([[True, False]], "a table of labels"),
+        (pd.DataFrame(), "labels of at least one image"),
+        ([[True, False]], "which image shows which concept, as given labels, a DataFrame"),
     ],
 )
 def test_labels_that_are_none_are_refused(table, message: str) -> None:

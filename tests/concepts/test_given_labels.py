@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import PixelEncoder, noise_images
 
-from neuroprobe.concepts import ConceptSets, ConceptSource, GivenLabels, Vocabulary
+from neuroprobe.concepts import ConceptSets, ConceptSource, GivenLabels, Vocabulary, as_labels, set_quality, shown_concepts
 from neuroprobe.exceptions import InputError
 from neuroprobe.images import Images, collect
 from neuroprobe.labeling import dissect
@@ -69,11 +69,11 @@ def test_booleans_of_a_file(tmp_path: Path) -> None:
 
 
 def test_scores_are_no_truth() -> None:
-    with pytest.raises(InputError, match="labels that are all true or false, but they are scores"):
+    with pytest.raises(InputError, match=r"true or false, or 1 or 0, but '2' has 0\.5 for 'red'"):
         GivenLabels(TABLE).truth  # noqa: B018
-    with pytest.raises(InputError, match=r"given labels that are all true or false, but got scores\. Make them with GivenLabels"):
+    with pytest.raises(InputError, match=r"true or false, or 1 or 0, but '0' has -2\.0 for 'big'"):
         GivenLabels(TABLE).score(IMAGES).truth  # noqa: B018
-    with pytest.raises(InputError, match="given labels that are all true or false, but got scores"):
+    with pytest.raises(InputError, match=r"given labels, but got scores of an encoder\. Make them with GivenLabels"):
         ConceptSource(PixelEncoder(), Vocabulary.from_words(["red"])).score(IMAGES).truth  # noqa: B018
 
 
@@ -84,6 +84,58 @@ def test_concepts_and_groups_choose_and_order_the_columns() -> None:
     assert [group.name for group in labels.vocabulary.groups] == ["size", "color"]
     assert shown(labels.score(IMAGES)) == [[-2, 0], [3, 1], [0.25, 0.5]]
     assert GivenLabels(TABLE).vocabulary.groups[0].name == "labels"
+
+
+def test_a_table_without_ids_is_in_the_order_of_the_images(damaged_folder: Path) -> None:
+    values = TABLE.reset_index(drop=True)
+    for table in (values, values.to_dict("list"), GivenLabels(values)):
+        assert GivenLabels(table).ids == ("0", "1", "2")
+        assert as_labels(table, ["c", "a", "b"]).table.equals(TABLE.set_axis(["c", "a", "b"]))
+    assert as_labels(values.to_numpy(), ["2", "0", "1"], concepts=["red", "big"]).table.equals(TABLE)  # an array's ids are those given
+    with pytest.raises(InputError, match=r"a row for each of the 2 images in their order, but got 3 rows without ids\. Give the table the"):
+        as_labels(values, ["c", "a"])
+    with pytest.raises(InputError, match="a row for each of the 3 images"):  # by number, or in this order?
+        as_labels(values, ["2", "0", "1"])
+    images = Images(damaged_folder, on_error="skip")  # an image that cannot be read has a row too
+    scores = GivenLabels({"n": range(len(images.ids))}).score(images)
+    assert shown(scores) == [[images.ids.index(id_)] for id_ in scores.ids]
+
+
+def test_ids_choose_and_order_the_rows_of_a_table_with_ids() -> None:
+    labels = as_labels(TABLE, ["1", "2"])
+    assert (labels.ids, labels.table["big"].tolist()) == (("1", "2"), [3.0, 0.25])
+    assert as_labels(labels) is labels
+    assert as_labels(labels, ["2"], concepts=["big"]).table.to_numpy().tolist() == [[0.25]]
+
+
+BOOLEANS = pd.DataFrame({"red": [True, True, False], "big": [False, True, False]}, index=["a", "b", "c"])
+
+
+@pytest.mark.parametrize("kind", ["booleans", "numbers", "in order", "mapping", "rows", "given", "scores", "file"])
+def test_every_reader_takes_every_kind_of_table(tmp_path: Path, kind: str) -> None:
+    recorded = Activations({"layer": np.eye(3, 2, dtype=np.float32)}, ("a", "b", "c"), {"images": "theirs"})
+    BOOLEANS.to_csv(tmp_path / "labels.csv")
+    table: Any = {
+        "booleans": BOOLEANS[::-1],
+        "numbers": BOOLEANS.astype(float),
+        "in order": BOOLEANS.reset_index(drop=True),
+        "mapping": {name: BOOLEANS[name].tolist() for name in BOOLEANS},
+        "rows": BOOLEANS.to_dict("index"),
+        "given": GivenLabels(BOOLEANS),
+        "scores": GivenLabels(BOOLEANS).score_like(recorded),
+        "file": tmp_path / "labels.csv",
+    }[kind]
+    sets = ConceptSets.from_labels(table, ids=recorded.ids)
+    assert (sets["red"].positives, sets["big"].positives) == (("a", "b"), ("b",))
+    masks = shown_concepts(table, recorded.ids)
+    assert {name: mask.tolist() for name, (mask, _) in masks.items()} == BOOLEANS.to_dict("list")
+    assert all((mask != control).all() for mask, control in masks.values())
+    assert as_labels(table, recorded.ids).truth.tolist() == BOOLEANS.to_numpy().tolist()
+    if kind not in ("in order", "mapping"):  # the images of sets are in no order
+        assert set_quality(sets, table)["precision"].tolist() == [1, 1, 1, 1]
+    else:
+        with pytest.raises(InputError, match="have none, such as 'a'"):
+            set_quality(sets, table)
 
 
 # --- scores
@@ -155,9 +207,9 @@ def test_the_worlds_own_truth_names_its_units() -> None:
 
 def test_sets_come_from_the_same_table() -> None:
     labels = GivenLabels(pd.DataFrame({"red": [True, False, True]}, index=["a", "b", "c"]))
-    sets = ConceptSets.from_labels(labels.table)
+    sets = ConceptSets.from_labels(labels)
     assert (sets["red"].positives, sets["red"].negatives) == (("a", "c"), ("b",))
-    with pytest.raises(InputError, match=r"these are given labels\. For sets: ConceptSets\.from_labels\(labels\.table\)"):
+    with pytest.raises(InputError, match=r"these are given labels\. For sets: ConceptSets\.from_labels\(labels\)"):
         GivenLabels(TABLE).score(IMAGES).likelihoods("labels")
 
 
@@ -178,9 +230,11 @@ def test_sets_come_from_the_same_table() -> None:
         (pd.DataFrame({" ": [1]}), "names that are not empty"),
         (pd.DataFrame(), "labels of at least one image"),
         ({}, "labels of at least one image"),
-        ({"a": [1, 0]}, r"a mapping from id to {concept: value}, or an array, but got"),
-        ([[1, 0]], r"or an array, but got [[1, 0]]"),
-        (np.eye(2), "`ids` and `concepts` with an array"),
+        ({"a": 1}, "from concept to one value per image, but got {'a': 1}"),
+        ({"a": [1, 0], "b": [1]}, "from concept to one value per image, but got {'a'"),
+        ([[1, 0]], "an array, or a mapping from id to {concept: value} or from concept to one value per image, but got [[1, 0]]"),
+        (np.eye(2), "`concepts` that name its columns, but got (2, 2) and 0 names"),
+        (np.ones(2), "an array [n_images, n_concepts]"),
     ],
 )
 def test_tables_that_are_no_labels(table, shown: str) -> None:
@@ -217,9 +271,10 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "shown"),
     [
-        ({"ids": ["a"]}, "no `ids` for a DataFrame"),
+        ({"ids": ["a"]}, "labels of all 1 images, but 1 have none, such as 'a'"),
+        ({"ids": "2"}, "a list of ids, but got the single id '2'"),
         ({"concepts": ["blue"]}, "`concepts` to be columns of the table, but got 'blue'"),
-        ({"concepts": "red"}, "`concepts` to be columns of the table, but got 'r'"),
+        ({"concepts": "red"}, "a list of `concepts`, but got the single text 'red'"),
         ({"groups": {"color": ["red"]}}, "every concept of the labels once and no other, but 'big'"),
         ({"groups": {"color": ["red", "big", "blue"]}}, "no other, but 'blue'"),
         ({"groups": {"color": ["red", "big"], "size": ["big"]}}, "'big' occurs twice"),
@@ -230,9 +285,17 @@ def test_arguments_that_do_not_fit(arguments: Mapping[str, Any], shown: str) -> 
         GivenLabels(TABLE, **arguments)
 
 
-def test_an_array_that_does_not_fit() -> None:
-    with pytest.raises(InputError, match=r"an array \[3 ids, 1 concepts\], but got \(3, 2\)"):
-        GivenLabels(np.ones((3, 2)), ids=list("abc"), concepts=["red"])
+@pytest.mark.parametrize(
+    ("ids", "concepts", "message"),
+    [
+        ("abc", ["red"], r"that name its columns, but got \(3, 2\) and 1 names"),
+        ("ab", ["red", "big"], "a row for each of the 2 images in their order, but got 3 rows without ids"),
+        ("abb", ["red", "big"], "every image once in the labels, but 'b' occurs twice"),
+    ],
+)
+def test_an_array_that_does_not_fit(ids: str, concepts: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        GivenLabels(np.ones((3, 2)), ids=list(ids), concepts=concepts)
 
 
 def test_images_without_labels_are_told_before_any_is_read() -> None:

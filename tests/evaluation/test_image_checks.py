@@ -99,24 +99,31 @@ def test_a_table_with_ids_is_put_in_the_order_of_the_images() -> None:
     for shown_too in (table, mixed, given, given.score_like(HELD_OUT)):
         pd.testing.assert_frame_equal(check_on_images({("fc", 0): "red"}, HELD_OUT, shown_too).table, expected)
     for wrong in (table.rename(index={"image 3": "image x"}), pd.concat([table, table.iloc[:1]])):
-        with pytest.raises(InputError, match="every image's id once"):
+        with pytest.raises(InputError, match=r"labels of all 40 images, but 1 have none|every image once"):
             check_on_images({("fc", 0): "red"}, HELD_OUT, wrong)
 
 
 def test_nothing_and_names_alone_do_not_say_what_images_show() -> None:
     for shown_not in (None, ["red"]):
-        with pytest.raises(InputError, match="as a mapping, a table, given labels or sets, but got"):
+        with pytest.raises(InputError, match="which image shows which concept, as given labels, a DataFrame,"):
             check_on_images({("fc", 0): "red"}, HELD_OUT, shown_not)  # type: ignore[arg-type]
 
 
 def test_an_encoders_scores_are_no_labels() -> None:
-    with pytest.raises(InputError, match="true or false"):
+    with pytest.raises(InputError, match="given labels, but got scores of an encoder"):
         check_on_images({("fc", 0): "red"}, HELD_OUT, scores_of(N, ["red"]))
 
 
-@pytest.mark.parametrize("column", [np.zeros(N - 1, bool), np.full(N, 0.4), np.zeros((N, 2), bool)])
-def test_what_is_not_one_boolean_per_image_is_refused(column: np.ndarray) -> None:
-    with pytest.raises(InputError, match="under 'red'"):
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        (np.zeros(N - 1, bool), "a row for each of the 40 images in their order, but got 39"),
+        (np.full(N, 0.4), "true or false, or 1 or 0, but 'image 0' has 0.4 for 'red'"),
+        (np.zeros((N, 2), bool), "from concept to one value per image, but got"),
+    ],
+)
+def test_what_is_not_one_boolean_per_image_is_refused(column: np.ndarray, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         check_on_images({("fc", 0): "red"}, HELD_OUT, {"red": column})
 
 

@@ -62,7 +62,7 @@ def test_the_last_concept_stays() -> None:
 
 
 def test_what_is_reported_is_what_dissect_finds() -> None:
-    report = dissect_without(PLANTED, SCORES, ["blue", "none"], shown=SHOWN, dropped=["images", "word", "both"], options=COSINE)
+    report = dissect_without(PLANTED, SCORES, ["blue", "none"], given_labels=SHOWN, dropped=["images", "word", "both"], options=COSINE)
     table = report.table
     assert table[["concept", "dropped", "unit"]].values.tolist() == [
         [c, way, u] for c, u in (("blue", 1), ("none", 4)) for way in ("images", "word", "both")
@@ -99,15 +99,15 @@ def test_whose_units_is_the_truth_if_it_is_given() -> None:
         ({"concepts": ["rad"]}, UnknownNameError, "Did you mean 'red'"),
         ({"dropped": []}, InputError, "dropped"),
         ({"dropped": ["everything"]}, InputError, "dropped"),
-        ({"shown": None}, InputError, "which images show"),
-        ({"shown": {"blue": np.zeros(N, bool)}}, UnknownNameError, "does not say"),
-        ({"shown": {"red": np.ones(N, bool)}}, InputError, "at least two images"),
+        ({"given_labels": None}, InputError, "which images show"),
+        ({"given_labels": {"blue": np.zeros(N, bool)}}, UnknownNameError, "does not say"),
+        ({"given_labels": {"red": np.ones(N, bool)}}, InputError, "at least two images"),
         ({"truth": {("fc", 0): "star"}}, InputError, "there are none"),
         ({"level": 0}, InputError, "level"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(settings: dict, error: type[Exception], text: str) -> None:
-    asked = {"concepts": ["red"], "shown": SHOWN, **settings}
+    asked = {"concepts": ["red"], "given_labels": SHOWN, **settings}
     with pytest.raises(error, match=text):
         dissect_without(PLANTED, SCORES, asked.pop("concepts"), **asked)
 
@@ -118,7 +118,7 @@ def test_units_of_the_world_without_their_concept(tmp_path: Path) -> None:
         recorded(),
         scored(),
         concepts,
-        shown=shown(),
+        given_labels=shown(),
         truth=TRUTH,
         encoder=encoder(),
         dropped=["images", "word"],

@@ -141,6 +141,7 @@ def test_a_table_is_brought_into_the_order_of_the_images() -> None:
     table = pd.DataFrame(LABELS, index=list(activations.ids), columns=NAMES)
     shuffled = table.sample(frac=1, random_state=0)
     more = pd.concat([shuffled, pd.DataFrame(True, index=["another"], columns=NAMES)])
+    pd.testing.assert_frame_equal(label(activations, LABELS.astype(int)).table, label(activations).table)
     pd.testing.assert_frame_equal(label(activations, more).table, label(activations).table)
     pd.testing.assert_frame_equal(label(activations, GivenLabels(more)).table, label(activations).table)
 
@@ -163,14 +164,13 @@ def test_the_report_is_saved_and_read(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"labels": LABELS.astype(float)}, InputError, r"labels as booleans \[200, n_concepts\], but got float64"),
-        ({"labels": LABELS[1:]}, InputError, r"labels as booleans \[200, n_concepts\], but got bool \(199, 6\)"),
-        ({"labels": LABELS.T}, InputError, r"but got bool \(6, 200\)"),
-        ({"concepts": None}, InputError, "a name for each of the 6 concepts, all different and none empty, but got 0"),
-        ({"concepts": ["x"] * 6}, InputError, "all different"),
-        ({"concepts": ["", *"abcde"]}, InputError, "none empty"),
-        ({"labels": pd.DataFrame(LABELS, columns=NAMES)}, UnknownNameError, "200 have none, such as 'image 0'"),
-        ({"labels": pd.DataFrame(LABELS, columns=NAMES, index=["image 0"] * N)}, InputError, "some ids of its index are equal"),
+        ({"labels": LABELS * 0.5}, InputError, r"labels that are all true or false, or 1 or 0, but 'image .*' has 0\.5"),
+        ({"labels": LABELS[1:]}, InputError, "a row for each of the 200 images in their order, but got 199 rows without ids"),
+        ({"labels": LABELS.T}, InputError, r"that name its columns, but got \(6, 200\)"),
+        ({"concepts": None}, InputError, "`concepts` that name its columns"),
+        ({"concepts": ["x"] * 6}, InputError, "every concept once"),
+        ({"concepts": ["", *"abcde"]}, InputError, "names that are not empty"),
+        ({"labels": pd.DataFrame(LABELS, columns=NAMES, index=["image 0"] * N)}, InputError, "every image once in the labels"),
         ({"min_fraction": 0.4, "max_fraction": 0.5}, InputError, "a concept, or a negation, that is true of 0.4 to 0.5 of the 200"),
         ({"labels": np.zeros((N, 6), dtype=bool), "min_fraction": 0.0}, InputError, "there is none to begin with"),
         ({"min_fraction": 0.6}, InputError, "min_fraction <= max_fraction"),
