@@ -27,8 +27,9 @@ from PIL import Image
 from torch import nn
 
 from neuroprobe._core import Floats, check_counts
-from neuroprobe.effects._gradients import MovedOutputs, Output, output_values
+from neuroprobe.effects._gradients import MovedOutputs
 from neuroprobe.effects._groups import Unnamed, group_sums, unit_groups
+from neuroprobe.effects._outputs import Output, check_output, output_values
 from neuroprobe.exceptions import InputError, MissingDependencyError, UnknownNameError, shown, suggest
 from neuroprobe.images import BatchRecord, Collected, Images, Transform, collect
 from neuroprobe.models import Axes as UnitAxes
@@ -62,7 +63,7 @@ class AttributionReport(Report):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """A bar for each of the 8 greatest attributions above 0 and the 8 lowest below."""
-        from neuroprobe.effects._composition_plots import plot_attributions
+        from neuroprobe.effects._figures import plot_attributions
 
         above, below = self._table[self._table["attribution"] > 0].head(8), self._table[self._table["attribution"] < 0].tail(8)
         return plot_attributions(pd.concat([above, below]), title=f"{self.title}: {self.metadata['image']}", ax=ax)
@@ -202,6 +203,7 @@ def attribute_units(
     if method not in get_args(Method):
         raise UnknownNameError(f"Expected a method of attribution, but got {method!r}. {suggest(str(method), get_args(Method))}")
     check_counts(n_steps=n_steps)
+    check_output("output", output)
     if layout is not None:
         check_layout(layout)
     start, steps = _checked_baseline(baseline), int(n_steps) if method == "integrated_gradients" else None
@@ -258,7 +260,7 @@ class _Attributions:
                 returned = self._model(inputs)
         finally:
             handle.remove()
-        score = output_values(returned, self._output, "the output", len(inputs))
+        score = output_values(returned, self._output, "output", len(inputs))
         return score.detach(), seen["output"].detach(), moved.gradients(score)[self._layer], moved.axes[self._layer]
 
     def _module(self) -> nn.Module:
@@ -267,7 +269,7 @@ class _Attributions:
     def _score_of(self, activation: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
         """The output of every image where the layer gives this, [n]."""
         with _giving(self._module(), activation):
-            return output_values(self._model(inputs), self._output, "the output", len(inputs))
+            return output_values(self._model(inputs), self._output, "output", len(inputs))
 
     def _integrated(self, inputs: torch.Tensor, activation: torch.Tensor, baseline: torch.Tensor, axes: UnitAxes) -> torch.Tensor:
         # captum takes the first axis for the images'

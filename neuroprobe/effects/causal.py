@@ -18,10 +18,9 @@ from torch import nn
 
 from neuroprobe._core import FloatArray, check_level, check_seed, fingerprint_model
 from neuroprobe.concepts import ConceptScores, ConceptSet
-from neuroprobe.effects._effect_plots import in_words
-from neuroprobe.effects._passes import Found, Measured, OutputsUnder, TryOut, named_outputs, random_units
+from neuroprobe.effects._outputs import Found, Measured, OutputsUnder, TryOut, named_outputs
 from neuroprobe.effects.interventions import UnitNumbers, Value, ablate, changed_output, checked_units, mean_values
-from neuroprobe.effects.matching import Match, MatchedImages, Sides, concept_sides, match_images
+from neuroprobe.effects.matching import Match, MatchedImages, Sides, concept_sides, match_images, random_units
 from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
 from neuroprobe.images import Images, Transform, collect, first_readable
 from neuroprobe.models import Layout
@@ -86,15 +85,17 @@ class EffectReport(Report):
             return "0 rows"
         most = self._table.loc[self._table["effect"].abs().idxmax()]
         return (
-            f"{in_words(most)}; {len(self)} rows; most changed: output "
+            f"{_in_words(most)}; {len(self)} rows; most changed: output "
             f"{most['output']} on images with {most['concept']}, {most['effect']:+.3g} [{most['low']:+.3g}, {most['high']:+.3g}]"
         )
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """The effect on each output with its interval, beside that of random units."""
-        from neuroprobe.effects._effect_plots import plot_effects
+        from neuroprobe.effects._figures import plot_effects
 
-        return plot_effects(self._table, ax=ax)
+        done, concepts = self._table[["layer", "units", "intervention"]].drop_duplicates(), self._table["concept"].unique()
+        title = "" if done.empty else _in_words(done.iloc[0]) if len(done) == 1 else "Several interventions"
+        return plot_effects(self._table, title=title + (f"; images with {concepts[0]}" if len(concepts) == 1 else ""), ax=ax)
 
 
 def causal_effect(
@@ -176,7 +177,7 @@ def causal_effect(
         raise InputError(f"Expected the images as neuroprobe.Images, but got {shown(images)}.")
     numbers, names, change = (
         checked_units(units),
-        named_outputs(outputs),
+        named_outputs(outputs, probes=True),
         functools.partial(ablate, model, layer, layout=layout, select=select),
     )
     pairs = [match_images(sides, scores, match=match, seed=seed) for sides in concept_sides(concepts).values()]
@@ -204,12 +205,12 @@ def causal_effect(
     return EffectReport(pd.DataFrame(rows), metadata)
 
 
-def units_named(report: LabelReport, layer: str, concept: str) -> list[int]:
+def units_named(labels: LabelReport, layer: str, concept: str) -> list[int]:
     """The units of a layer that a report names with a concept; none if the report knows the concept, but names none with it.
 
     Parameters
     ----------
-    report : LabelReport
+    labels : LabelReport
     layer, concept : str
 
     Raises
@@ -217,12 +218,18 @@ def units_named(report: LabelReport, layer: str, concept: str) -> list[int]:
     UnknownNameError
         A layer that the report is not about, or a concept that is no unit's label or candidate in any layer.
     """
-    check_labels(report)
-    table = report.table
+    check_labels(labels)
+    table = labels.table
     _known(layer, list(dict.fromkeys(table["layer"])), "a layer of the report")
     columns = [column for column in table if column in ("concept", "candidate") or str(column).startswith("concept_")]
     _known(concept, sorted({str(name) for column in columns for name in table[column]} - {""}), "a concept of the report")
     return [int(unit) for unit in table.loc[(table["layer"] == layer) & (table["concept"] == concept), "unit"]]
+
+
+def _in_words(row: pd.Series[Any]) -> str:
+    """What was done, such as "2 units of fc set to zero"."""
+    n = len(str(row["units"]).split())
+    return f"{n} unit{'s' * (n > 1)} of {row['layer']} {row['intervention']}"
 
 
 def _nothing(values: torch.Tensor) -> None:

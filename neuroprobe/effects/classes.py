@@ -10,24 +10,32 @@ Goh et al., "Multimodal Neurons in Artificial Neural Networks", Distill 2021: cl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from numbers import Integral
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
+from torch import nn
 
 from neuroprobe._core import Floats, Rows, check_counts, check_level, check_seed
 from neuroprobe.effects._groups import UnitGroup, Unnamed, forward_order, group_sums, unit_groups
-from neuroprobe.effects._heads import Head, HeadLike, resolve_head
-from neuroprobe.exceptions import InputError, shown
+from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
+from neuroprobe.models import Direction
 from neuroprobe.recording import Activations
 from neuroprobe.reports import JudgmentReport, LabelReport, Labels, quantity
 from neuroprobe.statistics import Quality, correlations, draw_counts, explained_shares, interval, permutation_p_value, quality, split_images
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+
+#: A linear layer (alone, or the only one in a Sequential), weights with a bias or None, a fitted linear probe, or a direction.
+HeadLike: TypeAlias = "nn.Linear | nn.Sequential | tuple[Any, Any] | Direction | Any"
+
+_DOES_NOTHING = (nn.Dropout, nn.Identity, nn.Flatten)  # in evaluation, to rows of units
 
 #: The share of the images that stand for a class if none are given: those with its highest scores.
 _TOP_SHARE = 0.1
@@ -66,21 +74,21 @@ class CompositionReport(JudgmentReport):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """What leading concepts add and take, and a point with its interval for the mean over the class's images."""
-        from neuroprobe.effects._composition_plots import plot_contributions
+        from neuroprobe.effects._figures import plot_contributions
 
-        return plot_contributions(self.leading(6), title=f"What composes {self.metadata['class']!r}", ax=ax)
+        return plot_contributions(self.leading(6), title=f"What composes {self.metadata['target']!r}", ax=ax)
 
     def plot_explained(self, ax: Axes | None = None) -> Axes:
         """How much of the score the first 1, 2, 3, ... concepts explain on held-out images."""
-        from neuroprobe.effects._composition_plots import plot_explained
+        from neuroprobe.effects._figures import plot_explained
 
-        return plot_explained(self._table, k=self.metadata["k"], title=f"Explained of {self.metadata['class']!r}", ax=ax)
+        return plot_explained(self._table, k=self.metadata["k"], title=f"Explained of {self.metadata['target']!r}", ax=ax)
 
 
 def explain_class(
     head: HeadLike,
     labels: Labels,
-    class_: Any,
+    target: Any,
     *,
     activations: Activations,
     layer: str | None = None,
@@ -104,9 +112,9 @@ def explain_class(
     Parameters
     ----------
     head : nn.Linear, nn.Sequential with one, (weights, bias), fitted linear probe, or Direction
-        What reads the class from the layer's units; see `neuroprobe.effects._heads.resolve_head`. A `SparseProbe` tells a class from few units.
+        What reads the class from the layer's units; see `resolve_head`. A `SparseProbe` tells a class from few units.
     labels : LabelReport, or mapping from (layer, unit) to a concept
-    class_ : int or name
+    target : int or name
         One of the head's classes.
     activations : Activations
         Of a set of images: what the head gets, so pooled as the model does it.
@@ -159,7 +167,7 @@ def explain_class(
     check_seed(seed)
     check_counts(k=k, n_shuffles=n_shuffles, n_resamples=n_resamples)
     resolved, layer = resolve_head(head, classes=classes), _the_layer(activations, layer)
-    number, values = resolved.number(class_), activations[layer]
+    number, values = resolved.number(target), activations[layer]
     _check_fit(values.shape[1], resolved, layer)
     groups = unit_groups(labels, layer, n_units=values.shape[1], unnamed=unnamed)
     train, test = split_images(activations.ids, held_out=held_out, near_duplicates=near_duplicates, seed=seed)
@@ -172,7 +180,7 @@ def explain_class(
     explained = _explained(score, order, draws)
     shuffled = _shuffled(values, resolved.weights[number], groups, (train, test), first=first, n_shuffles=n_shuffles, seed=seed)
     metadata = {
-        "class": name if isinstance(name, (str, int, float)) else str(name), "layer": layer, "k": first, "asked_k": k, "unnamed": unnamed,
+        "target": name if isinstance(name, (str, int, float)) else str(name), "layer": layer, "k": first, "asked_k": k, "unnamed": unnamed,
         "mean_score": float(score.whole.mean() + resolved.bias[number]), "n_train": len(train), "n_held_out": len(test),
         "n_of_class": len(of_class), "members": "given" if members is not None else f"the {_TOP_SHARE:.0%} with the highest scores",
         "n_shuffles": n_shuffles, **draws._asdict(), "activations": dict(activations.metadata),
@@ -321,3 +329,140 @@ def _class_rows(score: Floats, members: npt.ArrayLike | None) -> Rows:
 def _check_varies(score: _Score, name: Any) -> None:
     if np.ptp(score.whole[score.train]) == 0 or np.ptp(score.measured) == 0:
         raise InputError(f"Expected a score of {name!r} that varies over the images, but it does not: there is nothing to explain.")
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """Scores of classes as weighted sums of units: ``activations @ weights.T + bias``.
+
+    Attributes
+    ----------
+    weights : ndarray, [n_classes, n_units]
+    bias : ndarray, [n_classes]
+    names : tuple, [n_classes]
+        What the classes are called: by default their numbers, of a probe its ``classes_``.
+    """
+
+    weights: npt.NDArray[np.float64]
+    bias: npt.NDArray[np.float64]
+    names: tuple[Any, ...]
+
+    def number(self, target: Any) -> int:
+        """The row of a class, given by its name or its number; a name comes first.
+
+        Raises
+        ------
+        UnknownNameError
+            No such class.
+        """
+        if isinstance(target, Hashable) and target in self.names:
+            return self.names.index(target)
+        numbers_are_names = any(isinstance(name, Integral) for name in self.names)
+        if isinstance(target, Integral) and not numbers_are_names and 0 <= int(target) < len(self.names):
+            return int(target)
+        known = [str(name) for name in self.names]
+        raise UnknownNameError(
+            f"Expected a class of the head by its name or its number from 0 to {len(known) - 1}, but got {target!r}. "
+            f"{suggest(str(target), known)}"
+        )
+
+
+def resolve_head(head: HeadLike, *, classes: Sequence[Any] | None = None) -> Head:
+    """A head from whatever holds its weights.
+
+    Parameters
+    ----------
+    head : nn.Linear, nn.Sequential, (weights, bias), probe or Direction
+        - A linear layer, or a Sequential that has but one and dropout or flattening beside it.
+        - Weights [n_classes, n_units] (of a 1x1 convolution too) and a bias [n_classes], or None.
+        - A fitted linear probe with a class to tell: `LinearProbe`, `SparseProbe`, `MeanDifferenceProbe`, or a classifier of
+          scikit-learn's with ``coef_``. Of two classes, the scores are the log-odds of the one and of the other.
+        - A `Direction` of pooled features.
+    classes : sequence, optional
+        Names of the classes; of a probe and a direction they are known.
+
+    Returns
+    -------
+    Head
+
+    Raises
+    ------
+    InputError
+        Something else, a probe that is not fitted, or names or weights that do not fit.
+    """
+    weights, bias, names = _parts(head)
+    if names is not None and classes is not None:
+        raise InputError(f"Expected no `classes` beside a head that knows its own, {list(names)[:5]}.")
+    rows = _rows(weights)
+    offset = np.zeros(len(rows)) if bias is None else _array(bias).reshape(-1)
+    given: Any = names if classes is None else classes
+    if given is not None and (isinstance(given, str) or not isinstance(given, Iterable)):
+        raise InputError(f"Expected `classes` as a list of names, but got {shown(given)}.")
+    known = tuple(range(len(rows)) if given is None else given)
+    if len(offset) != len(rows) or not np.isfinite(offset).all():
+        raise InputError(f"Expected a finite bias for each of the {len(rows)} classes, but got {offset.shape}.")
+    if len(known) != len(rows) or not all(isinstance(name, Hashable) for name in known) or len(set(known)) < len(known):
+        raise InputError(f"Expected a name of its own for each of the head's {len(rows)} classes, but got {len(known)}: {known[:5]}.")
+    return Head(rows, offset, known)
+
+
+def _parts(head: Any) -> tuple[Any, Any, tuple[Any, ...] | None]:
+    if isinstance(head, nn.Module):
+        linear = _only_linear(head)
+        return linear.weight, linear.bias, None
+    if isinstance(head, Direction):
+        return _of_direction(head)
+    if isinstance(head, tuple) and len(head) == 2:
+        return head[0], head[1], None
+    if hasattr(head, "get_params"):
+        return _of_probe(head)
+    raise InputError(
+        f"Expected a head as a linear layer, (weights, bias), a fitted linear probe or a Direction, but got {shown(head)}. "
+        "Of a model, give the linear layer that makes its scores, such as model.fc."
+    )
+
+
+def _only_linear(head: nn.Module) -> nn.Linear:
+    modules = [m for m in (head if isinstance(head, nn.Sequential) else [head]) if not isinstance(m, _DOES_NOTHING)]
+    if len(modules) != 1 or not isinstance(modules[0], nn.Linear):
+        names = ", ".join(type(module).__name__ for module in modules)
+        raise InputError(
+            f"Expected one linear layer as the head, but got {type(head).__name__} with {names or 'none'}. Of several layers give the "
+            "last one, and the activations of the layer before it; for what is not linear, see neuroprobe.effects.attribution."
+        )
+    return modules[0]
+
+
+def _of_direction(head: Direction) -> tuple[Any, Any, tuple[Any, ...]]:
+    if head.features != "pooled":
+        raise InputError(f"Expected a direction of pooled features, a weight per unit, but got one of {head.features} features.")
+    return head.weights[None], [head.bias], (head.concept,)
+
+
+def _of_probe(probe: Any) -> tuple[Any, Any, tuple[Any, ...]]:
+    if not all(hasattr(probe, name) for name in ("coef_", "intercept_", "classes_")):
+        raise InputError(
+            f"Expected a fitted probe with a weight per unit and classes, but got {shown(probe)}. Call its fit(), or take a LinearProbe "
+            "or SparseProbe."
+        )
+    weights, bias = np.atleast_2d(probe.coef_), np.atleast_1d(probe.intercept_)
+    if len(probe.classes_) == 2 and len(weights) == 1:  # the log-odds of the second class
+        weights, bias = np.concatenate([-weights, weights]), np.concatenate([-bias, bias])
+    return weights, bias, tuple(name.item() if isinstance(name, np.generic) else name for name in probe.classes_)
+
+
+def _array(values: Any) -> npt.NDArray[np.float64]:
+    array = values.detach().cpu().double().numpy() if isinstance(values, torch.Tensor) else values
+    try:
+        return np.asarray(array, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"Expected weights and bias as numbers, but got {shown(values)}.") from error
+
+
+def _rows(weights: Any) -> npt.NDArray[np.float64]:
+    matrix = _array(weights)
+    if matrix.ndim > 2 and matrix.shape[2:] == (1,) * (matrix.ndim - 2):
+        matrix = matrix.reshape(matrix.shape[:2])
+    if matrix.ndim != 2 or matrix.size == 0 or not np.isfinite(matrix).all():
+        raise InputError(f"Expected finite weights [n_classes, n_units], but got {matrix.shape}.")
+    return matrix

@@ -1,8 +1,11 @@
-"""Matched images: for every image that shows a concept, one without it that is otherwise as alike as can be found."""
+"""What an effect is compared with: for every image that shows a concept, one without it that is otherwise as alike as can be found; and
+random units beside those that are changed.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +15,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
+from neuroprobe._core import FloatArray
 from neuroprobe.concepts import ConceptScores, ConceptSet
 from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
 
@@ -124,7 +128,7 @@ def _as_set(concept: str, sides: Any) -> ConceptSet:
     return ConceptSet(concept, "", tuple(str(id_) for id_ in sides[0]), tuple(str(id_) for id_ in sides[1]))
 
 
-def _nearest_pairs(distances: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+def _nearest_pairs(distances: FloatArray) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     from scipy.optimize import linear_sum_assignment
 
     rows, columns = linear_sum_assignment(distances)
@@ -139,7 +143,7 @@ def _random_pairs(concept_set: ConceptSet, seed: int) -> tuple[npt.NDArray[np.in
     return first, generator.permutation(sizes[1])[: min(sizes)]
 
 
-def _distances(concept_set: ConceptSet, scores: ConceptScores | None) -> npt.NDArray[np.float64]:
+def _distances(concept_set: ConceptSet, scores: ConceptScores | None) -> FloatArray:
     """Between images with and without the concept, in the encoder's space without the concept's direction."""
     from scipy.spatial.distance import cdist
 
@@ -166,3 +170,56 @@ def _distances(concept_set: ConceptSet, scores: ConceptScores | None) -> npt.NDA
     if not np.isfinite(distances).all():
         raise InputError(f"Expected finite scores to match images of {concept!r} by, but got others. Check the encoder's vectors.")
     return distances
+
+
+def random_units(
+    n_units: int, units: Sequence[int], *, n_random: int, seed: int, magnitudes: FloatArray | None = None
+) -> list[tuple[int, ...]]:
+    """Sets of as many other units of the layer, all different; all that there are, if they are not more than `n_random`.
+
+    Parameters
+    ----------
+    n_units : int
+        Of the layer.
+    units : sequence of int
+        Never among them.
+    n_random : int
+    seed : int
+    magnitudes : ndarray, [n_units], optional
+        Draw for each unit one of the others that are nearest to it in this: of as many as `n_random`, and at least of 10.
+
+    Raises
+    ------
+    InputError
+        Fewer other units than there are in the set.
+    """
+    others = [unit for unit in range(n_units) if unit not in set(units)]
+    if n_random and len(others) < len(units):
+        raise InputError(
+            f"Expected at least {len(units)} other units to compare with, but the layer has {n_units} of which {len(others)} are others. "
+            "Take n_random=0."
+        )
+    if math.comb(len(others), len(units)) <= n_random:
+        return list(itertools.combinations(others, len(units)))
+    generator, found = np.random.default_rng(seed), dict[tuple[int, ...], None]()
+    for _ in range(100 * n_random):  # more than enough: sets are many, and few of them alike
+        if len(found) == n_random:
+            break
+        if magnitudes is None:
+            drawn = generator.choice(others, len(units), replace=False).tolist()
+        else:
+            drawn = _alike(units, others, magnitudes, n_random, generator)
+        found[tuple(sorted(drawn))] = None
+    return list(found)
+
+
+def _alike(units: Sequence[int], others: Sequence[int], magnitudes: FloatArray, n_random: int, generator: np.random.Generator) -> list[int]:
+    """One other unit for each, drawn among those nearest in magnitude that are left."""
+    left, drawn = np.array(others), []
+    for unit in generator.permutation(sorted(units)):
+        distances = np.abs(magnitudes[left] - magnitudes[unit])
+        near = np.argsort(distances, kind="stable")[: max(10, n_random)]
+        place = int(generator.choice(near))
+        drawn.append(int(left[place]))
+        left = np.delete(left, place)
+    return drawn

@@ -272,7 +272,7 @@ def test_without_captum_it_is_said_before_any_image_is_read(monkeypatch: pytest.
 
 @pytest.mark.parametrize("output", ["red", None, True, 1.0])
 def test_what_is_no_output_is_told(output) -> None:
-    with pytest.raises(InputError, match="an output's number or a function"):
+    with pytest.raises(InputError, match="Expected output 'output' as its number or a function"):
         attribute_units(Net(), noise_images(2), "conv", output, transform=transform)
 
 

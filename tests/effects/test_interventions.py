@@ -14,8 +14,7 @@ from torch import nn
 from torch.nn import functional
 from torchvision.models import vision_transformer
 
-from neuroprobe.effects import ablate, steer
-from neuroprobe.effects._gradients import directional_derivatives
+from neuroprobe.effects import ablate, directional_derivatives, steer
 from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.models import Direction
 from neuroprobe.recording import ActivationRecorder, Activations

@@ -1,4 +1,7 @@
-"""Figures of what classes and units are composed of; as in `neuroprobe._core.figures`, every function takes `ax` and returns `ax`."""
+"""Figures of effects and of what scores are made of, each from the table of a report.
+
+Every function takes `title` and `ax` (by default the axes of a new figure), returns `ax` and never calls show().
+"""
 
 from __future__ import annotations
 
@@ -13,16 +16,7 @@ _COLORS = ("#0072b2", "#d55e00")
 
 
 def plot_contributions(table: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
-    """What concepts add to a class's score (to the right) and take from it (to the left) on a set of images.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Rows of a `neuroprobe.effects.classes.CompositionReport`: bars for lowest and highest, a point for contribution.
-    title : str
-    ax : matplotlib Axes, optional
-        By default those of a new figure.
-    """
+    """Bars for the lowest and highest contribution of rows of a `CompositionReport`, and a point for that to the class's images."""
     ax, places = _concept_axes(table, title, ax), np.arange(len(table))
     ax.barh(places, table["highest"], height=0.6, color=_COLORS[0], alpha=0.75, label="where it adds most (5 % of the images)")
     ax.barh(places, table["lowest"], height=0.6, color=_COLORS[1], alpha=0.75, label="where it takes most (5 %)")
@@ -35,16 +29,7 @@ def plot_contributions(table: pd.DataFrame, *, title: str = "", ax: Axes | None 
 
 
 def plot_attributions(table: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
-    """What concepts add to one image's score (to the right) or take from it (to the left).
-
-    Parameters
-    ----------
-    table : DataFrame
-        Rows of a `neuroprobe.effects.attribution.AttributionReport`.
-    title : str
-    ax : matplotlib Axes, optional
-        By default those of a new figure.
-    """
+    """A bar for what each row of an `AttributionReport` adds to one image's score (to the right) or takes from it (to the left)."""
     ax, values = _concept_axes(table, title, ax), table["attribution"].to_numpy(dtype=float)
     ax.barh(np.arange(len(table)), values, height=0.6, color=[_COLORS[int(value < 0)] for value in values])
     ax.set_xlabel("attribution")
@@ -63,17 +48,9 @@ def _concept_axes(table: pd.DataFrame, title: str, ax: Axes | None) -> Axes:
 
 
 def plot_explained(table: pd.DataFrame, *, k: int, title: str = "", ax: Axes | None = None) -> Axes:
-    """R2 on held-out images against the number of concepts, with its interval; what is not named comes last, hollow.
+    """R2 on held-out images against the number of concepts of a `CompositionReport`; what is not named comes last, hollow.
 
-    Parameters
-    ----------
-    table : DataFrame
-        Of a `neuroprobe.effects.classes.CompositionReport`.
-    k : int
-        Marked by a line.
-    title : str
-    ax : matplotlib Axes, optional
-        By default those of a new figure.
+    A line marks the first `k`.
     """
     ax = axes_or_new(ax, 5.5, 3.6)
     ranks, named = table["rank"].to_numpy(), table["named"].to_numpy(dtype=bool)
@@ -92,4 +69,25 @@ def plot_explained(table: pd.DataFrame, *, k: int, title: str = "", ax: Axes | N
     ax.set_ylabel("$R^2$ on held-out images")
     ax.set_title(shortened(title, 60))
     ax.legend(fontsize=8, loc="lower right")
+    return ax
+
+
+def plot_effects(table: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
+    """A point per concept and output of an `EffectReport` with its interval, and a bar for what random units do."""
+    ax = axes_or_new(ax, 6.5, 1.5 + 0.3 * max(len(table), 1))
+    places = np.arange(len(table))
+    if table["random_low"].notna().any():
+        widths = table["random_high"] - table["random_low"]
+        ax.barh(places, widths, left=table["random_low"], height=0.7, color="0.85", label="random units of the layer")
+    ax.hlines(places, table["low"], table["high"], color="C0", linewidth=2)
+    ax.plot(table["effect"], places, linestyle="", marker="o", markersize=4, color="C0", label="these units")
+    ax.axvline(0, color="0.4", linewidth=0.8)
+    several = table["concept"].nunique() > 1
+    names = [f"{row.output}, images with {row.concept}" if several else str(row.output) for row in table.itertuples()]
+    ax.set_yticks(places, [shortened(name) for name in names])
+    ax.set_ylim(max(len(table), 1) - 0.4, -0.6)
+    ax.set_xlabel("change of the output on images with the concept,\nminus its change on matched images without")
+    ax.set_title(shortened(title, 90))
+    if len(table):
+        ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return ax

@@ -1,10 +1,8 @@
-"""What outputs of a model are on every image: as the model is, and under each of several interventions, in one pass over the images."""
+"""Outputs of a model: which are meant, and what they are on every image, as the model is and under each of several interventions."""
 
 from __future__ import annotations
 
 import functools
-import itertools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
@@ -16,13 +14,14 @@ import torch
 from torch import nn
 
 from neuroprobe._core import FloatArray
-from neuroprobe.effects._gradients import Output, output_values
 from neuroprobe.effects.interventions import changed_output
 from neuroprobe.exceptions import InputError, UnknownNameError, shown
 from neuroprobe.images import BatchRecord, Collected, Transform
-from neuroprobe.models import Direction, Layout, check_layers, device_of, evaluating
+from neuroprobe.models import Direction, Layout, _placed, check_layers, device_of, evaluating
 from neuroprobe.recording import ActivationRecorder
 
+#: An output's number, or a function of what the model returns that gives one number per image.
+Output: TypeAlias = "int | Callable[[Any], torch.Tensor]"
 Intervention: TypeAlias = "Callable[[], AbstractContextManager[None]]"
 
 
@@ -48,6 +47,63 @@ class _Reading:
     decision: Callable[[Any], Any]
 
 
+def named_outputs(outputs: Any, *, probes: bool = False) -> dict[str, Any]:
+    """Outputs by name; of a number alone, the number. Probes of layers are among them if `probes`.
+
+    Raises
+    ------
+    InputError
+        Neither a number nor a mapping with something in it, names that as texts are the same, or what is no output.
+    """
+    if _is_number(outputs):
+        return {str(outputs): int(outputs)}
+    if not isinstance(outputs, Mapping) or not outputs:
+        raise InputError(f"Expected `outputs` to be the number of an output, or a mapping from names to outputs, but got {shown(outputs)}.")
+    named = {str(name): output for name, output in outputs.items()}
+    if len(named) < len(outputs):
+        raise InputError(f"Expected outputs of different names, but as texts some are the same: {list(outputs)!r:.80}.")
+    for name, output in named.items():
+        if not (probes and _is_probe(output)):
+            check_output(name, output, " (or a Direction, or (layer, probe))" if probes else "")
+    return named
+
+
+def check_output(name: str, output: Any, more: str = "") -> None:
+    """Raise `InputError` unless it is the number of an output, or a function of what a model returns."""
+    if not _is_number(output) and not callable(output):
+        raise InputError(f"Expected output {name!r} as its number or a function of what the model returns{more}, but got {shown(output)}.")
+
+
+def output_values(returned: Any, output: Output, name: str, n: int) -> torch.Tensor:
+    """An output of a model for each of n images, [n].
+
+    Raises
+    ------
+    InputError
+        The model has no such output, or the function gives anything but a number for each image.
+    """
+    if callable(output):
+        value = output(returned)
+    elif not isinstance(returned, torch.Tensor) or returned.ndim != 2 or not 0 <= output < returned.shape[1]:
+        shape = tuple(returned.shape) if isinstance(returned, torch.Tensor) else type(returned).__name__
+        raise InputError(f"Expected an output of the model by its number, but got {name} = {output}: the model returns {shape}.")
+    else:
+        value = returned[:, output]
+    if not isinstance(value, torch.Tensor) or value.shape != (n,):
+        shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+        raise InputError(f"Expected the function of output {name!r} to give one number for each of {n} images, but got {shape}.")
+    return value
+
+
+def _is_number(output: Any) -> bool:
+    return isinstance(output, Integral) and not isinstance(output, bool)
+
+
+def _is_probe(output: Any) -> bool:
+    pair = isinstance(output, tuple) and len(output) == 2 and isinstance(output[0], str) and isinstance(output[1], Probe)
+    return pair or isinstance(output, Direction)
+
+
 class OutputsUnder:
     """A consumer that runs a model as it is, and under each intervention; its result is `Found`.
 
@@ -65,17 +121,15 @@ class OutputsUnder:
 
     Raises
     ------
-    InputError
-        No outputs, or what is none.
     UnknownNameError
-        A probe of a layer that the model does not have.
+        A probe of a layer that the model does not have, or of other features than there are.
     """
 
     def __init__(
         self,
         model: nn.Module,
         interventions: Sequence[Intervention],
-        outputs: Mapping[str, Measured],
+        outputs: Mapping[str, Any],
         transform: Transform,
         *,
         plain: Intervention = nullcontext,
@@ -83,8 +137,8 @@ class OutputsUnder:
     ) -> None:
         self.transform = transform
         self._model, self._all = model, [plain, *interventions]
-        self._own, self._readings = _sorted_out(outputs)
-        self._names = list(outputs)
+        self._outputs = outputs
+        self._readings = {name: _reading(output) for name, output in outputs.items() if _is_probe(output)}
         self.probe_layers = tuple(dict.fromkeys(reading.layer for reading in self._readings.values()))
         self._recorders: dict[str, ActivationRecorder] = {}
         for features in dict.fromkeys(reading.features for reading in self._readings.values()):
@@ -108,12 +162,12 @@ class OutputsUnder:
             tapes = {features: stack.enter_context(recorder.recording()) for features, recorder in self._recorders.items()}
             returned = self._model(batch)
         columns = [
-            output_values(returned, self._own[name], name, len(batch)).double().cpu().numpy()
-            if name in self._own
-            else _read(self._readings[name], tapes[self._readings[name].features], name, len(batch))
-            for name in self._names
+            _read(self._readings[name], tapes[self._readings[name].features], name, len(batch))
+            if name in self._readings
+            else output_values(returned, output, name, len(batch)).double().cpu().numpy()
+            for name, output in self._outputs.items()
         ]
-        for name, column in zip(self._names, columns, strict=True):
+        for name, column in zip(self._outputs, columns, strict=True):
             if not np.isfinite(column).all():
                 raise InputError(
                     f"Expected finite outputs, but {name!r} is {column[~np.isfinite(column)][0]} on an image. Check the model's weights "
@@ -137,24 +191,6 @@ class Found:
         places = {id_: row for row, id_ in enumerate(self.collected.ids)}
         rows = [places[id_] for id_ in ids]
         return self.values[1:, rows] - self.values[0, rows]
-
-
-def named_outputs(outputs: Any) -> dict[str, Measured]:
-    """Outputs by name; of a number alone, the number.
-
-    Raises
-    ------
-    InputError
-        Neither a number nor a mapping with something in it, or names that as texts are the same.
-    """
-    if isinstance(outputs, Integral) and not isinstance(outputs, bool):
-        return {str(outputs): int(outputs)}
-    if not isinstance(outputs, Mapping) or not outputs:
-        raise InputError(f"Expected `outputs` to be the number of an output, or a mapping from names to outputs, but got {shown(outputs)}.")
-    named = {str(name): output for name, output in outputs.items()}
-    if len(named) < len(outputs):
-        raise InputError(f"Expected outputs of different names, but as texts some are the same: {list(outputs)!r:.80}.")
-    return named
 
 
 class TryOut:
@@ -208,83 +244,12 @@ class TryOut:
         return self._sizes[0]
 
 
-def random_units(
-    n_units: int, units: Sequence[int], *, n_random: int, seed: int, magnitudes: FloatArray | None = None
-) -> list[tuple[int, ...]]:
-    """Sets of as many other units of the layer, all different; all that there are, if they are not more than `n_random`.
-
-    Parameters
-    ----------
-    n_units : int
-        Of the layer.
-    units : sequence of int
-        Never among them.
-    n_random : int
-    seed : int
-    magnitudes : ndarray, [n_units], optional
-        Draw for each unit one of the others that are nearest to it in this: of as many as `n_random`, and at least of 10.
-
-    Raises
-    ------
-    InputError
-        Fewer other units than there are in the set.
-    """
-    others = [unit for unit in range(n_units) if unit not in set(units)]
-    if n_random and len(others) < len(units):
-        raise InputError(
-            f"Expected at least {len(units)} other units to compare with, but the layer has {n_units} of which {len(others)} are others. "
-            "Take n_random=0."
-        )
-    if math.comb(len(others), len(units)) <= n_random:
-        return list(itertools.combinations(others, len(units)))
-    generator, found = np.random.default_rng(seed), dict[tuple[int, ...], None]()
-    for _ in range(100 * n_random):  # more than enough: sets are many, and few of them alike
-        if len(found) == n_random:
-            break
-        if magnitudes is None:
-            drawn = generator.choice(others, len(units), replace=False).tolist()
-        else:
-            drawn = _alike(units, others, magnitudes, n_random, generator)
-        found[tuple(sorted(drawn))] = None
-    return list(found)
-
-
-def _alike(units: Sequence[int], others: Sequence[int], magnitudes: FloatArray, n_random: int, generator: np.random.Generator) -> list[int]:
-    """One other unit for each, drawn among those nearest in magnitude that are left."""
-    left, drawn = np.array(others), []
-    for unit in generator.permutation(sorted(units)):
-        distances = np.abs(magnitudes[left] - magnitudes[unit])
-        near = np.argsort(distances, kind="stable")[: max(10, n_random)]
-        place = int(generator.choice(near))
-        drawn.append(int(left[place]))
-        left = np.delete(left, place)
-    return drawn
-
-
-def _placed(batch: torch.Tensor, device: torch.device) -> torch.Tensor:
-    # as in a recording: images with their channels last make many convolutions faster
-    return batch.to(device, memory_format=torch.channels_last) if batch.ndim == 4 else batch.to(device)
-
-
-def _sorted_out(outputs: Mapping[str, Measured]) -> tuple[dict[str, Output], dict[str, _Reading]]:
-    """The model's own outputs, and readings of probes."""
-    plain: dict[str, Output] = {}
-    readings: dict[str, _Reading] = {}
-    for name, output in outputs.items():
-        if isinstance(output, Direction):
-            if output.features not in _POOLINGS:
-                raise UnknownNameError(f"Expected features 'pooled' or 'spatial', but got {output.features!r}.")
-            readings[name] = _Reading(output.layer, output.features, output.decision)
-        elif isinstance(output, tuple) and len(output) == 2 and isinstance(output[0], str) and isinstance(output[1], Probe):
-            readings[name] = _Reading(output[0], "pooled", output[1].decision_function)
-        elif callable(output) or (isinstance(output, Integral) and not isinstance(output, bool)):
-            plain[name] = output if callable(output) else int(output)
-        else:
-            raise InputError(
-                f"Expected output {name!r} as the number of an output, a function of what the model returns, a Direction, or "
-                f"(layer, probe), but got {shown(output)}."
-            )
-    return plain, readings
+def _reading(probe: Direction | tuple[str, Probe]) -> _Reading:
+    if not isinstance(probe, Direction):
+        return _Reading(probe[0], "pooled", probe[1].decision_function)
+    if probe.features not in _POOLINGS:
+        raise UnknownNameError(f"Expected features 'pooled' or 'spatial', but got {probe.features!r}.")
+    return _Reading(probe.layer, probe.features, probe.decision)
 
 
 def _read(reading: _Reading, tape: Mapping[str, torch.Tensor], name: str, n: int) -> FloatArray:

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from neuroprobe.effects._composition_plots import plot_attributions, plot_contributions, plot_explained
+from neuroprobe.effects._figures import plot_attributions, plot_contributions, plot_explained
 from neuroprobe.labeling.sums import plot_unit_correlations
 
 HOSTILE = ["red", "$\\frac{", "a\tb\nc", "x" * 500, "<img src=x>", "\N{SNOWMAN}"]

@@ -18,8 +18,7 @@ from torch import nn
 from neuroprobe import ClipEncoder, Images, LabelReport, dissect
 from neuroprobe.concepts import ConceptScores, ConceptSet, ConceptSets, ConceptSource, GivenLabels, Vocabulary
 from neuroprobe.effects import EffectReport, ablate, causal_effect, units_named
-from neuroprobe.effects._passes import random_units
-from neuroprobe.effects.matching import match_images
+from neuroprobe.effects.matching import match_images, random_units
 from neuroprobe.exceptions import InputError, UnknownNameError, UnreadableImageError
 from neuroprobe.images import collect
 from neuroprobe.models import Direction
@@ -357,8 +356,8 @@ def test_what_cannot_be_is_refused_before_any_image_is_read(net: nn.Module) -> N
         ({"value": [1.0]}, InputError, "for each of 2 units"),
         ({"match": "nearest"}, InputError, "Expected `scores`"),
         ({"outputs": {}}, InputError, "Expected `outputs`"),
-        ({"outputs": {"a": "red"}}, InputError, "Expected output 'a' as the number"),
-        ({"outputs": {"a": True}}, InputError, "Expected output 'a' as the number"),
+        ({"outputs": {"a": "red"}}, InputError, "Expected output 'a' as its number"),
+        ({"outputs": {"a": True}}, InputError, "Expected output 'a' as its number"),
         ({"outputs": {"a": ("12", LinearProbe())}}, UnknownNameError, "'12'"),
         ({"level": 1.5}, InputError, "`level`"),
         ({"seed": -1}, InputError, "seed"),
