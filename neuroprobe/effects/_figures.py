@@ -84,7 +84,7 @@ def plot_effects(table: pd.DataFrame, *, title: str = "", ax: Axes | None = None
     ax.axvline(0, color="0.4", linewidth=0.8)
     several = table["concept"].nunique() > 1
     names = [f"{row.output}, images with {row.concept}" if several else str(row.output) for row in table.itertuples()]
-    ax.set_yticks(places, [shortened(name) for name in names])
+    ax.set_yticks(places, [shortened(name, 60) for name in names])
     ax.set_ylim(max(len(table), 1) - 0.4, -0.6)
     ax.set_xlabel("change of the output on images with the concept,\nminus its change on matched images without")
     ax.set_title(shortened(title, 90))

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_array
 
-from neuroprobe._core import Floats
-from neuroprobe.exceptions import InputError, UnknownNameError, suggest
+from neuroprobe._core import Floats, check_choice
+from neuroprobe.exceptions import InputError
 from neuroprobe.reports import Labels, labeled_units
 
 Unnamed: TypeAlias = Literal["together", "apart"]
@@ -49,14 +49,9 @@ def unit_groups(labels: Labels, layer: str, *, n_units: int, unnamed: Unnamed = 
     Raises
     ------
     InputError
-        No labels of this layer, or of a unit that it does not have.
-    UnknownNameError
-        Another word for `unnamed`.
+        No labels of this layer, or of a unit that it does not have; or another word for `unnamed`.
     """
-    if unnamed not in get_args(Unnamed):
-        raise UnknownNameError(
-            f"Expected `unnamed` to be 'together' or 'apart', but got {unnamed!r}. {suggest(str(unnamed), get_args(Unnamed))}"
-        )
+    check_choice("unnamed", unnamed, get_args(Unnamed))
     given = labeled_units(labels)
     concepts = {unit: concept for (owner, unit), concept in given.items() if owner == layer}
     if not concepts:

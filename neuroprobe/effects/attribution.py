@@ -26,7 +26,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from neuroprobe._core import Floats, check_counts
+from neuroprobe._core import Floats, check_choice, check_counts
 from neuroprobe.effects._gradients import MovedOutputs
 from neuroprobe.effects._groups import Unnamed, group_sums, unit_groups
 from neuroprobe.effects._outputs import Output, check_output, output_values
@@ -159,7 +159,7 @@ def attribute_units(
     positions of g * (a - b). For gradient times activation g is taken at a; for integrated gradients it is the mean on the straight
     line from b to a, so that the units' attributions add up to the output less the baseline's output. Where the output is a
     weighted sum of the layer's means over positions, both are the same: with the baseline at the units' means over a set of images,
-    the contributions of `neuroprobe.effects.classes.explain_class`.
+    the contributions of `neuroprobe.effects.explain_class`.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ def attribute_units(
     layout : optional
         As in `neuroprobe.ActivationRecorder`.
     batch_size, workers, progress
-        As in `neuroprobe.images.passes.collect`.
+        As in `neuroprobe.images.collect`.
 
     Returns
     -------
@@ -193,15 +193,14 @@ def attribute_units(
     Raises
     ------
     InputError
-        A baseline that does not fit, a layer that runs never or several times or gives no tensor, an output that does not depend on
-        it, that the model does not have or that is not finite, a model that hooks do not work in, or what is no image.
+        Another method, a baseline that does not fit, a layer that runs never or several times or gives no tensor, an output that does
+        not depend on it, that the model does not have or that is not finite, a model that hooks do not work in, or what is no image.
     UnknownNameError
-        No such layer or method.
+        No such layer.
     MissingDependencyError
         Integrated gradients without captum.
     """
-    if method not in get_args(Method):
-        raise UnknownNameError(f"Expected a method of attribution, but got {method!r}. {suggest(str(method), get_args(Method))}")
+    check_choice("method", method, get_args(Method))
     check_counts(n_steps=n_steps)
     check_output("output", output)
     if layout is not None:

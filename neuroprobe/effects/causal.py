@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -16,10 +15,10 @@ import pandas as pd
 import torch
 from torch import nn
 
-from neuroprobe._core import FloatArray, check_level, check_seed, fingerprint_model
+from neuroprobe._core import FloatArray, check_choice, check_count, check_level, check_seed, check_units, fingerprint_model
 from neuroprobe.concepts import ConceptScores, ConceptSet
 from neuroprobe.effects._outputs import Found, Measured, OutputsUnder, TryOut, named_outputs
-from neuroprobe.effects.interventions import UnitNumbers, Value, ablate, changed_output, checked_units, mean_values
+from neuroprobe.effects.interventions import UnitNumbers, Value, ablate, changed_output, mean_values
 from neuroprobe.effects.matching import Match, MatchedImages, Sides, concept_sides, match_images, random_units
 from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
 from neuroprobe.images import Images, Transform, collect, first_readable
@@ -132,7 +131,7 @@ def causal_effect(
     concepts : ConceptSet, or mapping from name to ConceptSet or (ids with, ids without)
         Such as a `ConceptSets`; all are measured in the same pass.
     layer, units, value, activations, layout, select
-        As in `neuroprobe.effects.interventions.ablate`.
+        As in `neuroprobe.effects.ablate`.
     outputs : int, or mapping from name to output
         What is measured: the number of an output of the model; a function of what the model returns that gives a number per
         image; or, of a probe of a later layer, its `Direction`, or (layer, probe) if it was fitted to mean-pooled activations:
@@ -140,7 +139,7 @@ def causal_effect(
     transform : callable
         From a PIL image to the model's input.
     match, scores
-        How every image with a concept gets one without; see `neuroprobe.effects.matching.match_images`.
+        How every image with a concept gets one without; see `neuroprobe.effects.match_images`.
     n_random : int, default 20
         Random sets of as many other units of the layer to compare with, all different; fewer if there are not so many. The model
         runs once for each on every image.
@@ -151,7 +150,7 @@ def causal_effect(
     seed : int, default 0
         Of random sets and random pairs.
     batch_size, workers, progress
-        As in `neuroprobe.images.passes.collect`.
+        As in `neuroprobe.images.collect`.
 
     Returns
     -------
@@ -163,7 +162,7 @@ def causal_effect(
         Before the pass: what `ablate` and `match_images` refuse, units or values that do not fit the layer, outputs that the model does
         not have, a probe of a layer before this one, too few other units. After it: no pair of which both images could be read.
     UnknownNameError
-        A layer, an image, or another name of a parameter's choices that is not known.
+        A layer, an image or a concept that is not known.
 
     Notes
     -----
@@ -172,11 +171,12 @@ def causal_effect(
     """
     check_level(level)
     check_seed(seed)
-    _check_control(control, n_random)
+    check_choice("control", control, get_args(Control))
+    check_count("n_random", n_random, low=0)
     if not isinstance(images, Images):
         raise InputError(f"Expected the images as neuroprobe.Images, but got {shown(images)}.")
     numbers, names, change = (
-        checked_units(units),
+        check_units(layer, units),
         named_outputs(outputs, probes=True),
         functools.partial(ablate, model, layer, layout=layout, select=select),
     )
@@ -289,13 +289,6 @@ def _magnitudes(layer: str, activations: Activations | ActivationSummary | None,
     if len(squares) != n_units:
         raise InputError(f"Expected activations of the {n_units} units of {layer!r}, but got some of {len(squares)}, of another model.")
     return np.asarray(np.sqrt(squares))
-
-
-def _check_control(control: str, n_random: int) -> None:
-    if control not in get_args(Control):
-        raise UnknownNameError(f"Expected `control` to be 'random' or 'magnitude', but got {control!r}.")
-    if isinstance(n_random, bool) or not isinstance(n_random, Integral) or n_random < 0:
-        raise InputError(f"Expected `n_random` as a whole number from 0, but got {shown(n_random)}.")
 
 
 def _intervention(value: Value) -> str:

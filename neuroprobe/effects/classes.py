@@ -428,7 +428,7 @@ def _only_linear(head: nn.Module) -> nn.Linear:
         names = ", ".join(type(module).__name__ for module in modules)
         raise InputError(
             f"Expected one linear layer as the head, but got {type(head).__name__} with {names or 'none'}. Of several layers give the "
-            "last one, and the activations of the layer before it; for what is not linear, see neuroprobe.effects.attribution."
+            "last one, and the activations of the layer before it; for what is not linear, see neuroprobe.effects.attribute_units."
         )
     return modules[0]
 

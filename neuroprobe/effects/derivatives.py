@@ -22,10 +22,10 @@ import torch
 from scipy import stats
 from torch import nn
 
-from neuroprobe._core import Floats, check_count, check_counts, fingerprint_model, versions
+from neuroprobe._core import Floats, check_choice, check_count, check_counts, check_seed, fingerprint_model
 from neuroprobe.effects._gradients import MovedOutputs
 from neuroprobe.effects._outputs import Output, named_outputs, output_values
-from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
+from neuroprobe.exceptions import InputError, UnknownNameError, shown
 from neuroprobe.images import BatchRecord, Collected, Images, Transform, collect
 from neuroprobe.models import Axes, Direction, Layout, check_layers, check_layout, device_of, evaluating, pool
 from neuroprobe.probing import make_probe
@@ -161,17 +161,18 @@ def tcav(
     Raises
     ------
     InputError
-        Fewer than 20 random concepts, too few images for them, directions of several checkpoints (the model has the weights of one),
-        that do not fit their layer or have no coefficients to give, or for "share" a concept with one direction.
+        Another test, fewer than 20 random concepts, too few images for them, directions of several checkpoints (the model has the
+        weights of one), that do not fit their layer or have no coefficients to give, or for "share" a concept with one direction.
     UnknownNameError
-        A layer that the model does not have, or another test.
+        A layer that the model does not have.
     """
     given = [directions] if isinstance(directions, Direction) else list(directions)
     _check_some(given)
     _check_test(test, given, n_random)
     check_counts(n_positive=n_positive, n_negative=n_negative)
-    check_count("seed", seed, low=0)
-    names, reading = named_outputs(outputs), {"batch_size": batch_size, "workers": workers, "progress": progress}
+    check_seed(seed)
+    names = named_outputs(outputs)
+    reading: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "progress": progress}
     if n_positive + n_negative > len(random_images):
         raise InputError(
             f"Expected at least {n_positive + n_negative} images for random concepts of {n_positive} and {n_negative}, but got "
@@ -199,7 +200,7 @@ def tcav(
     metadata = {
         "model": fingerprint_model(model), "images": collected.fingerprint, "skipped": dict(collected.skipped),
         "random_images": activations.metadata["images"], "n_random": n_random, "n_positive": n_positive, "n_negative": n_negative,
-        "test": test, "seed": seed, "versions": versions(),
+        "test": test, "seed": seed,
     }  # fmt: skip
     return TcavReport(table.assign(q_value=benjamini_hochberg(table["p_value"].to_numpy())), metadata)
 
@@ -280,8 +281,7 @@ def _group(direction: Direction) -> tuple[str, ...]:
 
 
 def _check_test(test: str, directions: Sequence[Direction], n_random: int) -> None:
-    if test not in get_args(Test):
-        raise UnknownNameError(f"Expected a test, but got {test!r}. {suggest(str(test), get_args(Test))}")
+    check_choice("test", test, get_args(Test))
     check_count("n_random", n_random, low=_FEWEST_RANDOM)
     groups = [_group(direction) for direction in directions]
     alone = [group for group in groups if groups.count(group) == 1]

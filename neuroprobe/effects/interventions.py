@@ -16,7 +16,6 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -24,6 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from neuroprobe._core import check_units
 from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
 from neuroprobe.models import (
     Direction,
@@ -102,7 +102,7 @@ def ablate(
     ...     print(model(torch.ones(1, 2))[0, [0, 2]])
     tensor([0., 0.])
     """
-    numbers = checked_units(units)
+    numbers = check_units(layer, units)
     _check_place(model, layer)
     given, n_units = _values(model, layer, numbers, value, activations)
     with changed_output(model, layer, _setting(layer, numbers, given, n_units), layout=layout, select=select):
@@ -154,25 +154,6 @@ def steer(
     added = torch.from_numpy(float(strength) * scale * vector)
     with changed_output(model, layer, _adding(layer, added, features), layout=layout, select=select):
         yield
-
-
-def checked_units(units: UnitNumbers) -> list[int]:
-    """The numbers of units as a list.
-
-    Raises
-    ------
-    InputError
-        None at all, one twice, or anything but whole numbers from 0.
-    """
-    array = isinstance(units, (np.ndarray, torch.Tensor))
-    numbers: list[Any] = np.atleast_1d(units).tolist() if array else list(units) if isinstance(units, Sequence) else [units]
-    found = [int(number) for number in numbers if isinstance(number, Integral) and not isinstance(number, bool)]
-    if not found or len(found) < len(numbers) or min(found) < 0:
-        raise InputError(f"Expected `units` as at least one unit's number from 0, but got {shown(units)}.")
-    if len(set(found)) < len(found):
-        twice = next(number for number in found if found.count(number) > 1)
-        raise InputError(f"Expected every unit once, but {twice} is there {found.count(twice)} times.")
-    return found
 
 
 def mean_values(model: nn.Module, layer: str, activations: Activations | ActivationSummary | None) -> npt.NDArray[np.float64]:

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from neuroprobe._core import FloatArray
+from neuroprobe._core import FloatArray, check_choice, check_seed
 from neuroprobe.concepts import ConceptScores, ConceptSet
 from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
 
@@ -74,17 +74,17 @@ def match_images(concept_set: ConceptSet, scores: ConceptScores | None = None, *
     Raises
     ------
     InputError
-        No scores for "nearest", scores without some of the images or that are not finite, or so many images that their distances do
-        not fit in memory.
+        Another way to match, no scores for "nearest", scores without some of the images or that are not finite, or so many images that
+        their distances do not fit in memory.
     UnknownNameError
-        Another way to match, or a concept that was not scored.
+        A concept that was not scored.
 
     References
     ----------
     Kuhn, The Hungarian method for the assignment problem, 1955; as `scipy.optimize.linear_sum_assignment`.
     """
-    if match not in get_args(Match):
-        raise UnknownNameError(f"Expected `match` to be 'nearest' or 'random', but got {match!r}. {suggest(str(match), get_args(Match))}")
+    check_choice("match", match, get_args(Match))
+    check_seed(seed)
     sides = concept_set.positives, concept_set.negatives
     if len(sides[0]) * len(sides[1]) > _MOST_DISTANCES:
         raise InputError(

@@ -228,7 +228,7 @@ def test_an_image_that_is_not_there_is_refused(image) -> None:
         ({"output": 3}, InputError, "Expected an output of the model by its number"),
         ({"output": lambda returned: returned}, InputError, "one number for each of"),
         ({"output": lambda returned: torch.zeros(4)}, InputError, "output that depends on 'conv'"),
-        ({"method": "gradient"}, UnknownNameError, "Expected a method of attribution"),
+        ({"method": "gradient"}, InputError, "Expected `method` to be 'gradient_times_activation' or"),
         ({"baseline": [1, 2]}, InputError, "each of the 5 units of 'conv', but got 2"),
         ({"baseline": np.ones((5, 1))}, InputError, r"finite number per unit, \[n_units\], but got \(5, 1\)"),
         ({"baseline": [np.nan] * 5}, InputError, "finite number per unit"),

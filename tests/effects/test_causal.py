@@ -267,7 +267,7 @@ def test_random_pairs_follow_the_seed_and_the_concept(scores: ConceptScores) -> 
 def test_pairs_that_cannot_be_made_are_refused(scores: ConceptScores) -> None:
     with pytest.raises(InputError, match=r"ConceptSource\.score.*Or take match='random'"):
         match_images(RED)
-    with pytest.raises(UnknownNameError, match="Did you mean 'nearest'"):
+    with pytest.raises(InputError, match="'nearest' or 'random', but got 'nearst'"):
         match_images(RED, scores, match="nearst")
     with pytest.raises(UnknownNameError, match=r"scores of 'rod'.*Did you mean 'red'"):
         match_images(ConceptSet("rod", "", ("0",), ("1",)), scores)
@@ -350,7 +350,7 @@ def test_what_cannot_be_is_refused_before_any_image_is_read(net: nn.Module) -> N
             raise AssertionError("an image was read")
 
     for changed, error, message in (
-        ({"units": []}, InputError, "at least one unit"),
+        ({"units": []}, InputError, "units of '2' once, but got none"),
         ({"layer": "9"}, UnknownNameError, "'9'"),
         ({"value": "mean"}, InputError, "to take the means from"),
         ({"value": [1.0]}, InputError, "for each of 2 units"),
@@ -360,10 +360,10 @@ def test_what_cannot_be_is_refused_before_any_image_is_read(net: nn.Module) -> N
         ({"outputs": {"a": True}}, InputError, "Expected output 'a' as its number"),
         ({"outputs": {"a": ("12", LinearProbe())}}, UnknownNameError, "'12'"),
         ({"level": 1.5}, InputError, "`level`"),
-        ({"seed": -1}, InputError, "seed"),
+        ({"seed": -1}, InputError, "`seed`"),
         ({"n_random": -1}, InputError, "`n_random`"),
         ({"n_random": 2.5}, InputError, "`n_random`"),
-        ({"control": "all"}, UnknownNameError, "'random' or 'magnitude'"),
+        ({"control": "all"}, InputError, "'random' or 'magnitude'"),
         ({"concepts": ["0"]}, InputError, "Expected a concept set, or a mapping"),
         ({"concepts": {"red": "01"}}, InputError, "Expected a concept set or"),
         ({"concepts": {"red": (["0"], ["0"])}}, InputError, "on both sides"),

@@ -228,7 +228,7 @@ def test_figures_show_the_rows_and_change_nothing_global() -> None:
         ({"members": np.zeros(80, dtype=bool)}, InputError, "true for at least one"),
         ({"members": np.ones(79, dtype=bool)}, InputError, "each of the 80 images"),
         ({"head": (np.zeros((3, 6)), None)}, InputError, "score of 0 that varies"),
-        ({"unnamed": "no"}, UnknownNameError, "'together' or 'apart'"),
+        ({"unnamed": "no"}, InputError, "'together' or 'apart'"),
         ({"level": 1}, InputError, "`level` to be a number, above 0 and below 1"),
         ({"seed": -1}, InputError, "`seed` to be a whole number of at least 0"),
         ({"held_out": 2}, InputError, "`held_out` to be a number, above 0 and below 1"),

@@ -326,7 +326,7 @@ def test_tests_that_cannot_be_are_refused(small: nn.Module) -> None:
         test(direction("2", 8), outputs="first")
     with pytest.raises(InputError, match="directions of one checkpoint, the model's, but got some of 'early' and 'model'"):
         test([direction("2", 8), dataclasses.replace(direction("2", 8), checkpoint="early")])
-    with pytest.raises(UnknownNameError, match="Did you mean 'share'"):
+    with pytest.raises(InputError, match="'derivative' or 'share', but got 'shares'"):
         test(direction("2", 8), test="shares")
     with pytest.raises(InputError, match="Expected output 'a' as its number"):
         test(direction("2", 8), outputs={"a": "red"})

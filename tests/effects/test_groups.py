@@ -7,7 +7,7 @@ import pytest
 from judged_world import labels_of
 
 from neuroprobe.effects._groups import UNNAMED, UnitGroup, forward_order, group_sums, unit_groups
-from neuroprobe.exceptions import InputError, UnknownNameError
+from neuroprobe.exceptions import InputError
 
 LABELS = {("fc", 1): "red", ("fc", 4): "red", ("fc", 0): "big", ("other", 0): "blue", ("fc", 3): ""}
 
@@ -42,7 +42,7 @@ def test_labels_have_to_be_of_the_layers_units() -> None:
         unit_groups(labels_of(["", ""]), "fc", n_units=6)
     with pytest.raises(InputError, match="of the 4 units of 'fc', but got one of unit 4"):
         unit_groups(LABELS, "fc", n_units=4)
-    with pytest.raises(UnknownNameError, match="'together' or 'apart'"):
+    with pytest.raises(InputError, match="'together' or 'apart'"):
         unit_groups(LABELS, "fc", n_units=6, unnamed="none")
     with pytest.raises(InputError, match="Expected a LabelReport, or labels as"):
         unit_groups(["red"], "fc", n_units=6)
