@@ -57,6 +57,7 @@ def examine() -> list[str]:
     """
     return [
         f"neuroprobe {_version('neuroprobe-clip')} on Python {platform.python_version()}, {platform.system()} {platform.machine()}",
+        *_namesakes(),
         "",
         "packages",
         *(f"  {name:<16} {_version(name)}" for name in REQUIRED),
@@ -70,6 +71,14 @@ def examine() -> list[str]:
         "weights on this machine",
         *(f"  {line}" for line in (*_clip_weights(), *_torchvision_weights(), *_world())),
     ]
+
+
+def _namesakes() -> list[str]:
+    """Another package on PyPI is called neuroprobe and owns the same import name."""
+    other = _version("neuroprobe")
+    if other == "missing":
+        return []
+    return [f"  beside it is another package, neuroprobe {other}, of the same import name: uninstall one, and install the other again"]
 
 
 def _version(distribution: str) -> str:

@@ -2,7 +2,7 @@ from ._concepts import CLIP_PATH as CLIP_PATH
 from ._concepts import world_vocabulary as world_vocabulary
 from ._images import WorldDataset as WorldDataset
 from ._images import world_images as world_images
-from ._palette import color_votes as color_votes
+from ._rendering import color_votes as color_votes
 from ._scenes import ATTRIBUTES as ATTRIBUTES
 from ._scenes import BACKGROUNDS as BACKGROUNDS
 from ._scenes import COLORS as COLORS

@@ -27,9 +27,8 @@ from neuroprobe.world._captions import (
     truth_matrix,
     wrap_in_unknown_words,
 )
-from neuroprobe.world._evaluation import clip_figures
 from neuroprobe.world._scenes import ATTRIBUTES
-from neuroprobe.world._training import draw_many, write_record
+from neuroprobe.world._training import clip_figures, draw_many, write_record
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # CLIP's own
 CONTEXT_LENGTH, VOCABULARY_SIZE = 77, 49408

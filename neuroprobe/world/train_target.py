@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from neuroprobe.world._evaluation import target_figures
 from neuroprobe.world._scenes import ATTRIBUTES, Scene
 from neuroprobe.world._target import CHECKPOINTS, MEAN, STD, build_target
-from neuroprobe.world._training import draw_many, write_record
+from neuroprobe.world._training import draw_many, target_figures, write_record
 
 
 def attribute_table(scenes: list[Scene]) -> torch.Tensor:

@@ -27,6 +27,13 @@ def test_every_extra_that_it_names_is_one_of_the_package() -> None:
     assert {package.extra for package in doctor.OPTIONAL} <= extras
 
 
+def test_another_package_of_the_same_import_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not any("of the same import name" in line for line in doctor.examine())
+    known = doctor.version
+    monkeypatch.setattr(doctor, "version", lambda name: "9.9" if name == "neuroprobe" else known(name))
+    assert any("another package, neuroprobe 9.9, of the same import name" in line for line in doctor.examine())
+
+
 def test_a_missing_package_comes_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "open_clip" else found(name, *rest))

@@ -11,7 +11,7 @@ from neuroprobe.models import Direction
 from neuroprobe.visualization import Visualization, image_spectrum, visualize
 from neuroprobe.visualization._spectrum import ImageSpectrum
 from neuroprobe.world import ATTRIBUTES, COLORS, WorldDataset, color_votes, load_target, target_transform, world_images
-from neuroprobe.world._palette import lab
+from neuroprobe.world._rendering import lab
 
 pytestmark = pytest.mark.slow
 

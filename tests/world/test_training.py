@@ -12,7 +12,7 @@ import torch
 from neuroprobe import ClipEncoder
 from neuroprobe.models import load_checkpoint
 from neuroprobe.world import build_target, train_clip, train_target
-from neuroprobe.world._evaluation import target_accuracies, zero_shot_accuracies
+from neuroprobe.world._training import target_accuracies, zero_shot_accuracies
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ import torch
 from neuroprobe import ClipEncoder
 from neuroprobe.concepts import import_clip
 from neuroprobe.world import CLIP_PATH, load_target, target_checkpoints, world_images
-from neuroprobe.world._evaluation import precisions_at, target_accuracies, zero_shot_accuracies
+from neuroprobe.world._training import precisions_at, target_accuracies, zero_shot_accuracies
 
 
 @pytest.fixture(scope="module")
