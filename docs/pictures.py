@@ -182,41 +182,37 @@ def judging() -> Figure:
 
 #: Rows of rooms from top to bottom, each with its name and some of its modules; a row uses those below it.
 ROOMS = (
-    (("use", "cli, pipeline, world.demo, examples"),),
-    (
-        ("name", "dissection, labeling\nsignificance, scorers"),
-        ("judge", "judging, image_checks\nlabel_changes, ..."),
-        ("probe", "study, probes, cells\ngram, statistics"),
-        ("see", "gallery, facets, composition\nvisualization, interventions"),
-    ),
-    (("show", "report, probe_report, plots, page"),),
-    (
-        ("record", "recorder, hooks, pooling, unit_axes\nactivations, summaries, store"),
-        ("score", "vocabulary, encoders, concepts\nconcept_sets, similarity"),
-    ),
-    (("collect", "images, collection, distributed: one decode per image, any number of consumers"),),
-    (("ground", "exceptions, fingerprints, files, notebook, modes, layers, models, checkpoints"),),
+    (("pipeline, _cli", "the whole path in one call; the command line"),),
+    (("world", "rendered images with known concepts, a small CLIP, a small MobileNetV2"),),
+    (("visualization", "examples, regions, facets, images made for units"), ("effects", "ablate, steer, classes, attribution, TCAV")),
+    (("evaluation", "labels judged by truth, images, weights, along checkpoints"),),
+    (("labeling", "dissect, similarity functions, formulas, search"), ("probing", "probes, studies")),
+    (("reports", "tables, figures, the page"),),
+    (("concepts", "vocabulary, encoders, scores, sets, given labels"),),
+    (("recording", "ActivationRecorder, activations, summaries, the store"),),
+    (("models", "layers, Site, taps, pooling, transforms, checkpoints"),),
+    (("images", "one decode per image, any number of consumers"),),
+    (("exceptions, _core, statistics", "errors, checks, files, fingerprints; intervals and tests of arrays"),),
 )
 
 
 def architecture() -> Figure:
     """The rooms of the package: a row uses the rows below it."""
-    figure = Figure(figsize=(9, 6), layout="constrained")
+    figure = Figure(figsize=(9, 7), layout="constrained")
     ax = figure.subplots()
     ax.set_axis_off()
     ax.set_xlim(0, 12)
-    ax.set_ylim(-len(ROOMS) * 1.5, 0.2)
+    ax.set_ylim(-len(ROOMS) + 0.2, 0.1)
     for row, rooms in enumerate(ROOMS):
-        top, width = -1.5 * row, 12 / len(rooms)
-        for i, (name, modules) in enumerate(rooms):
-            box = FancyBboxPatch((i * width + 0.1, top - 1.0), width - 0.2, 1.0, boxstyle="round,pad=0,rounding_size=0.12")
-            box.set(facecolor=f"C{row}", edgecolor="none", alpha=0.18)
+        width = 12 / len(rooms)
+        for i, (name, holds) in enumerate(rooms):
+            box = FancyBboxPatch((i * width + 0.1, -row - 0.72), width - 0.2, 0.72, boxstyle="round,pad=0,rounding_size=0.12")
+            box.set(facecolor=f"C{row % 10}", edgecolor="none", alpha=0.18)
             ax.add_patch(box)
-            ax.text((i + 0.5) * width, top - 0.22, name, ha="center", va="center", fontsize=11, weight="bold")
-            ax.text((i + 0.5) * width, top - 0.64, modules, ha="center", va="center", fontsize=8.5)
+            ax.text((i + 0.5) * width, -row - 0.22, name, ha="center", va="center", fontsize=11, weight="bold")
+            ax.text((i + 0.5) * width, -row - 0.52, holds, ha="center", va="center", fontsize=8.5)
         if row + 1 < len(ROOMS):
-            for at in (3, 6, 9):
-                ax.annotate("", (at, top - 1.47), (at, top - 1.03), arrowprops={"arrowstyle": "-|>", "color": "0.45"})
+            ax.annotate("", (6, -row - 1.0), (6, -row - 0.72), arrowprops={"arrowstyle": "-|>", "color": "0.45"})
     return figure
 
 

@@ -26,7 +26,9 @@ def face(room: str) -> dict[str, str]:
     if not stub.exists():
         public = [node.name for node in tree.body if isinstance(node, (ast.ClassDef, ast.FunctionDef)) and not node.name.startswith("_")]
         return dict.fromkeys(public, f"neuroprobe.{room}")
-    homes = {alias.name: f"neuroprobe.{room}.{node.module}" for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    homes = {
+        alias.name: f"neuroprobe.{room}.{node.module}" for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
     (names,) = (ast.literal_eval(node.value) for node in tree.body if isinstance(node, ast.Assign))
     return {name: homes[name] for name in names}
 
