@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from neuroprobe import ActivationRecorder, Images, Vocabulary
-from neuroprobe.concepts import ConceptSets, split_set, with_label_noise
+from neuroprobe.concepts import ConceptSets, with_label_noise
 from neuroprobe.probing import LinearProbe, NonlinearProbe
 from neuroprobe.world import ATTRIBUTES, WorldDataset, load_target, target_transform
 
@@ -53,7 +53,7 @@ def cells(clean: ConceptSets, truth: pd.DataFrame, units: dict[str, pd.DataFrame
                 for seed in SEEDS:
                     for concept, noisy in with_label_noise(clean, rate, seed=seed).items():
                         X, true = units[layer].loc[list(noisy.ids)].to_numpy(), truth.loc[list(noisy.ids), concept].to_numpy().astype(int)
-                        train, test = split_set(noisy, held_out=0.3, seed=seed)
+                        train, test = noisy.split(held_out=0.3, seed=seed)
                         probe = make(seed)
                         found = probe.fit(X[train], noisy.targets[train]).predict(X[test])
                         yield {

@@ -18,7 +18,6 @@ from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 
 import neuroprobe
-from neuroprobe.concepts import split_set
 from neuroprobe.evaluation import evaluate_labels
 from neuroprobe.images import collect
 from neuroprobe.visualization import quantile_examples, top_images, visualize
@@ -113,7 +112,7 @@ def probing() -> Figure:
     images, concept, layers = world_images(1000, seed=3), "striped", ("features.2", "features.8", "features.18")
     sets = neuroprobe.ConceptSource(encoder(), neuroprobe.Vocabulary.probing_blog()).rank(images)
     chosen = sets[concept]
-    train, test = split_set(chosen, held_out=0.3, seed=0)
+    train, test = chosen.split(held_out=0.3, seed=0)
     activations = neuroprobe.ActivationRecorder(load_target(), layers).record(images.subset(chosen.ids), transform=target_transform())
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     for column, (layer, pair) in enumerate(zip(layers, figure.subplots(2, 3, sharex="col").T, strict=True)):

@@ -1,12 +1,8 @@
-from ._matching import check_encoder as check_encoder
-from ._matching import check_kinds as check_kinds
-from ._matching import check_same_images as check_same_images
 from ._ranking import Negatives as Negatives
+from ._ranking import Ranking as Ranking
 from ._tables import LabelTable as LabelTable
 from ._texts import TextEncoder as TextEncoder
 from ._texts import text_vectors as text_vectors
-from .concept_sets import ConceptSet as ConceptSet
-from .concept_sets import ConceptSets as ConceptSets
 from .curation import contact_sheet as contact_sheet
 from .curation import load_curation as load_curation
 from .curation import save_curation as save_curation
@@ -24,7 +20,11 @@ from .quality import set_quality as set_quality
 from .quality import with_label_noise as with_label_noise
 from .scores import ConceptScores as ConceptScores
 from .scores import ConceptSource as ConceptSource
-from .splits import split_set as split_set
+from .scores import check_encoder as check_encoder
+from .scores import check_kinds as check_kinds
+from .scores import check_same_images as check_same_images
+from .sets import ConceptSet as ConceptSet
+from .sets import ConceptSets as ConceptSets
 from .vocabulary import BLOG_TEMPLATE as BLOG_TEMPLATE
 from .vocabulary import ConceptGroup as ConceptGroup
 from .vocabulary import Vocabulary as Vocabulary
@@ -43,6 +43,7 @@ __all__ = [
     "Negatives",
     "OpenClipEncoder",
     "PromptTooLongError",
+    "Ranking",
     "TextEncoder",
     "TransformersEncoder",
     "Vocabulary",
@@ -57,7 +58,6 @@ __all__ = [
     "save_curation",
     "set_quality",
     "shown_concepts",
-    "split_set",
     "text_vectors",
     "with_label_noise",
 ]

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from neuroprobe._core import check_counts
-from neuroprobe.concepts.concept_sets import ConceptSet
+from neuroprobe._core import check_choice, check_counts
+from neuroprobe.concepts.sets import ConceptSet, generator_of
 from neuroprobe.concepts.vocabulary import ConceptGroup, Vocabulary
-from neuroprobe.exceptions import InputError, suggest
+from neuroprobe.exceptions import InputError
+from neuroprobe.images import check_min_cosine, near_duplicate_vectors
 
 #: Which images are taken as negatives: random others, the least likely ones, or the likeliest of the group's other concepts.
 Negatives: TypeAlias = Literal["random", "least_likely", "group"]
 
 _IMAGES_PER_TYPE = 5
+
+
+class RankingOptions(TypedDict, total=False):
+    """The keyword arguments of a ranking, which `Ranking` describes."""
+
+    n_positive: int
+    n_negative: int
+    seed: int
+    negatives: Negatives
+    gap: int
+    near_duplicates: Mapping[str, int] | float | None
+    n_types: int
 
 
 @dataclass(frozen=True)
@@ -38,6 +50,10 @@ class Ranking:
         ranking. "group": hard ones, the likeliest images of the group's other concepts ("none" is not one), in turns.
     gap : int, default 0
         So many images that follow the positives in the ranking are in neither set: between the sure ones and the rest.
+    near_duplicates : mapping from id to group, or float, optional
+        Groups as from `neuroprobe.images.near_duplicates`, or the cosine similarity of embeddings from which on two images are
+        near-duplicates. No near-duplicate of a positive becomes a negative, and a split keeps them together. By default no two
+        images are taken for near-duplicates.
     n_types : int, default 20
         Clusters of the set's own image embeddings (k-means), which become the images' types; fewer where a type would hold
         fewer than five images on average, and none where there would be fewer than two. 0 for no types.
@@ -45,6 +61,7 @@ class Ranking:
     Raises
     ------
     InputError
+        A number that is out of range or not whole, another word for `negatives`, or a cosine that is not between 0 and 1.
     """
 
     n_positive: int = 100
@@ -52,22 +69,18 @@ class Ranking:
     seed: int = 0
     negatives: Negatives = "random"
     gap: int = 0
+    near_duplicates: Mapping[str, int] | float | None = None
     n_types: int = 20
 
     def __post_init__(self) -> None:
         check_counts(n_positive=self.n_positive, n_negative=self.n_negative)
         check_counts(low=0, seed=self.seed, gap=self.gap, n_types=self.n_types)
-        if self.negatives not in get_args(Negatives):
-            what = suggest(str(self.negatives), get_args(Negatives))
-            raise InputError(f"Expected `negatives` to be a way of choosing them, but got {self.negatives!r}. {what}")
+        check_choice("negatives", self.negatives, get_args(Negatives))
+        if not (self.near_duplicates is None or isinstance(self.near_duplicates, Mapping)):
+            check_min_cosine(self.near_duplicates)
 
     def check(self, vocabulary: Vocabulary, n_images: int | None) -> None:
-        """Raise what is wrong before an image is read: too few images (None: not known), or groups that cannot be ranked.
-
-        Raises
-        ------
-        InputError
-        """
+        """Raise `InputError` before an image is read: for too few images (None: not known), or groups that cannot be ranked."""
         for group in vocabulary.groups:
             _check_group(group, self.negatives)
         needed = self.n_positive + self.gap + self.n_negative
@@ -81,17 +94,12 @@ class Ranking:
     @property
     def parameters(self) -> dict[str, Any]:
         """What a report's metadata say of the ranking."""
-        return asdict(self)
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {**given, "near_duplicates": "given"} if isinstance(self.near_duplicates, Mapping) else given
 
 
 def rank_groups(
-    vocabulary: Vocabulary,
-    likelihoods: Mapping[str, npt.NDArray[Any]],
-    ids: Sequence[str],
-    ranking: Ranking,
-    *,
-    vectors: npt.NDArray[Any] | None = None,
-    duplicates: Mapping[str, int] | None = None,
+    vocabulary: Vocabulary, likelihoods: Mapping[str, npt.NDArray[Any]], ids: Sequence[str], vectors: npt.NDArray[Any], ranking: Ranking
 ) -> dict[str, ConceptSet]:
     """A set for every concept of the vocabulary.
 
@@ -102,11 +110,9 @@ def rank_groups(
         In the order of the group's names.
     ids : sequence of str
         The images: the rows.
+    vectors : ndarray, [n_images, d]
+        Their embeddings, of which types are made.
     ranking : Ranking
-    vectors : ndarray, [n_images, d], optional
-        Embeddings, of which types are made.
-    duplicates : mapping from id to group, optional
-        Near-duplicates; none of a positive's becomes a negative.
 
     Raises
     ------
@@ -114,77 +120,69 @@ def rank_groups(
         Too few images are left for the negatives, or one has no group of near-duplicates.
     """
     ranking.check(vocabulary, len(ids))
-    groups = None if duplicates is None else _group_per_row(ids, duplicates)
+    groups = _near_duplicates(ids, vectors, ranking)
     sets = {}
     for group in vocabulary.groups:
         for column, name in enumerate(group.concepts):
-            positives, negatives, order = _rows(group, column, likelihoods[group.name], ranking, groups)
+            own = likelihoods[group.name][:, column]
+            order = np.argsort(-own, kind="stable")
+            positives, negatives = order[: ranking.n_positive], _negatives(group, column, likelihoods[group.name], order, groups, ranking)
             rows = np.concatenate([positives, negatives])
-            ranks = np.empty(len(ids), dtype=np.int64)
-            ranks[order] = np.arange(len(ids))
             sets[name] = ConceptSet(
                 name,
                 group.name,
                 tuple(ids[row] for row in positives),
                 tuple(ids[row] for row in negatives),
                 duplicates=() if groups is None else tuple(groups[rows].tolist()),
-                types=() if vectors is None else embedding_types(vectors, rows, n_types=ranking.n_types, seed=ranking.seed),
-                likelihoods=tuple(likelihoods[group.name][rows, column].tolist()),
-                ranks=tuple(ranks[rows].tolist()),
+                types=embedding_types(vectors, rows, n_types=ranking.n_types, seed=ranking.seed),
+                likelihoods=tuple(own[rows].tolist()),
+                ranks=tuple(np.argsort(order)[rows].tolist()),
             )
     return sets
 
 
 def embedding_types(vectors: npt.NDArray[Any], rows: npt.NDArray[np.int64], *, n_types: int, seed: int) -> tuple[int, ...]:
-    """Types of some images: clusters of their embeddings (k-means), whatever the order of the rows.
+    """Types of some images: k-means clusters of their embeddings [n_images, d], whatever the order of the rows; one per row.
 
-    Parameters
-    ----------
-    vectors : ndarray, [n_images, d]
-    rows : ndarray of int, [n]
-    n_types : int
-        At most so many, and at most one for five images.
-    seed : int
-
-    Returns
-    -------
-    tuple of int, [n]
-        Empty where there would be fewer than two.
+    At most `n_types`, and at most one for five images; none where there would be fewer than two.
     """
+    from sklearn.cluster import KMeans
+
     order = np.argsort(rows, kind="stable")
-    own = vectors[rows[order]]
+    own = vectors[rows[order]].astype(np.float64)
     n_clusters = min(n_types, len(rows) // _IMAGES_PER_TYPE, len(np.unique(own, axis=0)))
     if n_clusters < 2:
         return ()
-
     found = np.empty(len(rows), dtype=np.int64)
     with threadpool_limits(1):  # the same bits on every machine's setting
-        found[order] = cluster_types(own, n_types=n_clusters, seed=seed)
+        found[order] = KMeans(n_clusters, n_init=4, random_state=seed).fit_predict(own)
     return tuple(found.tolist())
 
 
-def _rows(
-    group: ConceptGroup, column: int, likelihoods: npt.NDArray[Any], ranking: Ranking, groups: npt.NDArray[np.int64] | None
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Rows of the positives, of the negatives, and of all images from the likeliest on."""
-    order = np.argsort(-likelihoods[:, column], kind="stable")
-    positives, others = order[: ranking.n_positive], order[ranking.n_positive + ranking.gap :]
+def _negatives(
+    group: ConceptGroup,
+    column: int,
+    likelihoods: npt.NDArray[Any],
+    order: npt.NDArray[np.int64],
+    groups: npt.NDArray[np.int64] | None,
+    ranking: Ranking,
+) -> npt.NDArray[np.int64]:
+    """Rows of a concept's negatives, given all rows from its likeliest image on."""
+    n, others = ranking.n_negative, order[ranking.n_positive + ranking.gap :]
     if groups is not None:
-        others = others[~np.isin(groups[others], groups[positives])]
-    if len(others) < ranking.n_negative:
+        others = others[~np.isin(groups[others], groups[order[: ranking.n_positive]])]
+    if len(others) < n:
         raise InputError(
-            f"Expected at least {ranking.n_negative} images that are no near-duplicates of the positives of {group.concepts[column]!r}, "
+            f"Expected at least {n} images that are no near-duplicates of the positives of {group.concepts[column]!r}, "
             f"but {len(others)} are left. Give more images, or smaller n_positive and n_negative (--positives, --negatives)."
         )
     if ranking.negatives == "least_likely":
-        return positives, others[::-1][: ranking.n_negative], order
+        return others[::-1][:n]
     if ranking.negatives == "group":
         competing = [i for i in range(len(group.concepts)) if i != column]
-        return positives, _in_turns(likelihoods[:, competing], others, ranking.n_negative), order
-    name = f"{group.name}/{group.concepts[column]}"
-    generator = np.random.default_rng((ranking.seed, zlib.crc32(name.encode())))
+        return _in_turns(likelihoods[:, competing], others, n)
     # sorted, so that rounding, which can turn neighbors round, changes no draw
-    return positives, generator.choice(np.sort(others), size=ranking.n_negative, replace=False), order
+    return generator_of(group.concepts[column], group.name, ranking.seed).choice(np.sort(others), size=n, replace=False)
 
 
 def _in_turns(likelihoods: npt.NDArray[Any], others: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.int64]:
@@ -194,11 +192,17 @@ def _in_turns(likelihoods: npt.NDArray[Any], others: npt.NDArray[np.int64], n: i
     return np.array(list(dict.fromkeys(orders.reshape(-1).tolist()))[:n], dtype=np.int64)
 
 
-def _group_per_row(ids: Sequence[str], duplicates: Mapping[str, int]) -> npt.NDArray[np.int64]:
-    missing = next((id_ for id_ in ids if id_ not in duplicates), None)
+def _near_duplicates(ids: Sequence[str], vectors: npt.NDArray[Any], ranking: Ranking) -> npt.NDArray[np.int64] | None:
+    """Every image's group of near-duplicates, [n_images]; None if nobody asked."""
+    groups = ranking.near_duplicates
+    if groups is None:
+        return None
+    if not isinstance(groups, Mapping):
+        groups = near_duplicate_vectors(ids, vectors, min_cosine=groups)
+    missing = next((id_ for id_ in ids if id_ not in groups), None)
     if missing is not None:
         raise InputError(f"Expected a group of near-duplicates for every image, but {missing!r} has none.")
-    return np.array([duplicates[id_] for id_ in ids], dtype=np.int64)
+    return np.array([groups[id_] for id_ in ids], dtype=np.int64)
 
 
 def _check_group(group: ConceptGroup, negatives: Negatives) -> None:
@@ -212,32 +216,3 @@ def _check_group(group: ConceptGroup, negatives: Negatives) -> None:
             f"Expected at least two concepts in a group for negatives='group', but {group.name!r} has only {group.concepts[0]!r}. "
             "Use negatives='random' or 'least_likely'."
         )
-
-
-def cluster_types(vectors: npt.ArrayLike, *, n_types: int, seed: int) -> npt.NDArray[np.int64]:
-    """Types of images for `control_labels`: k-means clusters of their embeddings.
-
-    Parameters
-    ----------
-    vectors : array-like, [n_images, d]
-        For example the concept source's image embeddings.
-    n_types : int
-        From 2 to the number of images.
-    seed : int
-
-    Returns
-    -------
-    ndarray of int, [n_images]
-        From 0 to n_types - 1.
-
-    Raises
-    ------
-    InputError
-        As many types cannot be made.
-    """
-    from sklearn.cluster import KMeans
-
-    rows = np.asarray(vectors, dtype=np.float64)
-    if rows.ndim != 2 or not 2 <= n_types <= len(rows):
-        raise InputError(f"Expected vectors [n_images, d] and from 2 to n_images types, but got shape {rows.shape} and {n_types} types.")
-    return np.asarray(KMeans(n_types, n_init=4, random_state=seed).fit_predict(rows), dtype=np.int64)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from neuroprobe._core import Tile, check_choice, check_counts, fingerprint_bytes, picture_grid, printable, thumbnail, write_whole
-from neuroprobe.concepts.concept_sets import ConceptSet, ConceptSets
+from neuroprobe.concepts.sets import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError, UnreadableImageError
 from neuroprobe.images import Images
 

@@ -17,8 +17,8 @@ from PIL import Image
 
 from neuroprobe._core import BoolArray, fingerprint_bytes, fingerprint_texts
 from neuroprobe.concepts._tables import LabelTable, not_boolean, read_table, rows_of, truth_of
-from neuroprobe.concepts.concept_sets import ConceptSets
 from neuroprobe.concepts.scores import ConceptScores
+from neuroprobe.concepts.sets import ConceptSets
 from neuroprobe.concepts.vocabulary import ConceptGroup, Vocabulary
 from neuroprobe.exceptions import InputError
 from neuroprobe.images import BatchRecord, Collected, Images, Transform, collect

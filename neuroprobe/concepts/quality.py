@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,9 +12,9 @@ from sklearn.mixture import GaussianMixture
 
 from neuroprobe._core import check_seed, check_share
 from neuroprobe.concepts._tables import LabelTable, read_table, rows_of, truth_of
-from neuroprobe.concepts.concept_sets import ConceptSet, ConceptSets
+from neuroprobe.concepts.sets import ConceptSet, ConceptSets, generator_of, groups_of_each_class
 from neuroprobe.exceptions import InputError
-from neuroprobe.statistics import fitting_groups, wilson_interval
+from neuroprobe.statistics import wilson_interval
 
 if TYPE_CHECKING:
     from neuroprobe.concepts.scores import ConceptScores
@@ -158,12 +157,7 @@ def _upper_posterior(margins: npt.NDArray[np.float64], concept: str) -> npt.NDAr
 
 
 def _noisy(concept_set: ConceptSet, rate: float, seed: int) -> ConceptSet:
-    name = f"{concept_set.group}/{concept_set.concept}".encode(errors="surrogatepass")
-    generator = np.random.default_rng((seed, zlib.crc32(name)))
-    targets = concept_set.targets
+    targets, generator = concept_set.targets, generator_of(concept_set.concept, concept_set.group, seed)
     groups = np.asarray(concept_set.duplicates) if concept_set.duplicates else np.arange(len(targets))
-    moved = np.zeros(len(targets), dtype=bool)
-    for target in (1, 0):
-        rows = np.flatnonzero(targets == target)
-        moved[fitting_groups(rows, groups, round(rate * len(rows)), generator)] = True
+    moved = groups_of_each_class(targets, groups, rate, generator, classes=(1, 0))
     return concept_set.reordered(np.flatnonzero((targets == 1) ^ moved), np.flatnonzero((targets == 0) ^ moved))

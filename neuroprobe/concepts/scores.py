@@ -1,4 +1,4 @@
-"""Concept sources: which images show which concept, as scores; ranked into sets by `neuroprobe.concepts.concept_sets`."""
+"""Concept sources: which images show which concept, as scores, from which sets are ranked."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import pandas as pd
 import torch
 from torch.nn import functional as F
 
 from neuroprobe._core import SHOWN_ROWS, table_html
-from neuroprobe.concepts._ranking import Negatives, Ranking, rank_groups
+from neuroprobe.concepts._ranking import Ranking, RankingOptions, rank_groups
 from neuroprobe.concepts._tables import truth_of
 from neuroprobe.concepts._texts import checked_vectors, embed_texts
-from neuroprobe.concepts.concept_sets import ConceptSet as ConceptSet
-from neuroprobe.concepts.concept_sets import ConceptSets as ConceptSets
 from neuroprobe.concepts.encoders._base import ImageTextEncoder, PromptTooLongError, shortened
+from neuroprobe.concepts.sets import ConceptSets
 from neuroprobe.concepts.vocabulary import Vocabulary
-from neuroprobe.exceptions import InputError, UnknownNameError, suggest
-from neuroprobe.images import BatchRecord, Collected, Images, Transform, check_min_cosine, collect, near_duplicate_vectors
+from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
+from neuroprobe.images import BatchRecord, Collected, Images, Transform, check_images, collect
+from neuroprobe.recording import Activations, ActivationSummary, Recorded
 
 
 class ConceptSource:
@@ -105,54 +105,76 @@ class ConceptSource:
             raise InputError(f"Expected prompts of {shortened(concepts[shortest].name)} with a mean, but their vectors cancel out.")
         return F.normalize(sums, dim=1)
 
-    def score(self, images: Images, *, batch_size: int = 64, workers: int = 0, progress: bool | None = None) -> ConceptScores:
+    def score(
+        self, images: Images, *, batch_size: int = 64, workers: int = 0, distributed: bool = False, progress: bool | None = None
+    ) -> ConceptScores:
         """Score every concept on every image: the concept-activation matrix of CLIP-Dissect.
 
         Parameters
         ----------
         images : Images
-        batch_size, workers, progress
-            As in `neuroprobe.images.passes.collect`.
+        batch_size, workers, distributed, progress
+            As in `neuroprobe.images.collect`.
+
+        Raises
+        ------
+        InputError
+            No `Images`, or vectors of the encoder that are not of unit length or of the texts' dimensions.
         """
-        self.text_vectors(progress=progress)
-        (scores,) = collect(images, [self.consumer()], batch_size=batch_size, workers=workers, progress=progress, description="score")
+        check_images(images)
+        (scores,) = collect(
+            images,
+            [self.consumer(progress=progress)],
+            batch_size=batch_size,
+            workers=workers,
+            distributed=distributed,
+            progress=progress,
+            description="score",
+        )
         return scores  # type: ignore[no-any-return]
 
     def rank(
         self,
         images: Images,
         *,
-        n_positive: int = 100,
-        n_negative: int = 200,
-        seed: int = 0,
-        negatives: Negatives = "random",
-        gap: int = 0,
-        near_duplicates: Mapping[str, int] | float | None = None,
-        n_types: int = 20,
         batch_size: int = 64,
         workers: int = 0,
+        distributed: bool = False,
         progress: bool | None = None,
+        **ranking: Unpack[RankingOptions],
     ) -> ConceptSets:
-        """Score the images and rank them within every group; see `ConceptScores.rank`."""
-        ranking = Ranking(n_positive=n_positive, n_negative=n_negative, seed=seed, negatives=negatives, gap=gap, n_types=n_types)
+        """Score the images and rank them within every group, as `ConceptScores.rank` does.
+
+        Parameters
+        ----------
+        images : Images
+        batch_size, workers, distributed, progress
+            As in `neuroprobe.images.collect`.
+        **ranking
+            n_positive, n_negative, seed, negatives, gap, near_duplicates and n_types, as in `neuroprobe.concepts.Ranking`.
+
+        Raises
+        ------
+        InputError
+            As `ConceptScores.rank`; what is wrong with the arguments or the number of images shows before an image is read.
+        """
+        check_images(images)
         if self._softmax_temperature() is None:
             raise InputError(_NO_TEMPERATURE)
-        ranking.check(self.vocabulary, images.known_length)
-        if isinstance(near_duplicates, (int, float)):
-            check_min_cosine(near_duplicates)
-        scores = self.score(images, batch_size=batch_size, workers=workers, progress=progress)
-        return scores.rank(**ranking.parameters, near_duplicates=near_duplicates)
+        Ranking(**ranking).check(self.vocabulary, images.known_length)
+        scores = self.score(images, batch_size=batch_size, workers=workers, distributed=distributed, progress=progress)
+        return scores.rank(**ranking)
 
     def _softmax_temperature(self) -> float | None:
         scale = getattr(self.encoder, "logit_scale", None)
         return self.temperature if self.temperature is not None else (1 / float(scale) if scale else None)
 
-    def consumer(self) -> ConceptPass:
-        """This source as a consumer of `neuroprobe.images.passes.collect`, whose result is the `ConceptScores`.
+    def consumer(self, *, progress: bool | None = None) -> ConceptPass:
+        """This source as a consumer of `neuroprobe.images.collect`, whose result is the `ConceptScores`.
 
         The texts are embedded first, so that what is wrong with them shows before the long run.
         """
-        self.text_vectors()
+        self.text_vectors(progress=progress)
         return ConceptPass(self)
 
 
@@ -277,46 +299,27 @@ class ConceptScores:
         rows = [i for i, concept in enumerate(self.vocabulary.concepts) if concept.group == group]
         return torch.softmax(self.image_vectors @ self.text_vectors[rows].T / self.temperature, dim=1)
 
-    def rank(
-        self,
-        *,
-        n_positive: int = 100,
-        n_negative: int = 200,
-        seed: int = 0,
-        negatives: Negatives = "random",
-        gap: int = 0,
-        near_duplicates: Mapping[str, int] | float | None = None,
-        n_types: int = 20,
-    ) -> ConceptSets:
+    def rank(self, **ranking: Unpack[RankingOptions]) -> ConceptSets:
         """Positives and negatives for every concept, as the probing blog takes them.
 
-        The likeliest images by the softmax within the concept's group are the positives; the negatives are
-        random others. What is drawn for a concept depends on the seed and its name, not on what else is asked.
+        The likeliest images by the softmax within the concept's group are the positives; the negatives are random others.
 
         Parameters
         ----------
-        n_positive, n_negative, seed, negatives, gap, n_types
-            As in `neuroprobe.concepts._ranking.Ranking`.
-        near_duplicates : mapping from id to group, or float, optional
-            Groups as from `neuroprobe.images.duplicates.near_duplicates(images)`, or the cosine similarity of embeddings
-            from which on two images are near-duplicates. No near-duplicate of a positive becomes a negative, and a split
-            keeps them together. By default no two images are taken for near-duplicates.
+        **ranking
+            n_positive, n_negative, seed, negatives, gap, near_duplicates and n_types, as in `neuroprobe.concepts.Ranking`.
 
         Raises
         ------
         InputError
-            Fewer images than positives and negatives together, a negative seed, no temperature, or a group of one
-            name, within which every image is as likely as every other.
+            Fewer images than positives and negatives together, an argument that `Ranking` refuses, no temperature, or a group
+            of one name, within which every image is as likely as every other.
         """
-        ranking = Ranking(n_positive=n_positive, n_negative=n_negative, seed=seed, negatives=negatives, gap=gap, n_types=n_types)
-        ranking.check(self.vocabulary, len(self.ids))
-        vectors, groups = self.image_vectors.numpy(), near_duplicates
-        if isinstance(groups, (int, float)):
-            groups = near_duplicate_vectors(self.ids, vectors, min_cosine=groups)
+        chosen = Ranking(**ranking)
+        chosen.check(self.vocabulary, len(self.ids))
         likelihoods = {group.name: self.likelihoods(group.name).numpy() for group in self.vocabulary.groups}
-        sets = rank_groups(self.vocabulary, likelihoods, self.ids, ranking, vectors=vectors, duplicates=groups)
-        known = near_duplicates if near_duplicates is None or isinstance(near_duplicates, (int, float)) else "given"
-        return ConceptSets(sets, {**self.metadata, "temperature": self.temperature, **ranking.parameters, "near_duplicates": known})
+        sets = rank_groups(self.vocabulary, likelihoods, self.ids, self.image_vectors.numpy(), chosen)
+        return ConceptSets(sets, {**self.metadata, "temperature": self.temperature, **chosen.parameters})
 
     def __repr__(self) -> str:
         return f"ConceptScores({len(self.ids)} images, {len(self.concepts)} concepts)"
@@ -328,3 +331,33 @@ class ConceptScores:
 
 
 _NO_TEMPERATURE = "Expected an encoder with `logit_scale`, or a temperature: ConceptSource(encoder, vocabulary, temperature=0.01)."
+
+
+def check_kinds(recorded: Any, scores: Any) -> None:
+    """Raise `InputError` unless these are activations, or a summary of them, and concept scores."""
+    if not isinstance(recorded, (Activations, ActivationSummary)):
+        raise InputError(f"Expected activations as ActivationRecorder makes them, but got {shown(recorded)}.")
+    if not isinstance(scores, ConceptScores):
+        raise InputError(f"Expected concept scores as ConceptSource or GivenLabels make them, but got {shown(scores)}.")
+
+
+def check_encoder(encoder: Any) -> None:
+    """Raise `InputError` unless it is an encoder of images and texts."""
+    if not isinstance(encoder, ImageTextEncoder):
+        raise InputError(f"Expected the image-text encoder of the scores, but got {shown(encoder)}.")
+
+
+def check_same_images(recorded: Recorded, scores: ConceptScores) -> None:
+    """Raise `InputError` unless what was recorded and the scores are of the same images in the same order."""
+    check_kinds(recorded, scores)
+    ours, theirs = recorded.metadata.get("images"), scores.metadata.get("images")
+    if isinstance(recorded, Activations):
+        same, known = recorded.ids == scores.ids, f"{len(recorded.ids)} images"
+    else:
+        ids = {name for found in recorded.statistics.values() for name in found.image_ids.values()}
+        same, known = ids <= set(scores.ids), "a summary"
+    if not same or ours != theirs:
+        raise InputError(
+            f"Expected activations and concept scores of the same images in the same order, but got {known} with fingerprint {ours} "
+            f"and {len(scores.ids)} images with fingerprint {theirs}. Make both in one pass (neuroprobe.images.collect)."
+        )

@@ -47,7 +47,7 @@ def control_labels(types: npt.ArrayLike, *, seed: int, share: float) -> BoolArra
     Parameters
     ----------
     types : array-like of int, [n_images]
-        The type of every image: given classes, or clusters (`cluster_types`).
+        The type of every image: given classes, or clusters of their embeddings, as a ranking finds them.
     seed : int
     share : float
         Wanted share of positives, as in the concept's set; types are drawn until the share is as near as may be.

@@ -14,7 +14,7 @@ from sklearn.base import ClassifierMixin, RegressorMixin, clone
 from torch import nn
 
 from neuroprobe._core import check_count, check_counts, fingerprint_architecture, fingerprint_model
-from neuroprobe.concepts import ConceptSet, ConceptSets, split_set
+from neuroprobe.concepts import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.images import Images, Transform
 from neuroprobe.models import POOLINGS, Checkpoint, Layout, check_layers, fingerprint_checkpoints, load_checkpoint, placed
@@ -216,7 +216,7 @@ def split(concept_set: ConceptSet, *, held_out: float, seed: int) -> Split:
     def ordered(rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         return np.asarray(rows[np.argsort(targets[rows], kind="stable")])
 
-    train, test = split_set(concept_set, held_out=held_out, seed=seed)
+    train, test = concept_set.split(held_out=held_out, seed=seed)
     return Split(ordered(train), ordered(test))
 
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import noise
 from sklearn.model_selection import train_test_split
 
-from neuroprobe.concepts import ConceptSet, ConceptSets, split_set
+from neuroprobe.concepts import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError, UnreadableImageError
 
 IDS = [f"i{n}" for n in range(12)]
@@ -181,7 +181,7 @@ def test_without_near_duplicates_the_split_is_the_stratified_one(held_out: float
     plain = plain_set()
     expected = train_test_split(np.arange(100), test_size=held_out, stratify=plain.targets, random_state=seed)
     for set_ in (plain, plain_set(duplicates=tuple(range(100)))):
-        for part, rows in zip(split_set(set_, held_out=held_out, seed=seed), expected, strict=True):
+        for part, rows in zip(set_.split(held_out=held_out, seed=seed), expected, strict=True):
             np.testing.assert_array_equal(part, rows)
 
 
@@ -191,7 +191,7 @@ def test_a_group_of_near_duplicates_is_never_in_two_parts() -> None:
     for seed in range(50):
         groups = (*generator.integers(0, 15, 40).tolist(), *generator.integers(15, 40, 60).tolist())
         set_ = plain_set(duplicates=groups)
-        train, test = split_set(set_, held_out=0.3, seed=seed)
+        train, test = set_.split(held_out=0.3, seed=seed)
         assert sorted([*train.tolist(), *test.tolist()]) == list(range(100))
         assert not {groups[row] for row in train} & {groups[row] for row in test}
         shares.append([np.mean(test < 40) * len(test) / 40, np.mean(test >= 40) * len(test) / 60])
@@ -201,7 +201,7 @@ def test_a_group_of_near_duplicates_is_never_in_two_parts() -> None:
 
 def test_a_split_with_near_duplicates_is_seeded() -> None:
     set_ = plain_set(duplicates=(*np.repeat(range(20), 2).tolist(), *range(20, 80)))
-    first, again, other = (split_set(set_, held_out=0.3, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (set_.split(held_out=0.3, seed=seed) for seed in (1, 1, 2))
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
     assert set(first[1]) != set(other[1])
 
@@ -210,18 +210,18 @@ def test_which_group_is_held_out_is_random() -> None:
     set_ = plain_set(10, 10, duplicates=(*np.repeat(range(5), 2).tolist(), *range(5, 15)))
     counts = np.zeros(20)
     for seed in range(300):
-        counts[split_set(set_, held_out=0.4, seed=seed)[1]] += 1
+        counts[set_.split(held_out=0.4, seed=seed)[1]] += 1
     assert counts.min() > 0.3 * 300
     assert counts.max() < 0.5 * 300
 
 
 def test_sets_that_cannot_be_split_are_refused() -> None:
     with pytest.raises(InputError, match="`held_out` to be a number, above 0 and below 1, but got 1"):
-        split_set(plain_set(), held_out=1, seed=0)
+        plain_set().split(held_out=1, seed=0)
     with pytest.raises(InputError, match=r"1 positives and 60 negatives with 0\.3 of them held out leave one with a single class"):
-        split_set(plain_set(1), held_out=0.3, seed=0)
+        plain_set(1).split(held_out=0.3, seed=0)
     copies = plain_set(40, 60, duplicates=(*[0] * 40, *range(1, 61)))
     with pytest.raises(
         InputError, match=r"40 positives and 60 negatives \(in 1 and 60 groups of near-duplicates, which are not taken apart\)"
     ):
-        split_set(copies, held_out=0.3, seed=0)
+        copies.split(held_out=0.3, seed=0)

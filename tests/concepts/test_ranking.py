@@ -11,8 +11,8 @@ import torch
 from helpers import PixelEncoder, noise_images, scores_of
 from torch.nn import functional as F
 
-from neuroprobe.concepts import ConceptGroup, ConceptScores, ConceptSource, Vocabulary
-from neuroprobe.concepts._ranking import Ranking, embedding_types, rank_groups
+from neuroprobe.concepts import ConceptGroup, ConceptScores, ConceptSource, Ranking, Vocabulary
+from neuroprobe.concepts._ranking import embedding_types, rank_groups
 from neuroprobe.exceptions import InputError
 
 GROUP = ConceptGroup("g", ("a", "b", "c"), none="none")
@@ -38,10 +38,8 @@ LIKELIHOODS = {
 
 
 def ranked(**parameters):
-    duplicates = parameters.pop("duplicates", None)
-    return rank_groups(VOCABULARY, LIKELIHOODS, IDS, Ranking(**{"n_positive": 2, "n_negative": 3, **parameters}), duplicates=duplicates)[
-        "a"
-    ]
+    ranking = Ranking(**{"n_positive": 2, "n_negative": 3, "n_types": 0, **parameters})
+    return rank_groups(VOCABULARY, LIKELIHOODS, IDS, np.eye(10, dtype=np.float32), ranking)["a"]
 
 
 def test_the_least_likely_are_the_last_of_the_ranking() -> None:
@@ -78,7 +76,7 @@ def test_ranks_and_likelihoods_are_the_images_own() -> None:
 def test_no_near_duplicate_of_a_positive_is_a_negative(negatives) -> None:
     duplicates = {id_: i for i, id_ in enumerate(IDS)} | {"i9": 0, "i6": 1, "i5": 4}
     for seed in range(20):
-        found = ranked(negatives=negatives, seed=seed, duplicates=duplicates, n_negative=4)
+        found = ranked(negatives=negatives, seed=seed, near_duplicates=duplicates, n_negative=4)
         assert not {"i9", "i6"} & set(found.ids)
         assert found.duplicates == tuple(duplicates[id_] for id_ in found.ids)
 
@@ -86,9 +84,9 @@ def test_no_near_duplicate_of_a_positive_is_a_negative(negatives) -> None:
 def test_too_few_images_beside_near_duplicates_are_refused() -> None:
     duplicates = dict.fromkeys(IDS[:7], 0) | dict.fromkeys(IDS[7:], 1)
     with pytest.raises(InputError, match="at least 4 images that are no near-duplicates of the positives of 'a', but 3 are left"):
-        ranked(duplicates=duplicates, n_negative=4)
+        ranked(near_duplicates=duplicates, n_negative=4)
     with pytest.raises(InputError, match="a group of near-duplicates for every image, but 'i1' has none"):
-        ranked(duplicates={"i0": 0})
+        ranked(near_duplicates={"i0": 0})
 
 
 @pytest.mark.parametrize(
@@ -96,7 +94,10 @@ def test_too_few_images_beside_near_duplicates_are_refused() -> None:
     [
         ({"gap": -1}, "`gap` to be a whole number of at least 0, but got -1"),
         ({"n_types": -2}, "`n_types` to be a whole number of at least 0, but got -2"),
-        ({"negatives": "group_"}, "a way of choosing them, but got 'group_'. Did you mean 'group'"),
+        ({"negatives": "group_"}, "`negatives` to be 'random', 'least_likely' or 'group', but got 'group_'"),
+        ({"near_duplicates": "0.9"}, "`min_cosine` to be a number, above 0 and below 1, but got '0.9'"),
+        ({"n_positive": True}, "`n_positive` to be a whole number of at least 1, but got True"),
+        ({"n_types": 2.5}, "`n_types` to be a whole number of at least 0, but got 2.5"),
         ({"n_positive": 0}, "`n_positive` to be a whole number of at least 1, but got 0"),
         ({"seed": -1}, "`seed` to be a whole number of at least 0"),
     ],

@@ -7,7 +7,6 @@ import pytest
 from scipy import stats
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
-from neuroprobe.concepts._ranking import cluster_types
 from neuroprobe.exceptions import InputError
 from neuroprobe.probing.controls import codelength_ends, control_labels, online_codelength
 from neuroprobe.statistics import auroc, auroc_p_value, average_precision, balanced_accuracy, benjamini_hochberg, permutation_p_value
@@ -132,22 +131,6 @@ def test_a_probe_that_knows_types_by_heart_scores_on_held_out_images() -> None:
     labels = control_labels(types, seed=0, share=0.4)
     learned = {one: labels[:300][types[:300] == one].mean() > 0.5 for one in range(10)}
     assert [learned[one] for one in types[300:]] == labels[300:].tolist()
-
-
-def test_types_are_clusters_of_vectors() -> None:
-    generator = np.random.default_rng(0)
-    true = np.repeat(np.arange(4), 25)
-    vectors = 10 * np.eye(4)[true] + generator.normal(size=(100, 4))
-    types = cluster_types(vectors, n_types=4, seed=0)
-    assert sorted(np.unique(types)) == [0, 1, 2, 3]
-    assert all(len(set(types[true == one])) == 1 for one in range(4))
-    np.testing.assert_array_equal(types, cluster_types(vectors, n_types=4, seed=0))
-
-
-@pytest.mark.parametrize("n_types", [1, 101])
-def test_impossible_types_are_refused(n_types: int) -> None:
-    with pytest.raises(InputError, match="from 2 to n_images types"):
-        cluster_types(np.zeros((100, 3)), n_types=n_types, seed=0)
 
 
 # --- p-values

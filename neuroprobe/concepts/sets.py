@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from neuroprobe._core import check_counts, check_seed, table_html
+from neuroprobe._core import check_counts, check_seed, check_share, table_html
 from neuroprobe.concepts._tables import LabelTable, read_table, truth_of
-from neuroprobe.concepts.splits import split_set as split_set
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.images import Images
+from neuroprobe.statistics import fitting_groups
 
 #: Fields of a `ConceptSet` that hold one value per image.
 _PER_IMAGE = ("duplicates", "types", "likelihoods", "ranks")
@@ -127,6 +127,53 @@ class ConceptSet:
         ids = [tuple(self.ids[row] for row in rows) for rows in sides]
         return dataclasses.replace(self, positives=ids[0], negatives=ids[1], **known)
 
+    def split(self, *, held_out: float, seed: int = 0) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Hold out a share of each class; near-duplicates stay together.
+
+        Parameters
+        ----------
+        held_out : float
+            Share of the images of each class, in (0, 1). A group of near-duplicates that would go over it stays in the
+            training part.
+        seed : int, default 0
+
+        Returns
+        -------
+        train, test : ndarray of int, [n_train], [n_test]
+            Rows: positions in `ids`.
+
+        Raises
+        ------
+        InputError
+            `held_out` is not between 0 and 1, or leaves a part with one class.
+        """
+        from sklearn.model_selection import train_test_split
+
+        check_share("held_out", held_out)
+        check_seed(seed)
+        targets, groups = self.targets, np.asarray(self.duplicates)
+        try:
+            if len(set(self.duplicates)) == len(self.duplicates):
+                train, test = train_test_split(np.arange(len(targets)), test_size=held_out, stratify=targets, random_state=seed)
+            else:
+                generator = np.random.default_rng(seed)
+                held = groups_of_each_class(targets, groups, held_out, generator, classes=(0, 1))
+                train, test = generator.permutation(np.flatnonzero(~held)), generator.permutation(np.flatnonzero(held))
+        except ValueError as error:
+            raise self._too_few(held_out) from error
+        if len(set(targets[train])) < 2 or len(set(targets[test])) < 2:
+            raise self._too_few(held_out)
+        return train, test
+
+    def _too_few(self, held_out: float) -> InputError:
+        n, groups = len(self.positives), self.duplicates
+        sizes = f" (in {len(set(groups[:n]))} and {len(set(groups[n:]))} groups of near-duplicates, which are not taken apart)"
+        return InputError(
+            f"Expected both classes of {self.concept!r} in the training and in the held-out part, but {n} positives and "
+            f"{len(self.negatives)} negatives{sizes if len(set(groups)) < len(groups) else ''} with {held_out:g} of them held out leave "
+            "one with a single class. Give more images, or hold out another share."
+        )
+
     def __repr__(self) -> str:
         return f"ConceptSet({self.concept!r}, {len(self.positives)} positives, {len(self.negatives)} negatives)"
 
@@ -183,7 +230,7 @@ class ConceptSets(Mapping[str, ConceptSet]):
         shown, ids = truth_of(table), [str(id_) for id_ in table.index]
         sets = {}
         for column, concept in enumerate(table.columns):
-            generator = np.random.default_rng((seed, zlib.crc32(f"{group}/{concept}".encode(errors="surrogatepass"))))
+            generator = generator_of(concept, group, seed)
             sides = [
                 _drawn(np.flatnonzero(shown[:, column] == wanted), n, generator, f"that {what} {concept!r}")
                 for wanted, n, what in ((True, n_positive, "show"), (False, n_negative, "do not show"))
@@ -292,6 +339,22 @@ class ConceptSets(Mapping[str, ConceptSet]):
         images = {id_ for concept_set in self.values() for id_ in concept_set.ids}
         columns = ("concept", "group", "positives", "negatives", "near-duplicates")
         return table_html("ConceptSets", f"{len(rows)} concepts on {len(images):,} images", columns, rows, n_rows=len(rows))
+
+
+def generator_of(concept: str, group: str, seed: int) -> np.random.Generator:
+    """What is drawn for a concept: it depends on the seed, its group and its name, and on nothing else that is asked."""
+    return np.random.default_rng((seed, zlib.crc32(f"{group}/{concept}".encode(errors="surrogatepass"))))
+
+
+def groups_of_each_class(
+    targets: npt.NDArray[np.int64], groups: npt.NDArray[Any], share: float, generator: np.random.Generator, *, classes: tuple[int, int]
+) -> npt.NDArray[np.bool_]:
+    """Which images are taken, [n_images]: of each class in turn, whole groups at random, as long as they fit into its share."""
+    taken = np.zeros(len(targets), dtype=bool)
+    for target in classes:
+        rows = np.flatnonzero(targets == target)
+        taken[fitting_groups(rows, groups, round(share * len(rows)), generator)] = True
+    return taken
 
 
 def _drawn(rows: npt.NDArray[Any], n: int | None, generator: np.random.Generator, what: str) -> npt.NDArray[Any]:
