@@ -24,7 +24,6 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from neuroprobe import Activations, Images, LabelReport
-from neuroprobe.reports import write_page
 
 N_IMAGES, N_CONCEPTS, N_LAYERS = 500, 1000, 20
 SEARCHES = ("concept 77", "c", "concept", "layer.3 concept 5", "9", "nothing like that", "")
@@ -100,7 +99,7 @@ def write(folder: Path, n_units: int) -> None:
         table[f"concept_{rank}"], table[f"score_{rank}"] = [f"concept {i}" for i in names[:, rank - 1]], scores[:, rank - 1]
     arrays = {f"layer.{i}": generator.normal(size=(N_IMAGES, per_layer)).astype(np.float32) for i in range(N_LAYERS)}
     started = time.perf_counter()
-    paths = write_page(folder, labels=LabelReport(table, {}), images=images, activations=Activations(arrays, images.ids, {}))
+    paths = LabelReport(table, {}).to_html(folder, images=images, activations=Activations(arrays, images.ids, {}))
     size = sum(path.stat().st_size for path in paths) / 1e6
     first = (folder / "data" / "units.js").stat().st_size / 1e6
     print(f"{n_units} units: {len(paths)} files, {size:.1f} MB, written in {time.perf_counter() - started:.1f} s; units.js {first:.2f} MB")

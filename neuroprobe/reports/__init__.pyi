@@ -5,6 +5,7 @@ from ._judgment_figures import plot_shares as plot_shares
 from .base import FORMATS as FORMATS
 from .base import Report as Report
 from .base import UnitReport as UnitReport
+from .base import units_of as units_of
 from .judgments import ALL_LAYERS as ALL_LAYERS
 from .judgments import JudgmentReport as JudgmentReport
 from .judgments import average as average
@@ -15,8 +16,7 @@ from .labels import LabelReport as LabelReport
 from .labels import Labels as Labels
 from .labels import check_labels as check_labels
 from .labels import labeled_units as labeled_units
-from .labels import units_of as units_of
-from .page._write import write_page as write_page
+from .page._write import Panel as Panel
 from .probes import ProbeReport as ProbeReport
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "JudgmentReport",
     "LabelReport",
     "Labels",
+    "Panel",
     "ProbeReport",
     "Report",
     "UnitReport",
@@ -39,5 +40,4 @@ __all__ = [
     "quantity",
     "share",
     "units_of",
-    "write_page",
 ]

@@ -14,9 +14,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import numpy as np
 import pandas as pd
 
-from neuroprobe._core import check_writable, fingerprint_bytes, table_html, versions, write_whole
+from neuroprobe._core import Unit, check_writable, fingerprint_bytes, table_html, versions, write_whole
 from neuroprobe.exceptions import InputError, shown, suggest
 
 if TYPE_CHECKING:
@@ -56,8 +57,7 @@ class Report:
         missing = [column for column in self.required if column not in table.columns]
         if missing:
             raise InputError(f"Expected a table with the columns {', '.join(self.required)}, but {', '.join(missing)} is missing.")
-        # what a CSV file gives back is double precision
-        self._table = table.reset_index(drop=True).astype(dict.fromkeys(table.select_dtypes(("float16", "float32")), "float64"))
+        self._table = in_double_precision(table)
         try:
             self._metadata = json.dumps({**metadata, "versions": metadata.get("versions", versions())}, default=_plain)
         except (AttributeError, TypeError, ValueError) as error:
@@ -181,11 +181,9 @@ class Report:
 
     @classmethod
     def _read_table(cls, text: str) -> pd.DataFrame:
-        columns = pd.read_csv(io.StringIO(text), nrows=0).columns
-        texts = [column for column in columns if cls._holds_text(column)]
         # "" is the only missing value, and never in a text column: a concept may be called "NA"
-        missing = {column: [""] for column in columns if column not in texts}
-        return pd.read_csv(io.StringIO(text), dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=missing)
+        table = pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False)
+        return table.assign(**{column: _values(table[column]) for column in table if not cls._holds_text(column)})
 
     @classmethod
     def _holds_text(cls, column: str) -> bool:
@@ -229,6 +227,16 @@ class Report:
         return len(self._table)
 
 
+def in_double_precision(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with rows numbered anew, and with what a CSV file would give back: double precision."""
+    return table.reset_index(drop=True).astype(dict.fromkeys(table.select_dtypes(("float16", "float32")), "float64"))
+
+
+def units_of(table: pd.DataFrame) -> list[Unit]:
+    """(layer, unit) of every row."""
+    return [(str(layer), int(unit)) for layer, unit in zip(table["layer"], table["unit"], strict=True)]
+
+
 class UnitReport(Report):
     """A report with a row per unit and its name in the column `concept`; further names stand in columns called ``concept_...``"""
 
@@ -253,6 +261,16 @@ FORMATS: dict[str, Callable[[Report], str | bytes | None]] = {
     "png": lambda report: report._png,
     "html": lambda report: report.to_single_html(),
 }
+
+
+def _values(texts: pd.Series[str]) -> pd.Series[Any]:
+    """What a column held, to the last digit (read_csv of pandas 2 loses some)."""
+    if len(texts) and texts.isin(("True", "False")).all():
+        return texts == "True"
+    try:
+        return texts.astype("int64") if texts.str.fullmatch(r"-?\d+").all() else texts.replace("", "nan").astype("float64")
+    except ValueError:
+        return texts.replace("", np.nan)
 
 
 def _plain(value: Any) -> Any:

@@ -7,65 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.figure import FigureBase
 
-from neuroprobe._core import Unit, axes_or_new, layer_ticks, shortened
+from neuroprobe._core import Unit
 from neuroprobe.exceptions import InputError, shown
-from neuroprobe.reports.base import Report, UnitReport
+from neuroprobe.reports.base import Report, UnitReport, units_of
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from PIL import Image
 
     from neuroprobe.images import Images
     from neuroprobe.recording import Activations
+    from neuroprobe.reports.page._write import Panel
     from neuroprobe.reports.probes import ProbeReport
 
 
-def labeled_units(labels: LabelReport | Mapping[Unit, str]) -> dict[Unit, str]:
-    """The label of every unit that has one."""
-    if isinstance(labels, LabelReport):
-        table = labels.table
-        return {unit: str(concept) for unit, concept in zip(units_of(table), table["concept"], strict=True) if concept}
-    if not isinstance(labels, Mapping) or not all(isinstance(unit, tuple) and len(unit) == 2 for unit in labels):
-        raise InputError(f"Expected a LabelReport, or labels as {{(layer, unit): concept}}, but got {labels!r:.80}.")
-    return {(str(layer), int(unit)): str(concept) for (layer, unit), concept in labels.items() if concept}
-
-
-def check_labels(report: Any, what: str = "a LabelReport") -> None:
-    """Raise `InputError` unless it is a `LabelReport`."""
-    if not isinstance(report, LabelReport):
-        raise InputError(f"Expected {what} as `neuroprobe.dissect` makes it, but got {shown(report)}.")
-
-
-def units_of(table: pd.DataFrame) -> list[Unit]:
-    """(layer, unit) of every row."""
-    return [(str(layer), int(unit)) for layer, unit in zip(table["layer"], table["unit"], strict=True)]
-
-
-def plot_labels(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Which share of each layer's units is named what.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Of a `LabelReport`.
-    ax : matplotlib Axes, optional
-        By default those of a new figure.
-    """
-    named = table[table["status"] == "named"]
-    layers = list(dict.fromkeys(table["layer"]))
-    frequent = named["concept"].value_counts(sort=True).head(_MOST_CONCEPTS).index.tolist()
-    counts = pd.crosstab(named["concept"], named["layer"]).reindex(index=frequent, columns=layers, fill_value=0)
-    shares = counts / table.groupby("layer").size().reindex(layers)
-    ax = axes_or_new(ax, 2.5 + 0.42 * len(layers), 1.6 + 0.24 * max(len(frequent), 1))
-    if frequent:
-        picture = ax.imshow(shares.to_numpy(), cmap="viridis", aspect="auto", vmin=0)
-        _figure_of(ax).colorbar(picture, ax=ax, label="share of the layer's units")
-    ax.set_yticks(range(len(frequent)), [shortened(concept) for concept in frequent])
-    layer_ticks(ax, layers)
-    ax.set_title(f"Labels of {len(table)} units" + (f", the {len(frequent)} most frequent" if len(frequent) == _MOST_CONCEPTS else ""))
-    return ax
+#: Concepts in the figure of a report.
+_MOST_CONCEPTS = 25
 
 
 class LabelReport(UnitReport):
@@ -100,6 +58,7 @@ class LabelReport(UnitReport):
         probes: ProbeReport | None = None,
         visualizations: Mapping[tuple[str, int], Image.Image] | None = None,
         effects: Sequence[Report] = (),
+        panels: Sequence[Panel] = (),
         n_examples: int = 9,
         thumbnail: int = 96,
         title: str | None = None,
@@ -111,14 +70,17 @@ class LabelReport(UnitReport):
         folder : path
             Gets ``index.html`` and the folders ``data`` and ``images``; what else is there stays.
         images : Images, optional
-            For pictures of every unit's examples.
+            For pictures of every unit's examples, by their ids; needs `activations`. A stream cannot be read again.
         activations : Activations, optional
             For histograms, and for which images are examples: the ones the labels were made from.
         probes : ProbeReport, optional
-            For the picture of what is read where and when.
+            For the picture of what is read where and when. Where every unit was probed by itself, the units' pages tell of it.
         visualizations : mapping from (layer, unit) to PIL image, optional
         effects : sequence of EffectReport, optional
-            Of interventions on units.
+            Of interventions on units: anything with a `table` with the columns layer, units (numbers with spaces between them),
+            intervention, concept, output, effect, low and high, and where they are known random, random_low, random_high, n_pairs.
+        panels : sequence of `neuroprobe.reports.Panel`, optional
+            Further parts of the units' pages.
         n_examples : int, default 9
             Of the strongest activations, per unit; others stand about the quantiles 99 %, 90 % and 50 %.
         thumbnail : int, default 96
@@ -128,42 +90,70 @@ class LabelReport(UnitReport):
         Returns
         -------
         list of Path
+            All files of the page, ``index.html`` first.
 
         Raises
         ------
         InputError
-            Things that do not fit the report's units or the recorded images, or a folder that cannot be written to. Nothing has
-            been written then.
+            Things that do not fit the report's units, model or recorded images; a stream; or a folder that cannot be written to or
+            holds something else under the page's names. Nothing has been written then.
+        UnreadableImageError
+            An image that cannot be read, of `images` that do not skip such; an earlier page is still there then.
         """
-        from neuroprobe.reports.page._write import write_page
+        from neuroprobe.reports.page._write import Content, write_page
+        from neuroprobe.reports.probes import ProbeReport
 
-        return write_page(
-            folder,
-            labels=self,
+        if probes is not None and not isinstance(probes, ProbeReport):
+            raise InputError(f"Expected `probes` to be a ProbeReport, but got {shown(probes)}.")
+        content = Content(
+            title=self.title if title is None else str(title),
+            units=self.table,
+            labels=self.metadata,
+            summaries=[self.summary()],
             images=images,
             activations=activations,
-            probes=probes,
-            visualizations=visualizations,
+            visualizations={} if visualizations is None else visualizations,
             effects=effects,
+            panels=panels,
             n_examples=n_examples,
             thumbnail=thumbnail,
-            title=title,
         )
+        return write_page(folder, content if probes is None else probes._on_page(content))
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Which share of each layer's units is named what, for the most frequent concepts."""
-        from neuroprobe.reports.labels import plot_labels
+        from neuroprobe._core import axes_or_new, layer_ticks, shortened
 
-        return plot_labels(self._table, ax=ax)
+        named = self._table[self._table["status"] == "named"]
+        layers = list(dict.fromkeys(self._table["layer"]))
+        frequent = named["concept"].value_counts(sort=True).head(_MOST_CONCEPTS).index.tolist()
+        counts = pd.crosstab(named["concept"], named["layer"]).reindex(index=frequent, columns=layers, fill_value=0)
+        shares = counts / self._table.groupby("layer").size().reindex(layers)
+        ax = axes_or_new(ax, 2.5 + 0.42 * len(layers), 1.6 + 0.24 * max(len(frequent), 1))
+        if frequent:
+            picture = ax.imshow(shares.to_numpy(), cmap="viridis", aspect="auto", vmin=0)
+            ax.figure.colorbar(picture, ax=ax, label="share of the layer's units")
+        ax.set_yticks(range(len(frequent)), [shortened(concept) for concept in frequent])
+        layer_ticks(ax, layers)
+        most = f", the {len(frequent)} most frequent" if len(frequent) == _MOST_CONCEPTS else ""
+        ax.set_title(f"Labels of {len(self._table)} units{most}")
+        return ax
 
 
 Labels: TypeAlias = "LabelReport | Mapping[Unit, str]"
 
-_MOST_CONCEPTS = 25
+
+def labeled_units(labels: Labels) -> dict[Unit, str]:
+    """The label of every unit that has one."""
+    if isinstance(labels, LabelReport):
+        table = labels.table
+        return {unit: str(concept) for unit, concept in zip(units_of(table), table["concept"], strict=True) if concept}
+    if not isinstance(labels, Mapping) or not all(isinstance(unit, tuple) and len(unit) == 2 for unit in labels):
+        raise InputError(f"Expected a LabelReport, or labels as {{(layer, unit): concept}}, but got {labels!r:.80}.")
+    return {(str(layer), int(unit)): str(concept) for (layer, unit), concept in labels.items() if concept}
 
 
-def _figure_of(ax: Axes) -> FigureBase:
-    figure = ax.get_figure()
-    if figure is None:
-        raise ValueError("Expected axes that belong to a figure.")
-    return figure
+def check_labels(labels: Any, what: str = "a LabelReport") -> None:
+    """Raise `InputError` unless it is a `LabelReport`."""
+    if not isinstance(labels, LabelReport):
+        raise InputError(f"Expected {what} as `neuroprobe.dissect` makes it, but got {shown(labels)}.")

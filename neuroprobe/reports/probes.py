@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import pandas as pd
 
-from neuroprobe._core import fingerprint_bytes, write_whole
+from neuroprobe._core import Unit, fingerprint_bytes, write_whole
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.models import Direction, directions_from_npz, directions_to_npz, mean_direction
 from neuroprobe.reports._probe_tables import blog_tables, compare_scopes, summarize_seeds
-from neuroprobe.reports.base import Report
+from neuroprobe.reports.base import Report, in_double_precision
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import FigureBase
+    from PIL import Image
+
+    from neuroprobe.images import Images
+    from neuroprobe.recording import Activations
+    from neuroprobe.reports.page._write import Content, Panel
 
 #: What is saved beside the table, by its name in the metadata.
 _BESIDE = {"units": "probes_units.csv", "directions": "probes_directions.npz"}
@@ -64,7 +69,7 @@ class ProbeReport(Report):
         units: pd.DataFrame | None = None,
     ) -> None:
         self._directions = tuple(directions)
-        self._units = None if units is None else _in_double_precision(units)
+        self._units = None if units is None else in_double_precision(units)
         missing = [column for column in _UNIT_COLUMNS if units is not None and column not in units]
         if missing:
             raise InputError(f"Expected units with the columns {', '.join(_UNIT_COLUMNS)}, but {', '.join(missing)} is missing.")
@@ -251,7 +256,7 @@ class ProbeReport(Report):
         report = super().load(folder)
         found = {name: _read_beside(Path(folder) / file, report.metadata.get(name)) for name, file in _BESIDE.items()}
         directions = directions_from_npz(found["directions"]) if found["directions"] else ()
-        units = _read_units(found["units"]) if found["units"] else None
+        units = cls._read_table(found["units"].decode()) if found["units"] else None
         return cls(report._table, report.metadata, directions=directions, units=units)
 
     def _beside(self) -> dict[str, bytes]:
@@ -259,28 +264,45 @@ class ProbeReport(Report):
         found = {} if self._units is None else {"units": self._units.to_csv(index=False, lineterminator="\n").encode()}
         return found | ({"directions": directions_to_npz(self._directions)} if self._directions else {})
 
-    def to_html(self, folder: str | Path) -> list[Path]:
-        """Write a page to look through in a browser: what is read where and when. It opens from disk, without a server.
+    def to_html(
+        self,
+        folder: str | Path,
+        *,
+        images: Images | None = None,
+        activations: Activations | None = None,
+        visualizations: Mapping[Unit, Image.Image] | None = None,
+        effects: Sequence[Report] = (),
+        panels: Sequence[Panel] = (),
+        n_examples: int = 9,
+        thumbnail: int = 96,
+        title: str | None = None,
+    ) -> list[Path]:
+        """Write a page to look through in a browser: what is read where and when, and every unit that was probed by itself.
 
-        With labels of the units, `LabelReport.to_html` shows both.
-
-        Parameters
-        ----------
-        folder : path
-            Gets ``index.html`` and the folders ``data`` and ``images``; what else is there stays.
-
-        Returns
-        -------
-        list of Path
-
-        Raises
-        ------
-        InputError
-            A folder that cannot be written to.
+        It opens from disk, without a server. With labels of the units, `LabelReport.to_html` shows both; parameters, files and
+        errors are the same as there.
         """
-        from neuroprobe.reports.page._write import write_page
+        from neuroprobe.reports.page._write import Content, write_page
 
-        return write_page(folder, probes=self)
+        units = pd.DataFrame({"layer": [], "unit": []}) if self._units is None else self._units[["layer", "unit"]].drop_duplicates()
+        content = Content(
+            title=self.title if title is None else str(title),
+            units=units.astype({"layer": str, "unit": int}).assign(status="not labeled"),
+            summaries=[],
+            images=images,
+            activations=activations,
+            visualizations={} if visualizations is None else visualizations,
+            effects=effects,
+            panels=panels,
+            n_examples=n_examples,
+            thumbnail=thumbnail,
+        )
+        return write_page(folder, self._on_page(content))
+
+    def _on_page(self, content: Content) -> Content:
+        """The content of a page with this study on it."""
+        summaries = [*content.summaries, self.summary()]
+        return replace(content, summaries=summaries, study=self.summary_table(), probed=self._units)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Test accuracy of every kind of probe along the layers, the mean over concepts, and the baseline."""
@@ -370,19 +392,3 @@ def _read_beside(path: Path, fingerprint: str | None) -> bytes:
     if fingerprint_bytes(data) != fingerprint:
         raise InputError(f"Expected {path.name} as it was saved with the report, but it is missing or another. Make the report again.")
     return data
-
-
-def _in_double_precision(table: pd.DataFrame) -> pd.DataFrame:
-    return table.reset_index(drop=True).astype(dict.fromkeys(table.select_dtypes("float32"), "float64"))
-
-
-def _read_units(data: bytes) -> pd.DataFrame:
-    """What was written, to the last digit; concepts and layers stay text, whatever they look like."""
-    table = pd.read_csv(io.BytesIO(data), dtype=str, keep_default_na=False)
-    numbers = [column for column in table if column not in ProbeReport.text_columns]
-    return table.assign(**{column: _numbers(table[column]) for column in numbers})
-
-
-def _numbers(texts: pd.Series[str]) -> pd.Series[Any]:
-    whole = texts.str.fullmatch(r"-?\d+").all()
-    return texts.astype("int64") if whole else texts.replace("", "nan").astype("float64")

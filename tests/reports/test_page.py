@@ -18,11 +18,9 @@ from probe_tables import probe_table
 
 from neuroprobe import Activations, Images, LabelReport, ProbeReport
 from neuroprobe.exceptions import InputError, UnreadableImageError
-from neuroprobe.reports import write_page
-from neuroprobe.reports.page._examples import N_BINS, QUANTILES, unit_activity
-from neuroprobe.reports.page._scripts import as_json, as_script, number
-from neuroprobe.reports.page._thumbnails import jpeg
-from neuroprobe.reports.page._unit_data import CHUNK
+from neuroprobe.reports import Panel
+from neuroprobe.reports.page._files import as_json, as_script, jpeg, number
+from neuroprobe.reports.page._units import CHUNK, N_BINS, QUANTILES, unit_activity
 from neuroprobe.visualization import quantile_examples, top_images
 
 LAYERS = {"a": 50, "b": 8}
@@ -54,6 +52,11 @@ def folder(sources: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) ->
     out = tmp_path_factory.mktemp("page")
     write_page(out, **sources)
     return out
+
+
+def write_page(folder: Path, *, labels: LabelReport | None = None, **sources: Any) -> list[Path]:
+    """The page of the labels, or without them of the study."""
+    return sources.pop("probes").to_html(folder, **sources) if labels is None else labels.to_html(folder, **sources)
 
 
 def detail(folder: Path, row: int) -> tuple[dict[str, Any], list[str]]:
@@ -229,6 +232,22 @@ def test_a_study_alone_has_no_units(tmp_path: Path) -> None:
     assert "<title>A study</title>" in (tmp_path / "index.html").read_text(encoding="utf-8")
 
 
+# --- panels
+
+
+def test_a_panel_hands_each_of_its_units_data_to_its_script(tmp_path: Path, labels: LabelReport) -> None:
+    script = "(words) => words.map((word) => neuroprobe.el('p', null, word))"
+    panels = [Panel("First", {("a", 0): 1.5}, "String"), Panel(HOSTILE[1], {("a", 0): list(HOSTILE), ("b", 3): []}, script)]
+    labels.to_html(tmp_path, panels=panels)
+    assert detail(tmp_path, 0)[0]["panels"] == [[0, 1.5], [1, list(HOSTILE)]]
+    assert detail(tmp_path, 53)[0]["panels"] == [[1, []]]
+    assert "panels" not in detail(tmp_path, 1)[0]
+    assert data_of(tmp_path, "units")["about"]["panels"] == ["First", HOSTILE[1]]
+    assert (tmp_path / "data" / "panel-1.js").read_text(encoding="utf-8") == f"neuroprobe.panels[1] = (\n{script}\n);\n"
+    scripts = re.findall(r'<script src="data/([^?"]+)', (tmp_path / "index.html").read_text(encoding="utf-8"))
+    assert scripts == ["page.js", "page_grid.js", "page_unit.js", "page_probes.js", "panel-0.js", "panel-1.js", "units.js"]
+
+
 # --- pictures
 
 
@@ -337,8 +356,6 @@ def test_the_page_has_no_outside_address_and_no_markup_from_data(folder: Path) -
 
 
 WRONG: list[tuple[str, dict[str, Any], str]] = [
-    ("neither report", {"labels": None, "probes": None}, "at least one report"),
-    ("no report", {"labels": "labels.csv"}, "Expected `labels` to be a LabelReport, but got str"),
     ("labels for probes", {"probes": labels_of({"a": 1})}, "Expected `probes` to be a ProbeReport"),
     ("a unit twice", {"labels": LabelReport(pd.concat([label_table({"a": 2})] * 2), {})}, "unit 0 of 'a' is twice"),
     ("a layer not recorded", {"labels": labels_of({"a": 2, "zz": 1})}, "'zz' was not recorded"),
@@ -351,6 +368,9 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("visualization of no unit", {"visualizations": {("b", 99): Image.new("RGB", (4, 4))}}, r"\('b', 99\)"),
     ("visualization that is none", {"visualizations": {("b", 3): np.zeros((3, 4, 4))}}, "to be a PIL image, but got ndarray"),
     ("visualizations as a list", {"visualizations": [Image.new("RGB", (4, 4))]}, r"map \(layer, unit\) to images"),
+    ("a panel of no unit", {"panels": [Panel("x", {("b", 99): 1}, "String")]}, r"panels of units of the report, .* got \('b', 99\)"),
+    ("a panel that JSON cannot hold", {"panels": [Panel("x", {("b", 3): np.nan}, "String")]}, "panel 'x' that JSON can hold"),
+    ("a panel by itself", {"panels": Panel("x", {}, "String")}, "`panels` to be a list of"),
     ("one effect", {"effects": effect_of("b", "3")}, r"Write \[effect\]"),
     ("effect of no unit", {"effects": [effect_of("b", "77")]}, "effects of units of the report, but got 'b', units '77'"),
     ("effect without units", {"effects": [labels_of({"a": 1})]}, "units, intervention, output, effect, low, high is missing"),
@@ -453,7 +473,7 @@ def test_what_fails_on_the_way_leaves_the_old_page(sources: dict[str, Any], dama
 
 def test_a_page_that_was_broken_off_can_be_written_again(sources: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_page(tmp_path, **sources)
-    from neuroprobe.reports.page import _folder as module
+    from neuroprobe.reports.page import _files as module
 
     moved = []
     replace = module.os.replace

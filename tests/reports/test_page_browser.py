@@ -24,7 +24,7 @@ from neuroprobe import ActivationRecorder, ClipEncoder, ConceptSource, LabelRepo
 from neuroprobe._cli.demo import HEAD, probe_layers
 from neuroprobe.effects import causal_effect
 from neuroprobe.recording import record_beside
-from neuroprobe.reports import write_page
+from neuroprobe.reports import Panel
 from neuroprobe.visualization import visualize
 from neuroprobe.world import ATTRIBUTES, CLIP_PATH, load_target, target_transform, world_images, world_vocabulary
 from neuroprobe.world import LAYERS as WORLD_LAYERS
@@ -76,8 +76,8 @@ def folder(labels: LabelReport, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """A page with everything; the layer conv1 was probed too."""
     out = tmp_path_factory.mktemp("page")
     probes = probes_of(layers=("conv1", "deep"), concepts=("red", ATTACK, "blue"))
-    write_page(
-        out, labels=labels, probes=probes, images=pictures(IDS), activations=activations_for(labels, IDS),
+    labels.to_html(
+        out, probes=probes, images=pictures(IDS), activations=activations_for(labels, IDS),
         visualizations={("conv1", 3): Image.new("RGB", (64, 64), "green")},
         effects=[effect_of("conv1", "3", outputs=tuple("abcdefghijk")), effect_of("conv1", "3 5")], title="A test page",
     )  # fmt: skip
@@ -420,10 +420,24 @@ def test_a_hostile_concept_stays_text(opened: Callable[..., Page]) -> None:
     assert ATTACK in page.locator(".choice").all_inner_texts()
 
 
+def test_a_panel_is_drawn_by_its_script_and_a_broken_one_says_so(opened: Callable[..., Page], tmp_path: Path) -> None:
+    script = "(texts) => texts.map((text) => neuroprobe.el('p', { class: 'mine' }, text))"
+    panels = [Panel(ATTACK, {("conv1", 0): [ATTACK, "plain"]}, script), Panel("Broken", {("conv1", 0): 1}, "undefined")]
+    labels_of({"conv1": 2}).to_html(tmp_path, panels=panels)
+    page = opened("#/unit/conv1/0", where=tmp_path)
+    page.wait_for_selector("article.unit")
+    assert page.locator("p.mine").all_inner_texts() == [ATTACK, "plain"]
+    assert page.locator("section.panel h2").all_inner_texts()[-2:] == [ATTACK, "Broken"]
+    assert page.locator("section.panel").last.locator("p").inner_text() == "The script of this panel cannot be run."
+    page.goto(page.url.split("#")[0] + "#/unit/conv1/1")
+    page.wait_for_function("document.querySelector('.crumbs')?.textContent.includes('1')")
+    assert page.locator("p.mine").count() == 0
+
+
 def test_every_hostile_name_is_text_in_every_place(opened: Callable[..., Page], tmp_path: Path) -> None:
     labels = labels_of(dict.fromkeys(HOSTILE, 2), names=HOSTILE)
-    write_page(
-        tmp_path, labels=labels, probes=probes_of(layers=HOSTILE[:3], concepts=HOSTILE), images=pictures(HOSTILE_FILES),
+    labels.to_html(
+        tmp_path, probes=probes_of(layers=HOSTILE[:3], concepts=HOSTILE), images=pictures(HOSTILE_FILES),
         activations=activations_for(labels, HOSTILE_FILES), effects=[effect_of(HOSTILE[0], "0", outputs=HOSTILE)], title=HOSTILE[1],
     )  # fmt: skip
     page = opened(where=tmp_path)
@@ -498,7 +512,7 @@ def test_data_of_another_page_are_noticed(browser: Browser, folder: Path, tmp_pa
     page = browser.new_page()
     page.goto(f"{(tmp_path / 'page').as_uri()}/index.html")
     page.wait_for_selector(".card")
-    write_page(tmp_path / "page", labels=labels_of({"conv1": 4}))  # while it is open
+    labels_of({"conv1": 4}).to_html(tmp_path / "page")  # while it is open
     page.locator(".card a").nth(1).click()
     page.get_by_role("alert").wait_for()
     assert "made anew" in page.get_by_role("alert").inner_text()
@@ -568,8 +582,8 @@ def world_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         transform=transform, activations=activations, scores=scores, progress=False,
     )  # fmt: skip
     out = tmp_path_factory.mktemp("world")
-    write_page(
-        out, labels=dissect(activations, scores), probes=probe_layers(images, encoder, seed=0), images=images, activations=activations,
+    dissect(activations, scores).to_html(
+        out, probes=probe_layers(images, encoder, seed=0), images=images, activations=activations,
         visualizations={(HEAD, unit): picture for unit, picture in zip(units, seen, strict=True)}, effects=[effect],
         title="The offline world",
     )  # fmt: skip
@@ -613,7 +627,7 @@ def test_the_worlds_page_shows_what_is_known_of_the_world(opened: Callable[..., 
 @pytest.mark.slow
 def test_five_thousand_units_stay_quick(opened: Callable[..., Page], tmp_path: Path) -> None:
     labels = labels_of({f"layer.{i}": 250 for i in range(20)}, names=tuple(f"concept {i}" for i in range(500)))
-    write_page(tmp_path, labels=labels, images=pictures(IDS), activations=activations_for(labels, IDS))
+    labels.to_html(tmp_path, images=pictures(IDS), activations=activations_for(labels, IDS))
     page = opened(where=tmp_path)
     page.wait_for_selector(".card")
     until(page, "performance.getEntriesByName('neuroprobe-shown').length", 1)

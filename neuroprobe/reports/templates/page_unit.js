@@ -121,6 +121,15 @@
     return el("section", { class: "panel wide" }, el("h2", null, "Effects"), el("p", { class: "note" }, "What an intervention on units does: how much more an output changes on images with the concept than on matched ones without. Dot and line: the mean and its interval; gray: the effects of random units of the layer. Largest first."), groups.map((group) => effectGroup(group, texts)));
   }
 
+  // --- panels of others: neuroprobe.panels holds a function for each, from a unit's data to what is shown
+
+  neuroprobe.panels = [];
+
+  function panels(unit) {
+    const broken = () => el("p", { class: "muted" }, "The script of this panel cannot be run.");
+    return (unit.panels || []).map(([at, data]) => el("section", { class: "panel" }, el("h2", null, named(neuroprobe.about.panels[at])), (neuroprobe.panels[at] || broken)(data)));
+  }
+
   // --- the view
 
   function sentence(i) {
@@ -174,7 +183,7 @@
         el("div", { class: "crumbs" }, el("a", { href: back }, "Units"), el("span", { "aria-hidden": "true" }, "/"), el("a", { href: address("layer", data.layers[layer]) }, named(data.layers[layer])), el("span", { "aria-hidden": "true" }, "/"), el("span", null, number), permanent(i), stepped.nodes),
         el("h1", { tabindex: "-1" }, grid.label(i)), sentence(i),
         el("div", { class: shown ? "body" : "body narrow" }, shown, el("div", { class: "aside" }, aside)),
-        el("div", { class: "body below" }, probes(unit, texts), effect ? effects(unit.effects.map((group) => effect.groups[group]), effect.texts) : null))],
+        el("div", { class: "body below" }, probes(unit, texts), effect ? effects(unit.effects.map((group) => effect.groups[group]), effect.texts) : null, panels(unit)))],
       keys: { ...stepped.keys, Escape: () => void (location.hash = back), "/": () => ((grid.kept.searching = true), void (location.hash = back)) },
       said: `${grid.described(i)}`,
       shown: () => document.querySelector("h1").focus({ preventScroll: true }),

@@ -1,23 +1,31 @@
-"""The probing study as data: what is read where and when, and what every unit carries by itself."""
+"""What probes and effects tell of units, and the study as a picture of what is read where and when."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 import pandas as pd
 
 from neuroprobe._core import Unit
-from neuroprobe.reports.page._scripts import Texts, column
-from neuroprobe.reports.page._unit_data import N_PROBES, Record
-from neuroprobe.reports.probes import ProbeReport
+from neuroprobe.exceptions import InputError
+from neuroprobe.reports.page._files import Texts, column, number
+
+Record: TypeAlias = Mapping[str, Any]
+
+#: Probes of a unit on its page.
+N_PROBES = 10
+
+#: What an effect's table must tell.
+EFFECT_COLUMNS = ("layer", "units", "intervention", "concept", "output", "effect", "low", "high")
 
 _PROBE = ("scope", "kind", "features", "measure")
 _NUMBERS = ("value", "low", "high", "baseline", "n_seeds", "n_test", "auroc", "balanced_accuracy", "selectivity", "q_value")
 
 
-def study_data(probes: ProbeReport) -> dict[str, Any]:
-    """A list per fact, an entry per cell (concept, checkpoint, layer, probe); concepts and so on are numbers of lists of texts."""
-    table = _measured(probes.summary_table())
+def study_data(summary: pd.DataFrame) -> dict[str, Any]:
+    """Of `ProbeReport.summary_table`: a list per fact, an entry per cell; concepts, layers and so on are numbers of lists of texts."""
+    table = _measured(summary)
     concepts, checkpoints, layers = Texts(), Texts(), Texts()
     names = table["probe"] if "probe" in table else pd.Series("", index=table.index)
     keys = list(zip(names, *(table[name] for name in _PROBE), strict=True))
@@ -41,13 +49,7 @@ def study_data(probes: ProbeReport) -> dict[str, Any]:
 
 
 def unit_probes(units: pd.DataFrame | None) -> tuple[dict[Unit, list[Record]], str, int]:
-    """Every unit's best probes by itself at the last checkpoint; the name of that; and how many concepts were probed.
-
-    Parameters
-    ----------
-    units : DataFrame or None
-        `neuroprobe.ProbeReport.units`.
-    """
+    """Of `ProbeReport.units`: every unit's best probes at the last checkpoint; the name of that; and how many concepts were probed."""
     if units is None or units.empty:
         return {}, "", 0
     last = str(_checkpoints(units).iloc[-1])
@@ -58,12 +60,11 @@ def unit_probes(units: pd.DataFrame | None) -> tuple[dict[Unit, list[Record]], s
     return _by_unit(rows.groupby(["layer", "unit"], sort=False).head(N_PROBES)), last, int(rows["concept"].nunique())
 
 
-def best_units(probes: ProbeReport | None) -> dict[Unit, list[Record]]:
+def best_units(summary: pd.DataFrame | None) -> dict[Unit, list[Record]]:
     """The probes of scope neuron by the unit that most seeds chose."""
-    if probes is None or "unit" not in probes.table:
+    if summary is None or "unit" not in summary:
         return {}
-    table = probes.summary_table()
-    return _by_unit(table[(table["scope"] == "neuron") & table["unit"].notna() & table["test_accuracy"].notna()])
+    return _by_unit(summary[(summary["scope"] == "neuron") & summary["unit"].notna() & summary["test_accuracy"].notna()])
 
 
 def _by_unit(rows: pd.DataFrame) -> dict[Unit, list[Record]]:
@@ -86,3 +87,45 @@ def _measured(table: pd.DataFrame) -> pd.DataFrame:
 
 def _checkpoints(table: pd.DataFrame) -> pd.Series[Any]:
     return table["checkpoint"].astype(str) if "checkpoint" in table else pd.Series("", index=table.index)
+
+
+# --- effects
+
+_EFFECT_TEXTS = ("intervention", "concept", "output")
+_EFFECT_NUMBERS = ("effect", "low", "high", "random", "random_low", "random_high", "n_pairs")
+
+
+def effect_data(tables: Sequence[pd.DataFrame]) -> tuple[dict[str, Any], dict[Unit, list[int]]]:
+    """All effects, those of the same units together; and which of them are of a unit."""
+    texts, groups = Texts(), list[dict[str, Any]]()
+    of_unit: dict[Unit, list[int]] = {}
+    for table in tables:
+        for (layer, units), rows in table.groupby(["layer", "units"], sort=False):
+            numbers = effect_units(units)
+            for unit in dict.fromkeys(numbers):
+                of_unit.setdefault((str(layer), unit), []).append(len(groups))
+            groups.append({"units": numbers, "rows": _rows(rows, texts)})
+    return {"texts": texts.all, "groups": groups}, of_unit
+
+
+def _rows(rows: pd.DataFrame, texts: Texts) -> list[list[Any]]:
+    """Of each effect its three texts and seven numbers; None for what the table does not have."""
+    named = [[texts.number(value) for value in rows[name]] for name in _EFFECT_TEXTS]
+    numbers = [[number(value) for value in rows[name]] if name in rows else [None] * len(rows) for name in _EFFECT_NUMBERS]
+    return [list(row) for row in zip(*named, *numbers, strict=True)]
+
+
+def effect_units(text: Any) -> list[int]:
+    """The units that a cell of an effect's table names: numbers with spaces between them.
+
+    Raises
+    ------
+    InputError
+        There is something else in it.
+    """
+    try:
+        return [int(part) for part in str(text).split()]
+    except ValueError as error:
+        raise InputError(
+            f"Expected the units of an effect as whole numbers with spaces between them, but got {str(text)[:60]!r}."
+        ) from error
