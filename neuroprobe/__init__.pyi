@@ -50,6 +50,7 @@ from .labeling import explain_units as explain_units
 from .labeling import score_units as score_units
 from .labeling import search_units as search_units
 from .models import Direction as Direction
+from .models import Site as Site
 from .models import all_layers as all_layers
 from .models import block_layers as block_layers
 from .models import list_layers as list_layers
@@ -100,6 +101,7 @@ __all__ = [
     "ProbingStudy",
     "RegressionProbe",
     "Report",
+    "Site",
     "SparseProbe",
     "TransformersEncoder",
     "Visualization",

@@ -22,7 +22,7 @@ from neuroprobe.labeling import (
     check_similarity,
     dissect,
 )
-from neuroprobe.models import POOLINGS, Checkpoint, Layout, Pooling, check_layers, fingerprint_checkpoints
+from neuroprobe.models import FEATURES, Checkpoint, Layout, Pooling, check_layers, fingerprint_checkpoints
 from neuroprobe.probing import BLOG_PROBES, Features, ProbingStudy, Scopes, check_jobs, check_seeds, check_split, make_tasks
 from neuroprobe.recording import ActivationRecorder, ForwardPass, record_beside
 from neuroprobe.reports import LabelReport, ProbeReport
@@ -166,7 +166,7 @@ def probe_model(
     if checkpoints is not None:
         fingerprint_checkpoints(model, checkpoints)
     _try_out(
-        {features: ActivationRecorder(model, layers, pooling=POOLINGS[features], layout=layout) for _, features in probes},
+        {features: ActivationRecorder(model, layers, pooling=FEATURES[features], layout=layout) for _, features in probes},
         images,
         transform,
     )

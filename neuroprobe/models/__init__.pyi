@@ -2,21 +2,9 @@ from .axes import Axes as Axes
 from .axes import Layout as Layout
 from .axes import UnitAxisTracker as UnitAxisTracker
 from .axes import check_layout as check_layout
-from .checkpoints import Checkpoint as Checkpoint
-from .checkpoints import fingerprint_checkpoints as fingerprint_checkpoints
-from .checkpoints import fingerprint_each as fingerprint_each
-from .checkpoints import is_torchscript as is_torchscript
-from .checkpoints import load_checkpoint as load_checkpoint
-from .checkpoints import load_state_dict as load_state_dict
-from .directions import Direction as Direction
-from .directions import directions_from_npz as directions_from_npz
-from .directions import directions_to_npz as directions_to_npz
-from .directions import mean_direction as mean_direction
-from .layers import Layers as Layers
 from .layers import all_layers as all_layers
 from .layers import block_layers as block_layers
 from .layers import check_layers as check_layers
-from .layers import check_model as check_model
 from .layers import list_layers as list_layers
 from .loading import load_model as load_model
 from .modes import Precision as Precision
@@ -28,46 +16,91 @@ from .modes import evaluating as evaluating
 from .modes import one_thread_each as one_thread_each
 from .modes import placed as placed
 from .modes import resolve_device as resolve_device
-from .outputs import Selection as Selection
-from .outputs import choices as choices
-from .outputs import describe_output as describe_output
-from .outputs import select_output as select_output
 from .pictures import picture_of as picture_of
-from .pooling import POOLINGS as POOLINGS
-from .pooling import Pooling as Pooling
-from .pooling import check_pooling as check_pooling
-from .pooling import describe_pooling as describe_pooling
-from .pooling import pool as pool
 from .transforms import IMAGENET_MEAN as IMAGENET_MEAN
 from .transforms import IMAGENET_STD as IMAGENET_STD
 from .transforms import Normalize as Normalize
 from .transforms import Preprocessing as Preprocessing
 from .transforms import preprocessing as preprocessing
+from .sites import Basis as Basis
+from .sites import Site as Site
+from .sites import Sites as Sites
+from .sites import as_site as as_site
+from .sites import can_run as can_run
+from .sites import check_model as check_model
+from .sites import check_same_site as check_same_site
+from .sites import check_site as check_site
+from .sites import check_sites as check_sites
+from .taps import Reading as Reading
+from .taps import Replacement as Replacement
+from .taps import Run as Run
+from .taps import Taps as Taps
+from .taps import tapped as tapped
+from .pooling import FEATURES as FEATURES
+from .pooling import POOLINGS as POOLINGS
+from .pooling import Pooling as Pooling
+from .pooling import PoolingName as PoolingName
+from .pooling import check_pooling as check_pooling
+from .pooling import describe_pooling as describe_pooling
+from .pooling import pool as pool
+from .pooling import tokens_of as tokens_of
+from .directions import Direction as Direction
+from .directions import Directions as Directions
+from .directions import directions_from_npz as directions_from_npz
+from .directions import directions_to_npz as directions_to_npz
+from .directions import mean_direction as mean_direction
+from .checkpoints import Checkpoint as Checkpoint
+from .checkpoints import Checkpoints as Checkpoints
+from .checkpoints import fingerprint_checkpoints as fingerprint_checkpoints
+from .checkpoints import fingerprint_each as fingerprint_each
+from .checkpoints import is_torchscript as is_torchscript
+from .checkpoints import load_checkpoint as load_checkpoint
+from .checkpoints import load_state_dict as load_state_dict
+from .outputs import Selection as Selection
+from .outputs import choices as choices
+from .outputs import describe_output as describe_output
+from .outputs import put_back as put_back
+from .outputs import select_output as select_output
 
 __all__ = [
+    "Axes",
+    "Basis",
+    "Checkpoint",
+    "Checkpoints",
+    "Direction",
+    "Directions",
+    "FEATURES",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
-    "POOLINGS",
-    "Axes",
-    "Checkpoint",
-    "Direction",
-    "Layers",
     "Layout",
     "Normalize",
+    "POOLINGS",
     "Pooling",
+    "PoolingName",
     "Precision",
     "Preprocessing",
+    "Reading",
+    "Replacement",
+    "Run",
     "Selection",
+    "Site",
+    "Sites",
+    "Taps",
     "UnitAxisTracker",
     "_placed",
     "all_layers",
+    "as_site",
     "autocasting",
     "block_layers",
+    "can_run",
     "check_layers",
     "check_layout",
     "check_model",
     "check_pooling",
     "check_precision",
+    "check_same_site",
+    "check_site",
+    "check_sites",
     "choices",
     "describe_output",
     "describe_pooling",
@@ -88,6 +121,9 @@ __all__ = [
     "placed",
     "pool",
     "preprocessing",
+    "put_back",
     "resolve_device",
     "select_output",
+    "tapped",
+    "tokens_of",
 ]

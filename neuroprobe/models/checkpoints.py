@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from torch import nn
 
-from neuroprobe._core import fingerprint_model
-from neuroprobe.exceptions import CheckpointError, MissingDependencyError
+from neuroprobe._core import fingerprint_architecture, fingerprint_model
+from neuroprobe.exceptions import CheckpointError, InputError, MissingDependencyError, UnknownNameError, shown, suggest
 
 #: A state dict, or a file that holds one.
 Checkpoint: TypeAlias = "Mapping[str, torch.Tensor] | str | Path"
@@ -23,6 +24,7 @@ Checkpoint: TypeAlias = "Mapping[str, torch.Tensor] | str | Path"
 _UNPICKLABLE = "Weights only load failed, so it is damaged or holds more than tensors. Save model.state_dict() with torch.save."
 
 _PARALLEL = "module."
+_COUNTER = "num_batches_tracked"
 
 _Model = TypeVar("_Model", bound=nn.Module)
 
@@ -46,7 +48,7 @@ def load_state_dict(path: str | Path) -> Mapping[str, torch.Tensor]:
     try:
         # training scripts, torchvision's too, keep their options beside the weights; of such a namespace only attributes are set
         with torch.serialization.safe_globals([argparse.Namespace]):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=_can_be_mapped(path))
     except FileNotFoundError as error:
         raise CheckpointError(f"Expected a file of weights, but there is nothing at {str(path)!r}.") from error
     except Exception as error:  # the unpickler raises many kinds
@@ -85,6 +87,15 @@ def is_torchscript(path: str | Path) -> bool:
         return False
 
 
+def _can_be_mapped(path: str | Path) -> bool:
+    """Whether tensors can stay in the file: as torch.save writes it, not compressed."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError):
+        return False
+
+
 def load_checkpoint(model: _Model, checkpoint: Checkpoint, *, name: str | None = None) -> _Model:
     """Load weights into `model`, every key of it, and return it.
 
@@ -96,11 +107,11 @@ def load_checkpoint(model: _Model, checkpoint: Checkpoint, *, name: str | None =
     CheckpointError
         Keys are missing, left over, or of another shape; the message names some. The model is unchanged then.
     """
-    state = load_state_dict(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
+    state = _read(checkpoint)
     own = model.state_dict()
     if all(str(key).startswith(_PARALLEL) for key in state) and not any(key.startswith(_PARALLEL) for key in own):
         state = {key.removeprefix(_PARALLEL): value for key, value in state.items()}
-    state = {**{key: value for key, value in own.items() if key.endswith("num_batches_tracked")}, **state}
+    state = {**{key: value for key, value in own.items() if key.endswith(_COUNTER)}, **state}
     missing = [key for key in own if key not in state]
     left_over = [key for key in state if key not in own]
     misfits = [key for key in own if key in state and getattr(own[key], "shape", None) != getattr(state[key], "shape", None)]
@@ -116,42 +127,101 @@ def load_checkpoint(model: _Model, checkpoint: Checkpoint, *, name: str | None =
     return model
 
 
-def fingerprint_each(model: nn.Module, checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
-    """Load every checkpoint into a copy of the model, and return the fingerprints by name.
+class Checkpoints(Mapping[str, "Mapping[str, torch.Tensor]"]):
+    """A series of weights of one model, by name: every file is read once, and every model's weights hashed once.
+
+    Handed on in place of the mapping it was made from. Tensors of files stay in the files (they are mapped into memory), so that a long
+    series takes no room.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Never changed.
+    checkpoints : mapping from name to state dict or file
+
+    Attributes
+    ----------
+    fingerprints : dict from name to str
+        Of the model with these weights.
 
     Raises
     ------
+    InputError
+        What is no mapping from names.
     CheckpointError
-        None are given, or one does not fit.
+        None are given, or one cannot be read safely or does not fit the model.
     """
-    return {name: fingerprint_model(loaded) for name, loaded in _loaded(model, checkpoints)}
+
+    def __init__(self, model: nn.Module, checkpoints: Mapping[str, Checkpoint]) -> None:
+        if not isinstance(checkpoints, Mapping) or not all(isinstance(name, str) for name in checkpoints):
+            raise InputError(f"Expected `checkpoints` as a mapping from names to state dicts or files, but got {shown(checkpoints)}.")
+        if not checkpoints:
+            raise CheckpointError("Expected at least one checkpoint, but got none.")
+        scratch = copy.deepcopy(model)
+        self._states: dict[str, Mapping[str, torch.Tensor]] = {}
+        self.fingerprints: dict[str, str] = {}
+        for name, checkpoint in checkpoints.items():
+            self._states[name] = _read(checkpoint)
+            self.fingerprints[name] = fingerprint_model(load_checkpoint(scratch, self._states[name], name=name))
+        self._of = fingerprint_architecture(model)
+
+    @classmethod
+    def of(cls, model: nn.Module, checkpoints: Mapping[str, Checkpoint] | Checkpoints) -> Checkpoints:
+        """The checkpoints, made anew unless they are of this model already."""
+        made = isinstance(checkpoints, Checkpoints) and checkpoints._of == fingerprint_architecture(model)
+        return checkpoints if made else cls(model, checkpoints)  # type: ignore[return-value]
+
+    def __getitem__(self, name: str) -> Mapping[str, torch.Tensor]:
+        if name not in self._states:
+            raise UnknownNameError(f"Expected a checkpoint's name, but got {name!r}. {suggest(str(name), self._states)}")
+        return self._states[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._states)
+
+    def __len__(self) -> int:
+        return len(self._states)
+
+    def load(self, name: str, model: _Model) -> _Model:
+        """Load one into a model, and return it."""
+        return load_checkpoint(model, self[name], name=name)
+
+    @property
+    def firsts(self) -> dict[str, str]:
+        """Every checkpoint's name, and the first name under which its weights came."""
+        first: dict[str, str] = {}
+        return {name: first.setdefault(fingerprint, name) for name, fingerprint in self.fingerprints.items()}
+
+    def check_distinct(self) -> None:
+        """Raise `CheckpointError` where two have the same weights, whatever their batch norms have counted."""
+        for one, other in itertools.combinations(self._states, 2):
+            if _equal(self._states[one], self._states[other]):
+                raise CheckpointError(
+                    f"Expected checkpoints that differ, but {one!r} and {other!r} have the same weights. Remove one of them."
+                )
 
 
-def _loaded(model: nn.Module, checkpoints: Mapping[str, Checkpoint]) -> Iterator[tuple[str, nn.Module]]:
-    """Every checkpoint in turn, in one copy of the model."""
-    if not checkpoints:
-        raise CheckpointError("Expected at least one checkpoint, but got none.")
-    model = copy.deepcopy(model)
-    for name, checkpoint in checkpoints.items():
-        yield name, load_checkpoint(model, checkpoint, name=name)
+def _read(checkpoint: Checkpoint) -> Mapping[str, torch.Tensor]:
+    return load_state_dict(checkpoint) if isinstance(checkpoint, (str, Path)) else checkpoint
+
+
+def _equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    mine, theirs = (
+        {key.removeprefix(_PARALLEL): value for key, value in state.items() if not key.endswith(_COUNTER)} for state in (one, other)
+    )
+    return mine.keys() == theirs.keys() and all(
+        torch.equal(value.cpu(), theirs[key].to("cpu", value.dtype)) if isinstance(value, torch.Tensor) else value == theirs[key]
+        for key, value in mine.items()
+    )
+
+
+def fingerprint_each(model: nn.Module, checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
+    """The fingerprints by name; see `Checkpoints`."""
+    return Checkpoints.of(model, checkpoints).fingerprints
 
 
 def fingerprint_checkpoints(model: nn.Module, checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
-    """The fingerprints by name, if all of them differ.
-
-    Raises
-    ------
-    CheckpointError
-        As `fingerprint_each`, or two have the same weights.
-    """
-    fingerprints: dict[str, str] = {}
-    names: dict[str, str] = {}
-    for name, loaded in _loaded(model, checkpoints):
-        fingerprints[name] = fingerprint_model(loaded)
-        weights = fingerprint_model(loaded, counters=False)
-        if weights in names:
-            raise CheckpointError(
-                f"Expected checkpoints that differ, but {names[weights]!r} and {name!r} have the same weights. Remove one of them."
-            )
-        names[weights] = name
-    return fingerprints
+    """The fingerprints by name, if all of them differ; see `Checkpoints`."""
+    made = Checkpoints.of(model, checkpoints)
+    made.check_distinct()
+    return made.fingerprints

@@ -9,14 +9,17 @@ import dataclasses
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from neuroprobe.exceptions import InputError
+from neuroprobe._core import fingerprint_bytes
+from neuroprobe.exceptions import InputError, shown
 
 _FACTS = ("concept", "checkpoint", "layer", "features", "kind", "seed", "bias")
 
@@ -96,6 +99,82 @@ def mean_direction(directions: Sequence[Direction]) -> Direction:
         return directions[0]
     weights = np.mean([d.weights.astype(np.float64) for d in directions], axis=0).astype(np.float32)
     return dataclasses.replace(directions[0], seed=None, weights=weights, bias=float(np.mean([d.bias for d in directions])))
+
+
+class Directions:
+    """Directions of a layer as a basis: a unit is how far a position's values lie along a row of the matrix.
+
+    Parameters
+    ----------
+    directions : array-like, [k, d], or sequence of Direction
+        Rows as they are: units are ``values @ rows.T``. Of Directions, which are of pooled features of one layer, units are the
+        log-odds: their biases are added.
+
+    Attributes
+    ----------
+    weights : Tensor, [k, d], float32
+    bias : Tensor, [k], float32
+
+    Raises
+    ------
+    InputError
+        Anything but finite numbers [k, d], or directions of several layers or of spatial features.
+
+    Examples
+    --------
+    >>> Directions([[0.0, 1.0], [1.0, 0.0]]).encode(torch.tensor([5.0, 7.0]))
+    tensor([7., 5.])
+    """
+
+    def __init__(self, directions: npt.ArrayLike | torch.Tensor | Sequence[Direction]) -> None:
+        given = list(directions) if isinstance(directions, (list, tuple)) else []
+        if given and all(isinstance(one, Direction) for one in given):
+            if len({(one.layer, len(one.weights)) for one in given}) > 1 or any(one.features != "pooled" for one in given):
+                raise InputError(
+                    "Expected directions of pooled features of one layer, but got some of several layers or kinds of features."
+                )
+            self.layer = given[0].layer
+            rows: Any = np.stack([one.weights for one in given])
+            bias = torch.tensor([one.bias for one in given], dtype=torch.float32)
+        else:
+            rows, bias = directions.detach().cpu() if isinstance(directions, torch.Tensor) else directions, None
+        try:
+            self.weights = torch.as_tensor(np.asarray(rows), dtype=torch.float32)
+        except (TypeError, ValueError, RuntimeError):
+            self.weights = torch.zeros(0)
+        if self.weights.ndim != 2 or not self.weights.numel() or not self.weights.isfinite().all():
+            raise InputError(f"Expected directions as finite numbers [k, d], or Directions, but got {shown(directions)}.")
+        self.bias = torch.zeros(len(self.weights)) if bias is None else bias
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint_bytes(repr(tuple(self.weights.shape)).encode() + self.weights.numpy().tobytes() + self.bias.numpy().tobytes())
+
+    def encode(self, values: torch.Tensor) -> torch.Tensor:
+        """Units [..., k] of values [..., d].
+
+        Raises
+        ------
+        InputError
+            Values of another number of units.
+        """
+        if values.shape[-1] != self.weights.shape[1]:
+            raise InputError(f"Expected values of {self.weights.shape[1]} units for these directions, but got {values.shape[-1]}.")
+        return values @ self.weights.T.to(values) + self.bias.to(values)
+
+    @property
+    def decode(self) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """From units [..., k] to the values [..., d] in the directions' span that have them; None where rows depend on each other."""
+        inverse = self._inverse
+        return None if inverse is None else lambda units: (units - self.bias.to(units)) @ inverse.to(units)
+
+    @cached_property
+    def _inverse(self) -> torch.Tensor | None:
+        """[k, d]"""
+        rows = self.weights.double()
+        if torch.equal(rows @ rows.T, torch.eye(len(rows), dtype=torch.float64)):
+            return self.weights  # exact where the directions are
+        return torch.linalg.pinv(rows).T.float() if int(torch.linalg.matrix_rank(rows)) == len(rows) else None
 
 
 def directions_to_npz(directions: Sequence[Direction]) -> bytes:

@@ -1,31 +1,23 @@
-"""Layers: what modules a model has, by exact name, and which of them can be recorded.
-
-A layer is a module's full dotted name, exactly as in ``model.named_modules()``. Names are looked up, never matched by
-prefix or pattern and never evaluated.
-"""
+"""Layers: what modules a model has, by exact name, and which of them can be recorded."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torchvision.models.googlenet import InceptionAux as GoogLeNetAux
 from torchvision.models.inception import InceptionAux
 
-from neuroprobe.exceptions import InputError, UnknownNameError, suggest
-from neuroprobe.models.axes import UnitAxisTracker
+from neuroprobe.exceptions import InputError
 from neuroprobe.models.modes import evaluating
 from neuroprobe.models.outputs import describe_output
+from neuroprobe.models.sites import Site, Sites, can_run, check_model, check_sites
+from neuroprobe.models.taps import Run, Taps
 
 if TYPE_CHECKING:
     import pandas as pd
-
-#: Exact names, or a function that says of a name and its module whether it is wanted.
-Layers: TypeAlias = "Sequence[str] | Callable[[str, nn.Module], bool]"
 
 
 def all_layers(model: nn.Module) -> list[str]:
@@ -34,7 +26,7 @@ def all_layers(model: nn.Module) -> list[str]:
     Containers without a forward of their own (`torch.nn.ModuleList`, `torch.nn.ModuleDict`) cannot. Whether a module
     does run is not known before it has: see `list_layers`.
     """
-    return [name for name, module in model.named_modules() if name and _can_run(module)]
+    return [name for name, module in model.named_modules() if name and can_run(module)]
 
 
 def block_layers(model: nn.Module) -> list[str]:
@@ -72,7 +64,7 @@ def _running_children(prefix: str, module: nn.Module) -> Iterator[tuple[str, nn.
     """The children of a module; in place of one that cannot run itself, its own."""
     for name, child in module.named_children():
         full = f"{prefix}.{name}" if prefix else name
-        if _can_run(child):
+        if can_run(child):
             yield full, child
         else:
             yield from _running_children(full, child)
@@ -84,82 +76,9 @@ def _holds_blocks(module: nn.Module) -> bool:
     return any(any(True for _ in member.children()) for container in containers for member in container.children())
 
 
-def _can_run(module: nn.Module) -> bool:
-    return type(module).forward is not nn.Module.forward or "forward" in vars(module)
-
-
-def check_layers(model: nn.Module, layers: Layers) -> tuple[str, ...]:
-    """The layers as a tuple, if every one is a module of the model that can run, and none is there twice.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-    layers : sequence of str, or callable
-        Exact names, or a function of (name, module).
-
-    Raises
-    ------
-    UnknownNameError
-        A name the model does not have; the message names the nearest ones.
-    InputError
-        No layers, one twice, or one that never runs itself.
-    """
-    if isinstance(layers, str):
-        raise InputError(f"Expected `layers` to be a list of names, but got the single name {layers!r}. Write [{layers!r}].")
-    known = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
-    names = _chosen(model, layers) if callable(layers) else tuple(layers)
-    for name in names:
-        if not isinstance(name, str) or name not in known:
-            raise UnknownNameError(
-                f"Expected `layers` to be module names of {type(model).__name__}, but got {name!r}. {suggest(str(name), known)}"
-            )
-        _check_runs(name, known[name])
-    if not names or len(set(names)) < len(names):
-        raise InputError(f"Expected `layers` to name at least one layer, each once, but got {list(names)}.")
-    return names
-
-
-def _chosen(model: nn.Module, wanted: Callable[[str, nn.Module], bool]) -> tuple[str, ...]:
-    modules = dict(model.named_modules())
-    return tuple(name for name in all_layers(model) if wanted(name, modules[name]))
-
-
-def _check_runs(name: str, module: nn.Module) -> None:
-    if not _can_run(module):
-        members = [f"{name}.{key}" for key, _ in module.named_children()]
-        raise InputError(
-            f"Expected modules that run, but {name!r} is a {type(module).__name__}, which has no forward of its own. "
-            f"Record its members: {', '.join(repr(m) for m in members[:3])}{', ...' if len(members) > 3 else ''}."
-        )
-
-
-def check_model(model: nn.Module) -> None:
-    """Refuse what hooks do not work in: models spread over devices, compiled, or scripted.
-
-    Raises
-    ------
-    InputError
-        With what to record instead.
-    """
-    if not isinstance(model, nn.Module):
-        raise InputError(f"Expected a torch.nn.Module, but got {type(model).__name__}.")
-    for name, module in model.named_modules():
-        found = _obstacle(module)
-        if found:
-            inside = f" (at {name!r})" if name else ""
-            raise InputError(f"Expected a plain model, but got {type(module).__name__}{inside}: {found}")
-
-
-def _obstacle(module: nn.Module) -> str | None:
-    if isinstance(module, (DataParallel, DistributedDataParallel)):
-        return "its replicas run beside each other and their rows would mix. Record the model in it: model.module."
-    if isinstance(module, torch.jit.ScriptModule):
-        return "hooks inside it never run. Record the model it was made from, before torch.jit.script or torch.jit.trace."
-    if hasattr(module, "_orig_mod"):
-        return "hooks added after torch.compile never run. Record the model in it: model._orig_mod."
-    if getattr(module, "_compiled_call_impl", None) is not None:
-        return "hooks added after model.compile() never run. Record a copy, which is not compiled: copy.deepcopy(model)."
-    return None
+def check_layers(model: nn.Module, layers: Sites) -> tuple[str, ...]:
+    """The layers of sites; see `check_sites`."""
+    return tuple(site.layer for site in check_sites(model, layers))
 
 
 def list_layers(model: nn.Module, example: Any) -> pd.DataFrame:
@@ -192,43 +111,25 @@ def list_layers(model: nn.Module, example: Any) -> pd.DataFrame:
     import pandas as pd
 
     check_model(model)
-    seen = _Seen()
-    seen.watch(model, example)
-    rows = [(name, type(module).__name__, *seen.row(module)) for name, module in model.named_modules() if name]
+    names = {module: name for name, module in model.named_modules() if name}
+    wanted = [Site(name) for module, name in names.items() if can_run(module)]
+    seen: dict[str, tuple[Any, int | None]] = {}
+    taps = Taps(model, wanted, stop=False, every_call=True, take=lambda site, run: seen.setdefault(site.layer, _shape_and_units(run)))
+    with torch.no_grad(), evaluating(model), taps.hooked():
+        _run(model, example)
+    calls = {layer: n for (layer, _), n in taps.calls.items()}
+    rows = [(name, type(m).__name__, *seen.get(name, (None, None)), calls.get(name, 0)) for m, name in names.items()]
     return pd.DataFrame(rows, columns=["name", "type", "shape", "units", "calls"]).astype({"units": "Int64"})
 
 
-class _Seen:
-    """What the modules did in one forward pass: the shape and number of units of their first outputs, and calls."""
-
-    def __init__(self) -> None:
-        self._tracker = UnitAxisTracker()
-        self._first: dict[nn.Module, tuple[Any, int | None]] = {}
-        self._calls: dict[nn.Module, int] = {}
-
-    def watch(self, model: nn.Module, example: Any) -> None:
-        with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(evaluating(model))
-            stack.enter_context(self._tracker.following(model))
-            for module in model.modules():
-                stack.callback(module.register_forward_hook(self._note).remove)
-            _run(model, example)
-
-    def _note(self, module: nn.Module, args: Any, output: Any) -> None:
-        self._calls[module] = self._calls.get(module, 0) + 1
-        if module not in self._first:
-            shape = tuple(output.shape) if isinstance(output, torch.Tensor) else describe_output(output)
-            self._first[module] = (shape, self._n_units(output))
-
-    def _n_units(self, output: Any) -> int | None:
-        try:
-            return int(output.shape[self._tracker.axes(output, layer="").units]) if isinstance(output, torch.Tensor) else None
-        except InputError:
-            return None
-
-    def row(self, module: nn.Module) -> tuple[Any, int | None, int]:
-        return (*self._first.get(module, (None, None)), self._calls.get(module, 0))
+def _shape_and_units(run: Run) -> tuple[Any, int | None]:
+    """What a module returned: a tensor's shape or a text, and its number of units if that is known."""
+    if not isinstance(run.output, torch.Tensor):
+        return describe_output(run.output), None
+    try:
+        return tuple(run.output.shape), int(run.output.shape[run.axes.units])
+    except InputError:
+        return tuple(run.output.shape), None
 
 
 def _run(model: nn.Module, example: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
@@ -47,18 +48,15 @@ def select_output(output: Any, selection: Selection | None, *, layer: str) -> to
     output : object
         What the module `layer` returned.
     selection : int, str, callable or None
-        None where the output is a tensor itself.
+        None where the output is a tensor itself, or holds one and None beside it.
 
     Raises
     ------
     InputError
         There is no such part, or what is there is no tensor; the message names the parts.
     """
-    if selection is None and isinstance(output, torch.Tensor):
-        return output
-    if selection is None:
-        raise InputError(f"Expected {layer!r} to return a tensor, but it returns {describe_output(output)}. {_advice(output, layer)}")
-    part = selection(output) if callable(selection) else _part(output, selection, layer)
+    key = _key(output, selection, layer)
+    part = output if key is None else key(output) if callable(key) else _parts(output)[key]
     if not isinstance(part, torch.Tensor):
         raise InputError(
             f"Expected the selection {selection!r} of {layer!r} to be a tensor, but it is {describe_output(part)} of "
@@ -67,22 +65,48 @@ def select_output(output: Any, selection: Selection | None, *, layer: str) -> to
     return part
 
 
-def _part(output: Any, selection: int | str, layer: str) -> Any:
+def put_back(output: Any, selection: Selection | None, new: torch.Tensor, *, layer: str) -> Any:
+    """The same tuple or dict with another tensor in the selected place; the model's own stays as it is."""
+    key = _key(output, selection, layer)
+    if key is None:
+        return new
+    if isinstance(output, Mapping):
+        changed: Any = copy.copy(output)
+        changed[key] = new
+        return changed
+    keys = list(choices(output))
+    place = keys.index(key) if key in keys else key  # a named tuple's field, or its position
+    parts = [new if i == place else one for i, one in enumerate(output)]
+    return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
+
+
+def _parts(output: Any) -> dict[Any, Any]:
+    """What may be selected: the parts by key, and those of a named tuple by position too."""
     parts = choices(output)
-    positions = dict(enumerate(parts.values()))
-    if selection in parts:
-        return parts[selection]
-    if isinstance(selection, int) and not isinstance(output, Mapping) and selection in positions:  # a named tuple, by position
-        return positions[selection]
-    raise InputError(
-        f"Expected a part of what {layer!r} returns, but got {selection!r}; it returns {describe_output(output)}. {_advice(output, layer)}"
-    )
+    return parts if isinstance(output, Mapping) else {**dict(enumerate(parts.values())), **parts}
+
+
+def _key(output: Any, selection: Selection | None, layer: str) -> Any:
+    """What selects the tensor: None for the output itself; where nothing is said, the only one beside None."""
+    if selection is None:
+        if isinstance(output, torch.Tensor):
+            return None
+        there = {key: part for key, part in choices(output).items() if part is not None}
+        if len(there) == 1 and isinstance(next(iter(there.values())), torch.Tensor):
+            return next(iter(there))
+        raise InputError(f"Expected {layer!r} to return a tensor, but it returns {describe_output(output)}. {_advice(output, layer)}")
+    if not callable(selection) and selection not in _parts(output):
+        raise InputError(
+            f"Expected a part of what {layer!r} returns, but got {selection!r}; it returns {describe_output(output)}. "
+            f"{_advice(output, layer)}"
+        )
+    return selection
 
 
 def _advice(output: Any, layer: str) -> str:
     tensors = [key for key, part in choices(output).items() if isinstance(part, torch.Tensor)]
     if isinstance(output, torch.Tensor):
-        return f"Leave {layer!r} out of `select`."
+        return "Leave `select` out."
     if not tensors:
-        return f"Give a function that takes the tensor out of it, select={{{layer!r}: function}}, or record a module inside it."
-    return f"Say which part: {' or '.join(f'select={{{layer!r}: {key!r}}}' for key in tensors[:4])}."
+        return f"Give a function that takes the tensor out of it, Site({layer!r}, select=function), or take a module inside it."
+    return f"Say which part: {' or '.join(f'Site({layer!r}, select={key!r})' for key in tensors[:4])}."

@@ -13,23 +13,22 @@ import torch
 
 from neuroprobe._core import describe_function
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
-from neuroprobe.models.axes import Layout as Layout
+from neuroprobe.models.axes import Axes
 
 PoolingName: TypeAlias = Literal["mean", "max", "class_token", "mean_tokens", "none"]
 #: A name, ``("token", i)`` for the i-th token, or a function of the user's.
 Pooling: TypeAlias = "PoolingName | tuple[Literal['token'], int] | Callable[[torch.Tensor], torch.Tensor]"
 
-_NAMES = ("mean", "max", "class_token", "mean_tokens", "none")
 _NARROW = (torch.float16, torch.bfloat16)
 
 
 def check_pooling(pooling: Pooling) -> None:
     """Raise `UnknownNameError` for an unknown name, `InputError` for what is no pooling at all."""
     if isinstance(pooling, str):
-        if pooling not in _NAMES:
-            raise UnknownNameError(f"Expected a pooling's name or a function, but got {pooling!r}. {suggest(pooling, _NAMES)}")
+        if pooling not in POOLINGS:
+            raise UnknownNameError(f"Expected a pooling's name or a function, but got {pooling!r}. {suggest(pooling, POOLINGS)}")
     elif not callable(pooling) and not _is_token(pooling):
-        raise InputError(f"Expected a pooling's name, ('token', 3) or a function, but got {pooling!r}. Names: {', '.join(_NAMES)}.")
+        raise InputError(f"Expected a pooling's name, ('token', 3) or a function, but got {pooling!r}. Names: {', '.join(POOLINGS)}.")
 
 
 def _is_token(pooling: object) -> bool:
@@ -78,7 +77,7 @@ def pool(output: torch.Tensor, pooling: Pooling, *, unit_axis: int, image_axis: 
     if callable(pooling):
         rows = _checked(pooling(output), output.shape[image_axis])
     else:
-        rows = _named(output, pooling, unit_axis, image_axis, layer)
+        rows = _named(output.transpose(0, image_axis), pooling, Axes(unit_axis), layer) if output.ndim > 2 else output
     rows = rows.to(torch.float32)
     shares = rows.untyped_storage().data_ptr() == output.untyped_storage().data_ptr()
     return rows.clone() if shares else rows
@@ -91,18 +90,10 @@ def _checked(rows: object, n: int) -> torch.Tensor:
     return rows
 
 
-def _named(output: torch.Tensor, pooling: str | tuple[Literal["token"], int], unit_axis: int, image_axis: int, layer: str) -> torch.Tensor:
-    """Rows by one of our own poolings."""
-    if output.ndim == 2:
-        return output
-    if image_axis:
-        output = output.transpose(0, image_axis)  # [tokens, n, d] -> [n, tokens, d]
-    if isinstance(pooling, tuple) or pooling in ("class_token", "mean_tokens"):
-        return _of_tokens(output, pooling, unit_axis, layer)
-    positions = tuple(axis for axis in range(1, output.ndim) if axis != unit_axis % output.ndim)
-    if pooling == "max":
-        return output.amax(positions)
-    return _mean(output, positions) if pooling == "mean" else output.movedim(unit_axis, 1).flatten(1)
+def _named(output: torch.Tensor, pooling: str | tuple[Literal["token"], int], axes: Axes, layer: str) -> torch.Tensor:
+    if isinstance(pooling, tuple):
+        return tokens_of(output, f"token {pooling[1]}", axes, layer=layer)
+    return POOLINGS[pooling](output, axes, layer)
 
 
 def _mean(output: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
@@ -110,22 +101,50 @@ def _mean(output: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
     return output.mean(axes, dtype=wide)
 
 
-def _of_tokens(output: torch.Tensor, pooling: str | tuple[Literal["token"], int], unit_axis: int, layer: str) -> torch.Tensor:
-    shape = tuple(output.shape)
-    if output.ndim != 3 or unit_axis % 3 != 2:
+def tokens_of(output: torch.Tensor, tokens: str, axes: Axes, *, layer: str) -> torch.Tensor:
+    """Some of the tokens of an output, a view of it: one is [n, units], several keep their axis.
+
+    Parameters
+    ----------
+    output : Tensor, [n, tokens, units] or [tokens, n, units]
+    tokens : str
+        "class_token", the first; "patches", all but the first; or "token 3".
+    axes : Axes
+        Of the output.
+
+    Raises
+    ------
+    InputError
+        An output without tokens, or a token that is not there.
+    """
+    shape, axis = tuple(output.shape), 1 - axes.images
+    if output.ndim != 3 or axes.units % 3 != 2:
         raise InputError(
-            f"Expected tokens [n, tokens, units] from {layer!r} for the pooling {pooling!r}, but got {shape}. "
+            f"Expected tokens [n, tokens, units] from {layer!r} to take {tokens!r}, but got {shape}. "
             "Take 'mean' or 'max' for it, or leave the layer out."
         )
-    if pooling == "mean_tokens":
-        if shape[1] < 2:
-            raise InputError(f"Expected tokens beside the class token in {layer!r} for the pooling 'mean_tokens', but got {shape}.")
-        return _mean(output[:, 1:], (1,))
-    index = pooling[1] if isinstance(pooling, tuple) else 0
-    if index >= shape[1]:
-        raise InputError(f"Expected a token from 0 to {shape[1] - 1} of {layer!r}, but got {index}: its output's shape is {shape}.")
-    return output[:, index]
+    if tokens == "patches":
+        if shape[axis] < 2:
+            raise InputError(f"Expected tokens beside the class token in {layer!r} to take 'patches', but got {shape}.")
+        return output.narrow(axis, 1, shape[axis] - 1)
+    index = 0 if tokens == "class_token" else int(tokens.split()[1])
+    if index >= shape[axis]:
+        raise InputError(f"Expected a token from 0 to {shape[axis] - 1} of {layer!r}, but got {index}: its output's shape is {shape}.")
+    return output.select(axis, index)
 
+
+def _positions(output: torch.Tensor, axes: Axes) -> tuple[int, ...]:
+    return tuple(axis for axis in range(1, output.ndim) if axis != axes.units % output.ndim)
+
+
+#: By name, how an output of more than two axes, images first, becomes rows: a function of it, its axes, and the layer for messages.
+POOLINGS: dict[str, Callable[[torch.Tensor, Axes, str], torch.Tensor]] = {
+    "mean": lambda output, axes, layer: _mean(output, _positions(output, axes)),
+    "max": lambda output, axes, layer: output.amax(_positions(output, axes)),
+    "class_token": lambda output, axes, layer: tokens_of(output, "class_token", axes, layer=layer),
+    "mean_tokens": lambda output, axes, layer: _mean(tokens_of(output, "patches", axes, layer=layer), (1,)),
+    "none": lambda output, axes, layer: output.movedim(axes.units, 1).flatten(1),
+}
 
 #: How each kind of features is recorded.
-POOLINGS: dict[str, Literal["mean", "none"]] = {"pooled": "mean", "spatial": "none"}
+FEATURES: dict[str, PoolingName] = {"pooled": "mean", "spatial": "none"}

@@ -21,7 +21,7 @@ from neuroprobe._core import __version__, fingerprint_texts, identify_function
 from neuroprobe.concepts import ConceptSets
 from neuroprobe.exceptions import InputError
 from neuroprobe.images import Images, Transform, collect, first_readable
-from neuroprobe.models import POOLINGS, Direction, Layout, one_thread_each, resolve_device
+from neuroprobe.models import FEATURES, Direction, Layout, one_thread_each, resolve_device
 from neuroprobe.probing._cell_store import CellStore
 from neuroprobe.probing._cells import AnyProbe, Split
 from neuroprobe.probing._estimators import EstimatorProbe
@@ -137,7 +137,7 @@ class Run:
 
     def _forward(self, model: nn.Module, cells: Sequence[Cell], layers: Sequence[str]) -> ForwardPass:
         kinds = dict.fromkeys(cell.task.features for cell in cells)
-        recorders = {str(kind): ActivationRecorder(model, layers, pooling=POOLINGS[kind], layout=self.plan.layout) for kind in kinds}
+        recorders = {str(kind): ActivationRecorder(model, layers, pooling=FEATURES[kind], layout=self.plan.layout) for kind in kinds}
         return ForwardPass(recorders, self.settings.transform)
 
     def _sizes(self, model: nn.Module, cells: Sequence[Cell]) -> dict[str, int]:

@@ -17,7 +17,7 @@ from neuroprobe._core import check_count, check_counts, fingerprint_architecture
 from neuroprobe.concepts import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.images import Images, Transform
-from neuroprobe.models import POOLINGS, Checkpoint, Layout, check_layers, fingerprint_checkpoints, load_checkpoint, placed
+from neuroprobe.models import FEATURES, Checkpoint, Layout, check_layers, fingerprint_checkpoints, load_checkpoint, placed
 from neuroprobe.probing._cells import AnyProbe, Split
 from neuroprobe.probing._estimators import EstimatorProbe
 from neuroprobe.probing._layer import Features, Options, Scope, Task
@@ -27,7 +27,7 @@ from neuroprobe.probing._unit_cells import UNIT_KINDS
 from neuroprobe.probing.probes import PROBES, make_probe
 from neuroprobe.reports import ProbeReport
 
-__all__ = ["BLOG_PROBES", "POOLINGS", "Features", "ProbingStudy", "check_jobs", "check_probes", "check_seeds", "check_split", "split"]
+__all__ = ["BLOG_PROBES", "FEATURES", "Features", "ProbingStudy", "check_jobs", "check_probes", "check_seeds", "check_split", "split"]
 
 #: The three probes of the probing blog: its gap linear, gap non-linear and non-gap non-linear columns.
 BLOG_PROBES: tuple[tuple[str, Features], ...] = (("linear", "pooled"), ("nonlinear", "pooled"), ("nonlinear", "spatial"))
@@ -259,7 +259,7 @@ def check_probes(probes: Sequence[tuple[str | ClassifierMixin | RegressorMixin, 
             raise InputError(f"Expected every probe with its features, such as ('linear', 'pooled'), but got {pair!r}.")
         kind, features = pair
         probe = make_probe(kind) if isinstance(kind, str) else kind
-        if features not in POOLINGS:
+        if features not in FEATURES:
             raise UnknownNameError(f"Expected features 'pooled' or 'spatial', but got {features!r}.")
         if type(probe) in PROBES.values():
             check_parameters(probe.get_params())

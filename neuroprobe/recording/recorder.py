@@ -18,11 +18,11 @@ from neuroprobe._core import identify_function
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.images import Images, Transform
 from neuroprobe.models import (
-    Layers,
     Layout,
     Pooling,
     Precision,
     Selection,
+    Sites,
     UnitAxisTracker,
     check_layout,
     check_model,
@@ -101,7 +101,7 @@ class ActivationRecorder:
     def __init__(
         self,
         model: nn.Module,
-        layers: Layers,
+        layers: Sites,
         *,
         pooling: Pooling = "mean",
         layout: Layout | Mapping[str, Layout] | None = None,

@@ -247,7 +247,7 @@ def test_a_part_of_an_output_is_put_back_in_its_place(kind: str) -> None:
         if kind == "named":
             with ablate(model, "parts", 1, 9.0, select={"parts": 1}):
                 assert torch.equal(model(x).second, second)
-        with pytest.raises(InputError, match="Say which part: select="), ablate(model, "parts", 0, "zero"):
+        with pytest.raises(InputError, match="Say which part: Site"), ablate(model, "parts", 0, "zero"):
             model(x)
         with pytest.raises(InputError, match="position or key"), ablate(model, "parts", 0, "zero", select={"parts": len}):
             pass

@@ -85,7 +85,7 @@ class TestTokens:
     @pytest.mark.parametrize("pooling", ["class_token", "mean_tokens", ("token", 1)])
     def test_an_output_without_tokens(self, pooling: Any) -> None:
         for shape, axis in (((2, 3, 4, 4), 1), ((2, 4, 4, 3), 3), ((2, 3, 6), 1)):
-            message = rf"Expected tokens \[n, tokens, units\] from 'x' for the pooling .*, but got {re.escape(str(shape))}"
+            message = rf"Expected tokens \[n, tokens, units\] from 'x' to take .*, but got {re.escape(str(shape))}"
             with pytest.raises(InputError, match=message):
                 pool(torch.zeros(shape), pooling, unit_axis=axis, layer="x")
         assert pool(torch.ones(2, 3), pooling, unit_axis=1).shape == (2, 3)  # rows stay as they are

@@ -129,6 +129,8 @@ class TestPartsOfAnOutput:
             (Named(a, b), "aux", b),
             (Named(a, b), 1, b),
             ((a, (a, b)), lambda output: output[1][1], b),
+            ((a, None), None, a),
+            ({"x": None, "y": b}, None, b),
         ],
     )
     def test_the_one_that_is_meant(self, output: Any, selection: Any, wanted: torch.Tensor) -> None:
@@ -137,10 +139,10 @@ class TestPartsOfAnOutput:
     @pytest.mark.parametrize(
         ("output", "message"),
         [
-            ((a, b), r"it returns tuple \(0: \(2, 3\), 1: \(2, 5\)\). Say which part: select={'inner': 0} or select={'inner': 1}"),
-            ({"x": a, "y": None}, r"it returns dict \('x': \(2, 3\), 'y': None\). Say which part: select={'inner': 'x'}"),
-            (Named(a, b), r"it returns Named \('logits': \(2, 3\), 'aux': \(2, 5\)\). Say which part: select={'inner': 'logits'}"),
-            (((a, b), None), r"it returns tuple .*\. Give a function that takes the tensor out of it, select={'inner': function}"),
+            ((a, b), r"it returns tuple \(0: \(2, 3\), 1: \(2, 5\)\). Say which part: Site\('inner', select=0\) or Site\('inner', select=1\)"),
+            ({"x": a, "y": b}, r"it returns dict \('x': \(2, 3\), 'y': \(2, 5\)\). Say which part: Site\('inner', select='x'\)"),
+            (Named(a, b), r"it returns Named \('logits': \(2, 3\), 'aux': \(2, 5\)\). Say which part: Site\('inner', select='logits'\)"),
+            (((a, b), None), r"it returns tuple .*\. Give a function that takes the tensor out of it, Site\('inner', select=function\)"),
             (None, "it returns None. Give a function"),
             (3.5, "it returns float. Give a function"),
         ],
@@ -153,9 +155,9 @@ class TestPartsOfAnOutput:
         ("output", "selection", "message"),
         [
             ((a, b), 2, r"Expected a part of what 'inner' returns, but got 2; it returns tuple"),
-            ({"x": a}, 0, r"but got 0; it returns dict \('x': \(2, 3\)\). Say which part: select={'inner': 'x'}"),
+            ({"x": a}, 0, r"but got 0; it returns dict \('x': \(2, 3\)\). Say which part: Site\('inner', select='x'\)"),
             ((a, None), 1, r"Expected the selection 1 of 'inner' to be a tensor, but it is None of tuple"),
-            (a, 0, r"but got 0; it returns \(2, 3\). Leave 'inner' out of `select`"),
+            (a, 0, r"but got 0; it returns \(2, 3\). Leave `select` out"),
         ],
     )
     def test_parts_that_are_not_there(self, output: Any, selection: Any, message: str) -> None:

@@ -241,15 +241,9 @@ class TestWhatCannotBeRecorded:
         with pytest.raises(
             InputError,
             match=r"Expected 'pair' to return a tensor, but it returns tuple \(0: \(2, 4\), 1: \(2, 4\)\)\. "
-            r"Say which part: select={'pair': 0} or select={'pair': 1}",
+            r"Say which part: Site\('pair', select=0\) or Site\('pair', select=1\)",
         ):
             self.run(1, layers=["pair"])
-
-    def test_self_attention_returns_a_tuple(self) -> None:
-        layer = "encoder.layers.encoder_layer_0.self_attention"
-        recorder = ActivationRecorder(network("vit_b_16"), [layer])
-        with pytest.raises(InputError, match=f"Expected '{layer}' to return a tensor, but it returns tuple"), recorder.recording():
-            network("vit_b_16")(batch())
 
     def test_an_output_whose_first_axis_does_not_hold_the_images(self, world: Images) -> None:
         model = nn.Sequential(nn.Conv2d(3, 6, 16, 16), nn.Flatten(2), nn.Unflatten(1, (6, 1)), nn.Flatten(1, 2), Turn(), nn.Linear(6, 5))
