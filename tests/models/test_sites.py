@@ -67,7 +67,8 @@ class TestIdentity:
         check_same_site("0", Site("0").identity)
         latents = Site("0", basis=Autoencoder())
         message = (
-            r"Expected units of '0' as its module gives them, but these activations are of '0' in the basis \w*\.?Autoencoder#[0-9a-f]{8}\. "
+            r"Expected units of .0. as its module gives them, but these activations are of .0. in the basis "
+            r"\w*\.?Autoencoder#[0-9a-f]{8}\. "
             "Hand in the same Site."
         )
         with pytest.raises(InputError, match=message):

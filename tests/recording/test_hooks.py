@@ -139,7 +139,10 @@ class TestPartsOfAnOutput:
     @pytest.mark.parametrize(
         ("output", "message"),
         [
-            ((a, b), r"it returns tuple \(0: \(2, 3\), 1: \(2, 5\)\). Say which part: Site\('inner', select=0\) or Site\('inner', select=1\)"),
+            (
+                (a, b),
+                r"it returns tuple \(0: \(2, 3\), 1: \(2, 5\)\). Say which part: Site\('inner', select=0\) or Site\('inner', select=1\)",
+            ),
             ({"x": a, "y": b}, r"it returns dict \('x': \(2, 3\), 'y': \(2, 5\)\). Say which part: Site\('inner', select='x'\)"),
             (Named(a, b), r"it returns Named \('logits': \(2, 3\), 'aux': \(2, 5\)\). Say which part: Site\('inner', select='logits'\)"),
             (((a, b), None), r"it returns tuple .*\. Give a function that takes the tensor out of it, Site\('inner', select=function\)"),
