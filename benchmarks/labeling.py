@@ -35,7 +35,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from neuroprobe.labeling import SCORERS, sum_of_logs
+from neuroprobe.labeling import find_scorer
 
 AIMS = {"soft_wpmi": 5.0, "wpmi": 15.0, "rank_reorder": 8.0}  # times faster than plain
 LINEAR_AIM = 1 / 1.2
@@ -133,7 +133,8 @@ def plain(function: str, images: torch.Tensor, texts: torch.Tensor, activations:
 
 def ours(function: str, images: torch.Tensor, texts: torch.Tensor, activations: torch.Tensor) -> Clock:
     clock = Clock()
-    scorer: Any = SCORERS[function](SimpleNamespace(image_vectors=images, text_vectors=texts))
+    make: Any = find_scorer(function)[1]
+    scorer = make(SimpleNamespace(image_vectors=images, text_vectors=texts))
     units = scorer.units(activations)
     best = torch.full((activations.shape[1], TOP), -torch.inf)
     concepts = torch.zeros_like(best, dtype=torch.long)
@@ -166,8 +167,7 @@ def warm_up() -> None:
     """What a process does once: libraries are loaded, and numba compiles."""
     few = torch.ones(512, 512)
     _ = few @ few
-    ones = torch.ones(100).double()
-    sum_of_logs(few, torch.zeros(1000, 100).long(), slopes=ones, floors=ones)
+    ours("soft_wpmi", few, few, torch.rand(512, 1000))
 
 
 def memory(name: str) -> float:

@@ -88,7 +88,7 @@ def check_metrics(
         The concept of each unit, as in `neuroprobe.reports.judgments`; with several accepted names the first that is
         known counts. Of a report, the labels.
     metrics : sequence of names or functions, or mapping from name to either, optional
-        By default all of `neuroprobe.labeling.similarity._similarity.list_similarities`. They are called as those are, with the labels as
+        By default all of `neuroprobe.labeling.list_similarities`. They are called as those are, with the labels as
         0.0 and 1.0 for the concept scores, and see whole layers and all concepts.
     parameters : mapping from a metric's name to its keyword arguments, optional
     n_draws : int, default 1

@@ -1,3 +1,4 @@
+from . import similarity as similarity
 from .clarity import UnitScoreReport as UnitScoreReport
 from .clarity import score_units as score_units
 from .dissection import FALSE_DISCOVERY_RATE as FALSE_DISCOVERY_RATE
@@ -10,15 +11,14 @@ from .pairs import PairReport as PairReport
 from .pairs import dissect_pairs as dissect_pairs
 from .search import UnitSearchReport as UnitSearchReport
 from .search import search_units as search_units
-from .similarity._arrays import Similarity as Similarity
-from .similarity._kernels import sum_of_logs as sum_of_logs
-from .similarity.registry import get_similarity as get_similarity
-from .similarity.registry import list_similarities as list_similarities
-from .similarity.scorer_registry import DEFAULT_SIMILARITY as DEFAULT_SIMILARITY
-from .similarity.scorer_registry import SCORERS as SCORERS
-from .similarity.scorer_registry import SimilarityOrScorer as SimilarityOrScorer
-from .similarity.scorer_registry import check_similarity as check_similarity
-from .similarity.scoring import Scorer as Scorer
+from .similarity._registry import DEFAULT_SIMILARITY as DEFAULT_SIMILARITY
+from .similarity._registry import Similarity as Similarity
+from .similarity._registry import SimilarityOrScorer as SimilarityOrScorer
+from .similarity._registry import check_similarity as check_similarity
+from .similarity._registry import find_scorer as find_scorer
+from .similarity._registry import get_similarity as get_similarity
+from .similarity._registry import list_similarities as list_similarities
+from .similarity._scorer import Scorer as Scorer
 from .sums import UnitCompositionReport as UnitCompositionReport
 from .sums import explain_units as explain_units
 
@@ -26,7 +26,6 @@ __all__ = [
     "DEFAULT_SIMILARITY",
     "FALSE_DISCOVERY_RATE",
     "N_BOOTSTRAP",
-    "SCORERS",
     "FormulaReport",
     "PairReport",
     "Scorer",
@@ -41,9 +40,10 @@ __all__ = [
     "dissect_formulas",
     "dissect_pairs",
     "explain_units",
+    "find_scorer",
     "get_similarity",
     "list_similarities",
     "score_units",
     "search_units",
-    "sum_of_logs",
+    "similarity",
 ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ import torch
 from scipy import stats
 
 from neuroprobe._core import Floats
-from neuroprobe.labeling.similarity.scoring import Scorer, UnitPart
+from neuroprobe.labeling.similarity._scorer import Scorer
 
 #: No smaller p-value is given: a tail that was fitted to some tens of null units says nothing of what is so far out.
 SMALLEST_P = 1e-8
@@ -64,7 +65,7 @@ def shuffled_rows(n_tied: npt.NDArray[np.int64], k: int, n_images: int, generato
     return torch.from_numpy(rows)
 
 
-def null_prior(scorer: Scorer, scaled: torch.Tensor, null_scaled: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
+def null_prior(scorer: Scorer[Any], scaled: torch.Tensor, null_scaled: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
     """The priors that null units meet, each in place of its source, [n_null, n_columns].
 
     Parameters
@@ -194,8 +195,3 @@ def _pareto(excesses: Floats) -> tuple[float, float]:
         return 0.0, mean
     shape = 2 - mean / (mean - 2 * weighted)
     return (shape, 2 * mean * weighted / (mean - 2 * weighted)) if shape > 0 else (0.0, mean)
-
-
-def joined(parts: list[UnitPart]) -> UnitPart:
-    """The parts of several blocks of units as one."""
-    return tuple(torch.cat(tensors) for tensors in zip(*parts, strict=True))

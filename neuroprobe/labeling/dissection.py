@@ -13,10 +13,8 @@ import torch
 from neuroprobe._core import check_count, check_number
 from neuroprobe.concepts import ConceptScores, check_same_images
 from neuroprobe.exceptions import InputError, UnknownNameError, shown
-from neuroprobe.labeling._labeling import LayerLabels, check_prior, label_layer
-from neuroprobe.labeling._units import LayerUnits, RecordedUnits, layer_units
-from neuroprobe.labeling.similarity._similarity import Similarity
-from neuroprobe.labeling.similarity.scorer_registry import DEFAULT_SIMILARITY, SimilarityOrScorer, check_similarity, find_scorer
+from neuroprobe.labeling._layer import LayerLabels, LayerUnits, RecordedUnits, check_prior, label_layer, layer_units
+from neuroprobe.labeling.similarity._registry import DEFAULT_SIMILARITY, Similarity, SimilarityOrScorer, check_similarity, find_scorer
 from neuroprobe.models import resolve_device
 from neuroprobe.recording import Activations, ActivationSummary, check_layers
 from neuroprobe.reports import LabelReport

@@ -28,22 +28,20 @@ from torch.nn import functional as F
 from neuroprobe._core import Floats, check_count
 from neuroprobe.concepts import ConceptScores, ImageTextEncoder, Vocabulary, check_encoder, check_kinds
 from neuroprobe.exceptions import InputError
-from neuroprobe.labeling._units import LayerUnits, layer_units
+from neuroprobe.labeling._layer import LayerUnits, layer_units
 from neuroprobe.labeling.dissection import dissect
-from neuroprobe.labeling.similarity.peaks import SMALLEST_BEST
-from neuroprobe.labeling.similarity.scorer_registry import DEFAULT_SIMILARITY, SimilarityOrScorer, find_scorer
-from neuroprobe.labeling.similarity.scoring import Scorer, UnitPart
+from neuroprobe.labeling.similarity._registry import DEFAULT_SIMILARITY, SimilarityOrScorer, find_scorer
+from neuroprobe.labeling.similarity._scorer import Scorer, some_units
 from neuroprobe.recording import Recorded, check_layers
 from neuroprobe.reports import UnitReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from neuroprobe.labeling.similarity._similarity import Similarity
+    from neuroprobe.labeling.similarity._registry import Similarity
     from neuroprobe.recording import Activations
 
 _Pair: TypeAlias = tuple[int, int]
-_COLUMNS = 1024  # concepts scored at a time
 
 
 class PairReport(UnitReport):
@@ -229,26 +227,28 @@ class PairVectors:
 class _LayerScoring:
     """Scores of units of one layer and their candidates: some words, then all pairs of them."""
 
-    def __init__(self, units: LayerUnits, scores: ConceptScores, vectors: PairVectors, make: Callable[[ConceptScores], Scorer]) -> None:
+    def __init__(
+        self, units: LayerUnits, scores: ConceptScores, vectors: PairVectors, make: Callable[[ConceptScores], Scorer[Any]]
+    ) -> None:
         self._units, self._scores, self._vectors, self._make = units, scores, vectors, make
         scorer = make(scores)
         # how a relative prior is scaled: the best of the whole vocabulary, not of one unit's candidates alone
-        self._best = _best_raw(scorer, units.parts(scorer)) if scorer.prior_weight and scorer.prior_relative else None
+        self._scales = scorer.scales(units.parts(scorer))
 
     def __call__(self, units: list[int], words: list[int]) -> Floats:
         """Scores of units that share their words, [n_units, n_words + n_pairs]."""
         scorer = self._make(_with_texts(self._scores, self._vectors, words))
         part = self._units.parts(scorer)
         if not scorer.prior_weight:
-            part = tuple(tensor[units] for tensor in part)
-            return torch.cat([scorer.block(part, columns) for columns in _blocks(scorer.n_concepts)], dim=1).double().numpy()
-        scale = torch.ones(1, 1) if self._best is None else torch.maximum(self._best, _best_raw(scorer, part))[:, None]
+            part = some_units(part, units)
+            return torch.cat([scorer.block(part, columns) for columns in scorer.blocks(len(units))], dim=1).double().cpu().numpy()
+        scale = torch.maximum(self._scales, scorer.scales(part))
         own = scale[units] if len(scale) > 1 else scale
         found = []
-        for columns in _blocks(scorer.n_concepts):
+        for columns in scorer.blocks(len(part[0])):
             scaled = scorer.block(part, columns) / scale  # [n_units of the layer, n_columns]
             found.append(own * (scaled[units] - scorer.prior(scaled)))
-        return torch.cat(found, dim=1).double().numpy()
+        return torch.cat(found, dim=1).double().cpu().numpy()
 
 
 class _FunctionScoring:
@@ -273,18 +273,6 @@ def _with_texts(scores: ConceptScores, vectors: PairVectors, words: list[int]) -
     names = [*(f"{i}" for i in words), *(f"{i} {j}" for i, j in pairs)]
     texts = torch.cat([scores.text_vectors[words], vectors(pairs)])
     return replace(scores, text_vectors=texts, vocabulary=Vocabulary.from_words(names))
-
-
-def _blocks(n_concepts: int) -> list[slice]:
-    return [slice(start, min(start + _COLUMNS, n_concepts)) for start in range(0, n_concepts, _COLUMNS)]
-
-
-def _best_raw(scorer: Scorer, part: UnitPart) -> torch.Tensor:
-    """Every unit's best raw score, [n_units]."""
-    best = torch.full((len(part[0]),), SMALLEST_BEST)
-    for columns in _blocks(scorer.n_concepts):
-        best = torch.maximum(best, scorer.block(part, columns).amax(dim=1))
-    return best
 
 
 def _layer_table(

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from neuroprobe.labeling import sum_of_logs
 from neuroprobe.labeling.similarity import _kernels as kernels
+from neuroprobe.labeling.similarity._kernels import sum_of_logs
 
 PATHS = [False, pytest.param(True, marks=pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="numba is not installed"))]
 

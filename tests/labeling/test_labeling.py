@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from helpers import activations_of, scores_of
+from similarities import scorer_of
 
 from neuroprobe.concepts import ConceptScores
 from neuroprobe.exceptions import InputError
-from neuroprobe.labeling import SCORERS, Scorer, dissect, get_similarity, list_similarities
-from neuroprobe.labeling._labeling import RIVALS, label_layer
-from neuroprobe.labeling._units import RecordedUnits, SummarizedUnits
+from neuroprobe.labeling import Scorer, dissect, get_similarity, list_similarities
+from neuroprobe.labeling._layer import RIVALS, RecordedUnits, SummarizedUnits, label_layer
 from neuroprobe.recording import ActivationSummary
 from neuroprobe.recording.summaries import LayerSummary
 from neuroprobe.statistics import decorrelated
@@ -39,13 +39,13 @@ def summarized(arrays: np.ndarray, ids: tuple[str, ...], *, k: int) -> Activatio
 @pytest.mark.parametrize("name", list_similarities())
 def test_the_size_of_the_blocks_does_not_matter(name: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def run():
-        return label_layer("layer", RecordedUnits(values()), SCORERS[name](scores()), top=5, n_null=100, n_bootstrap=0, seed=0)
+        return label_layer("layer", RecordedUnits(values()), scorer_of(name, scores()), top=5, n_null=100, n_bootstrap=0, seed=0)
 
     def blocks(scorer: Scorer, n_rows: int):
         return (slice(start, min(start + size, scorer.n_concepts)) for start in range(0, scorer.n_concepts, size))
 
     expected = run()
-    monkeypatch.setattr("neuroprobe.labeling._labeling._blocks", blocks)
+    monkeypatch.setattr(Scorer, "blocks", blocks)
     found = run()
     np.testing.assert_array_equal(found.concepts, expected.concepts)
     np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-4, atol=1e-4)
@@ -56,7 +56,7 @@ def test_the_size_of_the_blocks_does_not_matter(name: str, size: int, monkeypatc
 def test_the_best_are_those_of_the_whole_matrix(name: str) -> None:
     given, units = scores(1500), values()
     parameters = {"decorrelate": False} if name.startswith("peak") else {}
-    found = label_layer("layer", RecordedUnits(units), SCORERS[name](given, **parameters), top=7, n_null=0, n_bootstrap=0, seed=0)
+    found = label_layer("layer", RecordedUnits(units), scorer_of(name, given, **parameters), top=7, n_null=0, n_bootstrap=0, seed=0)
     expected = get_similarity(name)[1](torch.from_numpy(units), given.similarities()).numpy()
     assert found.scores.shape == found.concepts.shape == (10, 7)
     np.testing.assert_allclose(found.scores, -np.sort(-expected, axis=1)[:, :7], rtol=1e-4, atol=1e-4)
@@ -73,7 +73,7 @@ def test_of_concepts_with_the_same_vector_the_first_comes_first(name: str) -> No
     given = ConceptScores(given.image_vectors, texts, given.vocabulary, given.ids, given.temperature, given.metadata)
     unit = given.similarities()[:, 3:4].numpy() + np.linspace(0, 0.2, 5)[None] * values(5)
     parameters = {"prior": None} if name == "soft_wpmi" else {}
-    found = label_layer("layer", RecordedUnits(unit), SCORERS[name](given, **parameters), top=6, n_null=0, n_bootstrap=3, seed=0)
+    found = label_layer("layer", RecordedUnits(unit), scorer_of(name, given, **parameters), top=6, n_null=0, n_bootstrap=3, seed=0)
     for concepts, best in zip(found.concepts.tolist(), found.scores, strict=True):
         for here, after, high, low in zip(concepts, concepts[1:], best, best[1:], strict=False):
             assert high > low or here < after
@@ -87,13 +87,15 @@ def test_a_tie_costs_no_stability(name: str) -> None:
     texts = given.text_vectors.clone()
     texts[5] = texts[3].clone()
     given = ConceptScores(decorrelated(given.image_vectors), texts, given.vocabulary, given.ids, given.temperature, given.metadata)
-    found = label_layer("layer", RecordedUnits(given.similarities().numpy()), SCORERS[name](given), top=2, n_null=0, n_bootstrap=20, seed=0)
+    found = label_layer(
+        "layer", RecordedUnits(given.similarities().numpy()), scorer_of(name, given), top=2, n_null=0, n_bootstrap=20, seed=0
+    )
     assert found.concepts[3].tolist() == found.concepts[5].tolist() == [3, 5]
     assert found.stability.min() == 1
 
 
 def test_no_more_concepts_than_there_are() -> None:
-    found = label_layer("layer", RecordedUnits(values()), SCORERS["pearson"](scores(3)), top=5, n_null=0, n_bootstrap=2, seed=0)
+    found = label_layer("layer", RecordedUnits(values()), scorer_of("pearson", scores(3)), top=5, n_null=0, n_bootstrap=2, seed=0)
     assert found.scores.shape == (10, 3)
 
 
@@ -185,7 +187,7 @@ def slow_stability(
 def test_p_values_do_not_depend_on_a_layers_name() -> None:
     given, units = scores(40), values(6)
     found = [
-        label_layer(layer, RecordedUnits(units), SCORERS["pearson"](given), top=1, n_null=200, n_bootstrap=0, seed=5) for layer in "ab"
+        label_layer(layer, RecordedUnits(units), scorer_of("pearson", given), top=1, n_null=200, n_bootstrap=0, seed=5) for layer in "ab"
     ]
     np.testing.assert_allclose(found[0].p_values, found[1].p_values, rtol=1e-4)
 
@@ -193,7 +195,7 @@ def test_p_values_do_not_depend_on_a_layers_name() -> None:
 @pytest.mark.parametrize("name", ["pearson", "mean_difference", "cos_similarity"])
 def test_stability_is_the_share_of_resamples_that_keep_the_label(name: str) -> None:
     given, units = scores(40), values(6)
-    found = label_layer("layer", RecordedUnits(units), SCORERS[name](given), top=RIVALS, n_null=0, n_bootstrap=30, seed=5)
+    found = label_layer("layer", RecordedUnits(units), scorer_of(name, given), top=RIVALS, n_null=0, n_bootstrap=30, seed=5)
     generator = np.random.default_rng((5, 1))
     draws = [generator.integers(N, size=N) for _ in range(30)]
     expected = slow_stability(units, given, name, found.concepts[:, 0].tolist(), found.concepts.tolist(), draws)
@@ -276,7 +278,7 @@ def test_a_summary_whose_rows_are_numbered_otherwise() -> None:
     turned = SummarizedUnits(
         summarized(units[order], tuple(given.ids[i] for i in order), k=30)["layer"], {id_: i for i, id_ in enumerate(given.ids)}
     )
-    scorer = SCORERS["wpmi"](given)
+    scorer = scorer_of("wpmi", given)
     torch.testing.assert_close(
         scorer.block(turned.parts(scorer), slice(None)),
         scorer.block(scorer.units(torch.from_numpy(units)), slice(None)),

@@ -1,3 +1,5 @@
+"""The peaks' functions."""
+
 from __future__ import annotations
 
 import math
@@ -5,9 +7,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from similarities import close, layer, scores, whole
 
 from neuroprobe.exceptions import InputError
-from neuroprobe.labeling.similarity.peaks import peak_correlation, peak_mean
+from neuroprobe.labeling import get_similarity
+from neuroprobe.labeling.similarity import peak_correlation, peak_mean
+from neuroprobe.labeling.similarity.peaks import PeakCorrelationScorer, PeakMeanScorer
+from neuroprobe.statistics import decorrelated
 
 
 def random_inputs(n: int = 40, units: int = 6, concepts: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -146,29 +152,6 @@ def test_a_units_scale_and_offset_do_not_matter(function, scale: float) -> None:
     np.testing.assert_allclose(function(activations + 100, scores), function(activations, scores), atol=2e-4)
 
 
-@pytest.mark.parametrize("function", [peak_correlation, peak_mean])
-def test_the_order_of_images_and_units_does_not_matter(function) -> None:
-    activations, scores = random_inputs()
-    whole = function(activations, scores)
-    images, units = np.random.default_rng(1).permutation(40), [3, 0, 5, 1, 4, 2]
-    np.testing.assert_allclose(function(activations[images], scores[images]), whole, atol=1e-5)
-    np.testing.assert_allclose(function(activations[:, units], scores), whole[units], atol=1e-5)
-
-
-def test_no_score_of_peak_mean_depends_on_the_other_units() -> None:
-    activations, scores = random_inputs()
-    np.testing.assert_allclose(peak_mean(activations[:, [4]], scores)[0], peak_mean(activations, scores)[4], rtol=1e-5, atol=1e-6)
-
-
-def test_a_tensor_gives_a_tensor_and_an_array_an_array() -> None:
-    activations, scores = (torch.from_numpy(x) for x in random_inputs())
-    for function in (peak_correlation, peak_mean):
-        found = function(activations, scores)
-        assert isinstance(found, torch.Tensor)
-        assert found.dtype == torch.float32
-        np.testing.assert_allclose(found.numpy(), function(activations.numpy(), scores.numpy()), rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("function", "parameters", "message"),
     [
@@ -184,3 +167,41 @@ def test_a_tensor_gives_a_tensor_and_an_array_an_array() -> None:
 def test_parameters_out_of_range_are_refused(function, parameters: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         function(*random_inputs(), **parameters)
+
+
+@pytest.mark.parametrize(("scorer", "function"), [(PeakCorrelationScorer, peak_correlation), (PeakMeanScorer, peak_mean)])
+@pytest.mark.parametrize("d", [12, 90])  # fewer and more than images
+def test_decorrelated_scores_are_the_functions_of_decorrelated_images(scorer, function, d: int) -> None:
+    values, given = layer(), scores(d=d)
+    expected = function(values, decorrelated(given.image_vectors) @ given.text_vectors.T)
+    close(whole(scorer(given), values), expected, atol=1e-4)
+    assert float((expected - function(values, given.similarities())).abs().max()) > 0.1  # it does make a difference
+
+
+@pytest.mark.parametrize("parameters", [{"power": 1.5, "competition": 1.0, "temperature": 2.0}, {"competition": 0.0}])
+def test_parameters_are_the_functions(parameters: dict[str, float]) -> None:
+    values, given = layer(), scores()
+    close(
+        whole(PeakCorrelationScorer(given, decorrelate=False, **parameters), values),
+        get_similarity("peak_correlation")[1](values, given.similarities(), **parameters),
+        atol=1e-4,
+    )
+
+
+def test_peak_mean_of_all_images_in_a_summary_is_peak_mean() -> None:
+    values, scorer = layer(), PeakMeanScorer(scores())
+    top, rows = torch.sort(values, dim=0, descending=True)
+    part = scorer.units_from_top(rows.T, top.T, values.mean(dim=0), values.std(dim=0, correction=0))
+    close(scorer.block(part, slice(None)), scorer.block(scorer.units(values), slice(None)))
+    close(scorer.concentration(part), scorer.concentration(scorer.units(values)))
+
+
+def test_peak_mean_of_few_images_leaves_the_others_out() -> None:
+    values, scorer = torch.exp(2 * layer()), PeakMeanScorer(scores())
+    top, rows = torch.topk(values, 10, dim=0)
+    part = scorer.units_from_top(rows.T, top.T, values.mean(dim=0), values.std(dim=0, correction=0))
+    deviations = ((values - values.mean(dim=0)) / values.std(dim=0, correction=0)).clamp_min(0) ** 4
+    deviations[values < top[-1]] = 0
+    z = decorrelated(scores().image_vectors) @ scores().text_vectors.T
+    z = (z - z.mean(dim=0)) / z.std(dim=0, correction=0)
+    close(scorer.block(part, slice(None)), (deviations / deviations.sum(dim=0)).T @ z, atol=1e-4)

@@ -10,8 +10,9 @@ from helpers import activations_of, scores_of
 from scipy import stats
 
 from neuroprobe.concepts import ConceptScores
-from neuroprobe.labeling import SCORERS, dissect, list_similarities
-from neuroprobe.labeling._null import NEIGHBORS, _log_sum_of_others, joined, null_prior, null_sources, p_values, shuffled, shuffled_rows
+from neuroprobe.labeling import dissect, list_similarities
+from neuroprobe.labeling._null import NEIGHBORS, _log_sum_of_others, null_prior, null_sources, p_values, shuffled, shuffled_rows
+from neuroprobe.labeling.similarity._scorer import joined
 
 # --- null units
 
@@ -281,7 +282,7 @@ def check_uniform(p: np.ndarray, *, per_layer: int, few_values: bool = False) ->
         assert few_values or found > -allowed, (limit, found)
 
 
-@pytest.mark.parametrize("similarity", [name for name in list_similarities() if name in SCORERS])
+@pytest.mark.parametrize("similarity", list_similarities())
 def test_p_values_of_noise_are_uniform(similarity: str) -> None:
     check_uniform(p_of_noise(similarity, "heavy", n_units=60, words=31, layers=4), per_layer=60)
 

@@ -1,246 +1,82 @@
+"""What every registered similarity function and its scorer keeps to."""
+
 from __future__ import annotations
 
+import dataclasses
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from similarities import CONCEPTS, N, close, layer, random_inputs, scorer_of, scores, tied_layer, whole
 
 from neuroprobe.exceptions import InputError, NeuroprobeError, UnknownNameError
-from neuroprobe.labeling import check_similarity, get_similarity, list_similarities
-from neuroprobe.labeling.similarity.detection import auc, average_precision, mean_difference
-from neuroprobe.labeling.similarity.linear import cos_similarity, cos_similarity_cubed, pearson
-from neuroprobe.labeling.similarity.wpmi import rank_reorder, soft_wpmi, wpmi
+from neuroprobe.labeling import check_similarity, find_scorer, get_similarity, list_similarities
+from neuroprobe.labeling.similarity import _scorer, _softmax, cos_similarity
+from neuroprobe.labeling.similarity._registry import similarity
+from neuroprobe.labeling.similarity._scorer import joined, some_units
+from neuroprobe.labeling.similarity.peaks import PeakMeanScorer
+from neuroprobe.statistics import decorrelated
 
-DATA = Path(__file__).parents[1] / "data"
+#: So that a scorer scores the very matrix that the functions get.
+PLAIN: dict[str, dict[str, object]] = {"peak_correlation": {"decorrelate": False}, "peak_mean": {"decorrelate": False}}
 
-GOLDEN = {
-    "cos_similarity": (cos_similarity, {}),
-    "soft_wpmi": (soft_wpmi, {}),
-    "soft_wpmi__k28_a2_lam06": (soft_wpmi, {"k": 28, "a": 2.0, "lam": 0.6}),
-    "cos_similarity_cubed": (cos_similarity_cubed, {}),
-    "wpmi": (wpmi, {}),
-    "wpmi__k50_a10_lam1": (wpmi, {"k": 50, "a": 10.0, "lam": 1.0}),
-}
-
-EVERY = [
-    cos_similarity,
-    cos_similarity_cubed,
-    pearson,
-    auc,
-    mean_difference,
-    average_precision,
-    rank_reorder,
-    wpmi,
-    soft_wpmi,
-]
-WITH_PRIOR = [wpmi, soft_wpmi]
+#: With them no score depends on the other units.
+ALONE = {"wpmi": {"prior": None}, "soft_wpmi": {"prior": None}, "peak_correlation": {"competition": 0}}
 
 ROUNDING = {"rtol": 1e-5, "atol": 2e-5}  # a sum's last bits depend on where its terms lie in memory
 
-
-def random_inputs(n: int = 60, units: int = 7, concepts: int = 9, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    generator = np.random.default_rng(seed)
-    activations = generator.normal(size=(n, units)).astype(np.float32)
-    return activations, generator.uniform(-0.3, 0.4, size=(n, concepts)).astype(np.float32)
+every = pytest.mark.parametrize("name", list_similarities())
 
 
-# --- against the published implementation and the paper's formulas
+def function_of(name: str):
+    return get_similarity(name)[1]
 
 
-@pytest.mark.parametrize("file", ["similarity_small.npz", "similarity_wide.npz"])
-@pytest.mark.parametrize("name", GOLDEN)
-def test_every_element_is_what_the_published_implementation_returns(file: str, name: str) -> None:
-    golden = np.load(DATA / file)
-    function, parameters = GOLDEN[name]
-    found = function(golden["activations"], golden["concept_matrix"], **parameters)
-    np.testing.assert_allclose(found, golden[name], rtol=1e-4, atol=0)
-
-
-@pytest.mark.parametrize("file", ["similarity_small.npz", "similarity_wide.npz"])
-def test_rank_reorder_is_the_published_one_up_to_the_noise_of_its_baseline(file: str) -> None:
-    golden = np.load(DATA / file)
-    found = rank_reorder(golden["activations"], golden["concept_matrix"])
-    standard_error = golden["rank_reorder_std"] / math.sqrt(40)  # of the mean over 40 runs
-    assert (np.abs(found - golden["rank_reorder_mean"]) / standard_error).max() < 3
-    # the baseline is one number per unit: within a unit, everything else is exact
-    relative = found / golden["rank_reorder_mean"]
-    np.testing.assert_allclose(relative / relative[:, :1], 1, rtol=1e-4)
-
-
-def slow_cosine(activations: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    result = np.zeros((activations.shape[1], scores.shape[1]))
-    for u, unit in enumerate(activations.T.astype(np.float64)):
-        for c, concept in enumerate(scores.T.astype(np.float64)):
-            lengths = math.sqrt(sum(x * x for x in unit)) * math.sqrt(sum(x * x for x in concept))
-            result[u, c] = sum(x * y for x, y in zip(unit, concept, strict=True)) / lengths if lengths else 0
-    return result
-
-
-def slow_log_p(
-    activations: np.ndarray, scores: np.ndarray, *, k: int, a: float, p_start: float, p_end: float, min_prob: float
-) -> np.ndarray:
-    """sum over the unit's top images of log(1 + p_i (P_i - 1)), one number at a time."""
-    n, n_units = activations.shape
-    result = np.zeros((n_units, scores.shape[1]))
-    for unit in range(n_units):
-        top = sorted(range(n), key=lambda i: -activations[i, unit])[:k]
-        for rank, image in enumerate(top):
-            weights = [math.exp(a * float(s)) for s in scores[image]]
-            p = p_start - rank / len(top) * (p_start - p_end)
-            for concept, weight in enumerate(weights):
-                result[unit, concept] += math.log(1 + p * (weight / sum(weights) - 1) + min_prob)
-    return result
-
-
-@pytest.mark.parametrize(
-    "parameters",
-    [
-        {"k": 20, "a": 10.0, "lam": 1.0, "p_start": 0.998, "p_end": 0.97, "min_prob": 1e-7},
-        {"k": 1, "a": 2.0, "lam": 0.6, "p_start": 0.9, "p_end": 0.1, "min_prob": 1e-4},
-        {"k": 60, "a": 0.5, "lam": 2.0, "p_start": 0.7, "p_end": 0.7, "min_prob": 0.0},
-    ],
-)
-def test_soft_wpmi_is_the_papers_formula(parameters: dict[str, float]) -> None:
+@every
+def test_a_unit_alone_scores_what_it_scores_among_others(name) -> None:
     activations, scores = random_inputs()
-    lam = parameters.pop("lam")
-    expected = slow_log_p(activations, scores, **parameters)  # type: ignore[arg-type]
-    log_prior = np.array([math.log(sum(math.exp(v) for v in column) / len(column)) for column in expected.T])
-    np.testing.assert_allclose(soft_wpmi(activations, scores, prior=None, **parameters), expected, rtol=1e-5)
-    np.testing.assert_allclose(soft_wpmi(activations, scores, lam=lam, **parameters), expected - lam * log_prior, rtol=1e-4, atol=5e-4)
-
-
-def test_cosine_is_the_plain_formula() -> None:
-    activations, scores = random_inputs()
-    np.testing.assert_allclose(cos_similarity(activations, scores), slow_cosine(activations, scores), rtol=1e-4, atol=1e-6)
-
-
-def test_cosine_worked_by_hand() -> None:
-    # |(3, 4)| = |(4, 3)| = 5 and their product is 24; (0, 2) against them has 4/5 and 3/5
-    found = cos_similarity(np.array([[3.0, 0.0], [4.0, 2.0]]), np.array([[4.0, -3.0], [3.0, -4.0]]))
-    np.testing.assert_allclose(found, [[24 / 25, -1], [3 / 5, -4 / 5]], rtol=1e-6)
-
-
-def test_cosine_centers_neither_side() -> None:
-    # after centering both columns would be zero
-    assert cos_similarity(np.ones((4, 1)), np.ones((4, 1))) == pytest.approx(1)
-
-
-def test_soft_wpmi_worked_by_hand() -> None:
-    scores = np.array([[math.log(3), 0.0], [0.0, 0.0]])  # with a = 1: P = (3/4, 1/4) and (1/2, 1/2)
-    activations = np.array([[1.0, -1.0], [0.0, 5.0]])  # unit 0 is highest on image 0, unit 1 on image 1
-    options = {"k": 1, "a": 1.0, "p_start": 0.5, "p_end": 0.5, "min_prob": 0.0}
-    log_p = np.log([[1 - 0.5 * 0.25, 1 - 0.5 * 0.75], [0.75, 0.75]])  # 1 + p (P - 1)
-    prior = np.log([(0.875 + 0.75) / 2, (0.625 + 0.75) / 2])
-    np.testing.assert_allclose(soft_wpmi(activations, scores, prior=None, **options), log_p, rtol=1e-6)
-    np.testing.assert_allclose(soft_wpmi(activations, scores, **options), log_p - prior, rtol=1e-5)
-    np.testing.assert_allclose(soft_wpmi(activations, scores, lam=0.25, **options), log_p - prior / 4, rtol=1e-5)
-
-
-def test_the_certainty_falls_with_the_rank_worked_by_hand() -> None:
-    scores = np.array([[math.log(3), 0.0], [0.0, 0.0]])
-    options = {"k": 2, "a": 1.0, "p_start": 0.8, "p_end": 0.4, "min_prob": 0.0, "prior": None}  # p = 0.8, then 0.6
-    found = soft_wpmi(np.array([[1.0], [0.0]]), scores, **options)
-    np.testing.assert_allclose(found, [[math.log(0.8) + math.log(0.7), math.log(0.4) + math.log(0.7)]], rtol=1e-6)
-
-
-# --- what a score depends on, and on what it does not
-
-
-@pytest.mark.parametrize("function", EVERY)
-def test_a_unit_alone_scores_what_it_scores_among_others(function) -> None:
-    activations, scores = random_inputs()
-    options = {"prior": None} if function in WITH_PRIOR else {}
+    options, function = ALONE.get(name, {}), function_of(name)
     whole = function(activations, scores, **options)
     for unit in range(activations.shape[1]):
         np.testing.assert_allclose(function(activations[:, [unit]], scores, **options)[0], whole[unit], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("function", WITH_PRIOR)
-def test_a_prior_is_that_of_the_units_passed_and_no_other_order_of_them_changes_it(function) -> None:
-    activations, scores = random_inputs()
-    order = [4, 0, 6, 2, 5, 1, 3]
-    np.testing.assert_allclose(function(activations[:, order], scores), function(activations, scores)[order], rtol=1e-4, atol=2e-4)
-
-
-def test_the_cohort_is_the_units_passed() -> None:
-    activations, scores = random_inputs()
-    whole, part = soft_wpmi(activations, scores, k=10), soft_wpmi(activations[:, :3], scores, k=10)
-    assert np.abs(whole[:3] - part).max() > 0.01
-    np.testing.assert_allclose(soft_wpmi(activations[:, :1], scores, k=10), 0, atol=1e-5)
-
-
-@pytest.mark.parametrize("function", EVERY)
-def test_the_order_of_the_images_does_not_matter(function) -> None:
+@every
+def test_the_order_of_the_images_does_not_matter(name) -> None:
     activations, scores = random_inputs(n=150)
     order = np.random.default_rng(1).permutation(len(activations))
-    np.testing.assert_allclose(function(activations[order], scores[order]), function(activations, scores), rtol=1e-4, atol=2e-4)
+    np.testing.assert_allclose(
+        function_of(name)(activations[order], scores[order]), function_of(name)(activations, scores), rtol=1e-4, atol=2e-4
+    )
 
 
-@pytest.mark.parametrize("function", EVERY)
-def test_units_and_concepts_keep_their_places(function) -> None:
+@every
+def test_units_and_concepts_keep_their_places(name) -> None:
     activations, scores = random_inputs()
     units, concepts = [4, 0, 6, 2, 5, 1, 3], [8, 1, 0, 2, 7, 3, 6, 4, 5]
-    whole = function(activations, scores)
-    np.testing.assert_allclose(function(activations[:, units], scores[:, concepts]), whole[units][:, concepts], rtol=1e-4, atol=2e-4)
+    whole = function_of(name)(activations, scores)
+    np.testing.assert_allclose(
+        function_of(name)(activations[:, units], scores[:, concepts]), whole[units][:, concepts], rtol=1e-4, atol=2e-4
+    )
 
 
-def test_soft_wpmi_sees_only_the_order_of_activations() -> None:
-    activations, scores = random_inputs()
-    np.testing.assert_allclose(soft_wpmi(activations, scores, k=20), soft_wpmi(np.exp(activations) * 7, scores, k=20), **ROUNDING)
-
-
-def test_a_k_beyond_the_images_takes_all_of_them() -> None:
-    activations, scores = random_inputs(n=30)
-    np.testing.assert_allclose(soft_wpmi(activations, scores, k=31), soft_wpmi(activations, scores, k=30), **ROUNDING)
-    np.testing.assert_allclose(soft_wpmi(activations, scores), soft_wpmi(activations, scores, k=30), **ROUNDING)
-
-
-def test_zero_columns_have_cosine_zero() -> None:
-    activations, scores = random_inputs()
-    activations[:, 2], scores[:, 5] = 0, 0
-    found = cos_similarity(activations, scores)
-    assert not found[2].any()
-    assert not found[:, 5].any()
-    assert np.abs(np.delete(np.delete(found, 2, 0), 5, 1)).min() > 0
-
-
-def test_zero_columns_leave_soft_wpmi_finite() -> None:
-    activations, scores = random_inputs()
-    activations[:, 2], scores[:, 5] = 0, 0
-    assert np.isfinite(soft_wpmi(activations, scores)).all()
-
-
-def test_a_planted_unit_finds_its_concept() -> None:
-    _, scores = random_inputs(n=300)
-    assert cos_similarity(scores[:, [3, 7]], scores).argmax(axis=1).tolist() == [3, 7]
-    assert soft_wpmi(scores[:, [3, 7]], scores, prior=None).argmax(axis=1).tolist() == [3, 7]
-    assert soft_wpmi(scores, scores).argmax(axis=1).tolist() == list(range(9))
-
-
-def test_great_factors_do_not_overflow() -> None:
-    activations, scores = random_inputs()
-    assert np.isfinite(soft_wpmi(activations, scores, a=1000.0)).all()
-
-
-# --- kinds of input
-
-
-@pytest.mark.parametrize("function", EVERY)
+@every
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int64])
-def test_arrays_come_back_as_float32_arrays(function, dtype) -> None:
+def test_arrays_come_back_as_float32_arrays(name, dtype) -> None:
     activations, scores = random_inputs()
     given = (activations * 10).astype(dtype)
+    function = function_of(name)
     found = function(given, scores)
     assert isinstance(found, np.ndarray)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, function(given.astype(np.float32), scores), rtol=1e-6)
 
 
-@pytest.mark.parametrize("function", EVERY)
-def test_tensors_come_back_as_tensors_with_the_same_values(function) -> None:
+@every
+def test_tensors_come_back_as_tensors_with_the_same_values(name) -> None:
     activations, scores = random_inputs()
+    function = function_of(name)
     found = function(torch.from_numpy(activations), torch.from_numpy(scores))
     assert isinstance(found, torch.Tensor)
     np.testing.assert_allclose(found.numpy(), function(activations, scores), **ROUNDING)
@@ -249,16 +85,13 @@ def test_tensors_come_back_as_tensors_with_the_same_values(function) -> None:
 def test_inputs_are_not_changed() -> None:
     activations, scores = random_inputs()
     before = activations.copy(), scores.copy()
-    for function in EVERY:
-        function(activations, scores)
+    for name in list_similarities():
+        function_of(name)(activations, scores)
     np.testing.assert_array_equal(activations, before[0])
     np.testing.assert_array_equal(scores, before[1])
 
 
-# --- errors
-
-
-@pytest.mark.parametrize("function", EVERY)
+@every
 @pytest.mark.parametrize(
     ("activations", "scores"),
     [
@@ -271,26 +104,153 @@ def test_inputs_are_not_changed() -> None:
         ((5, 3), (5, 0)),
     ],
 )
-def test_wrong_shapes_are_told(function, activations, scores) -> None:
+def test_wrong_shapes_are_told(name, activations, scores) -> None:
     shown = rf"but got \({str(activations)[1:-1]}\) and \({str(scores)[1:-1]}\)"
     with pytest.raises(InputError, match=r"\[n_images, n_units\].*\[n_images, n_concepts\].*" + shown):
-        function(np.ones(activations), np.ones(scores))
+        function_of(name)(np.ones(activations), np.ones(scores))
 
 
-def test_k_below_one_is_refused() -> None:
-    with pytest.raises(InputError, match="`k` to be a whole number of at least 1, but got 0"):
-        soft_wpmi(*random_inputs(), k=0)
+@every
+def test_what_is_not_finite_is_told_with_its_place(name) -> None:
+    activations, scores = random_inputs()
+    activations[5, 2] = np.nan
+    with pytest.raises(InputError, match="finite activations, but row 5, column 2 is nan"):
+        function_of(name)(activations, scores)
+    scores[3, 1] = np.inf
+    with pytest.raises(InputError, match="finite concept scores, but row 3, column 1 is inf"):
+        function_of(name)(np.zeros((60, 2)), scores)
 
 
-def test_an_unknown_prior_is_refused() -> None:
-    with pytest.raises(InputError, match="'cohort' or None, but got 'uniform'"):
-        soft_wpmi(*random_inputs(), prior="uniform")
+@pytest.mark.parametrize("size", [1, 7, 64, 149, 150, 1024])
+@every
+def test_in_blocks_of_any_size_the_score_is_the_functions(name: str, size: int) -> None:
+    values, found = layer(), scores()
+    expected = get_similarity(name)[1](values, found.similarities())
+    close(whole(scorer_of(name, found, **PLAIN.get(name, {})), values, size=size), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("function", EVERY)
-def test_names_resolve_to_functions(function) -> None:
-    assert function.__name__ in list_similarities()
-    assert get_similarity(function.__name__) == (function.__name__, function)
+@every
+def test_columns_may_be_chosen_in_any_order(name: str) -> None:
+    values, scorer = layer(), scorer_of(name, scores())
+    part, columns = scorer.units(values), torch.tensor([149, 3, 3, 70])
+    close(scorer.block(part, columns), scorer.block(part, slice(None))[:, columns])
+
+
+@every
+def test_candidates_are_blocks_gathered(name: str) -> None:
+    values, scorer = layer(units=40), scorer_of(name, scores(concepts=600))
+    part = scorer.units(values)
+    columns = torch.randint(600, (40, 20), generator=torch.Generator().manual_seed(2))
+    columns[:, 5] = columns[:, 4]  # twice the same
+    close(scorer.candidates(part, columns), scorer.block(part, slice(None)).gather(1, columns))
+    assert len(torch.unique(columns)) > 256
+
+
+@every
+@pytest.mark.parametrize("n_units", [1, 3])
+def test_units_score_by_themselves_as_among_others_but_for_the_prior(name: str, n_units: int) -> None:
+    values, scorer = layer(), scorer_of(name, scores())
+    together = scorer.block(scorer.units(values), slice(None))
+    close(scorer.block(scorer.units(values[:, :n_units]), slice(None)), together[:n_units])
+
+
+@pytest.mark.parametrize("d", [12, 90])
+@every
+def test_on_resampled_images_the_score_is_that_of_a_new_scorer(name: str, d: int) -> None:
+    given, values = scores(d=d), layer()
+    rows = torch.randint(N, (N,), generator=torch.Generator().manual_seed(3))
+    # what an image's vector is turned into by decorrelation is a fact of the image, and kept
+    kept = decorrelated(given.image_vectors) if name.startswith("peak") else given.image_vectors
+    again = dataclasses.replace(given, image_vectors=kept[rows], ids=tuple(str(i) for i in range(N)))
+    expected = scorer_of(name, again, **PLAIN.get(name, {}))
+    scorer = scorer_of(name, given)
+    before = whole(scorer, values)
+    found = scorer.resampled(rows)
+    close(whole(found, values[rows]), whole(expected, values[rows]), atol=1e-4)
+    assert found.n_images == N
+    close(whole(scorer, values), before)  # and the scorer stays as it was
+
+
+@every
+def test_resampled_to_the_same_images_nothing_changes(name: str) -> None:
+    scorer, values = scorer_of(name, scores()), layer()
+    close(whole(scorer.resampled(torch.arange(N)), values), whole(scorer, values))
+
+
+@every
+def test_blocks_are_columns_of_the_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, n = scores(), CONCEPTS
+    scorer = scorer_of(name, given)
+    units = scorer.units(tied_layer(N))
+    whole = scorer.block(units, slice(None))
+    some = torch.tensor([129, 0, 7, 7, 64])
+    tolerance = {"atol": 3e-6 * float(whole.abs().max()), "rtol": 0}
+    torch.testing.assert_close(scorer.block(units, slice(40, 41)), whole[:, 40:41], **tolerance)
+    torch.testing.assert_close(scorer.block(units, some), whole[:, some], **tolerance)
+    monkeypatch.setattr(_softmax, "_ROWS", 7)
+    monkeypatch.setattr(_softmax, "_COLUMNS", 11)
+    monkeypatch.setattr(_scorer, "_COLUMNS", 11)
+    for n_kept in (0, 70, n):  # columns of the softmax's first sweep
+        monkeypatch.setattr(_softmax, "_KEPT_BYTES", 4 * N * n_kept)
+        again = scorer_of(name, given)
+        for columns in (slice(3, 128), slice(10, 70), slice(70, 71), slice(0, 130, 7), slice(None), torch.arange(n - 1, -1, -3)):
+            torch.testing.assert_close(again.block(units, columns), whole[:, columns], **tolerance)
+
+
+@every
+def test_units_are_the_first_axis_of_every_part_and_can_be_chosen_and_joined(name: str) -> None:
+    scorer = scorer_of(name, scores())
+    units = scorer.units(tied_layer(N))
+    assert [len(part) for part in units] == [12] * len(units)
+    order = torch.tensor([5, 0, 3, 3, 11])
+    whole = scorer.block(units, slice(None))
+    close(scorer.block(some_units(units, order), slice(None)), whole[order])
+    close(scorer.block(joined([some_units(units, order), units]), slice(None)), torch.cat([whole[order], whole]))
+
+
+@pytest.mark.parametrize("name", ["peak_correlation", "peak_mean", "pearson", "cos_similarity_cubed", "mean_difference"])
+def test_a_unit_that_is_the_same_on_every_image_scores_zero(name: str) -> None:
+    values = layer()
+    values[:, 2] = 0.1
+    scorer = scorer_of(name, scores())
+    raw = scorer.block(scorer.units(values), slice(None))
+    assert (raw[2] == 0).all()
+    assert (raw[[0, 1, 3]] != 0).any(dim=1).all()
+
+
+def test_concentration_does_not_depend_on_the_order_of_images_or_the_units_scale() -> None:
+    values = torch.exp(layer())
+    for name in ("peak_correlation", "peak_mean", "pearson", "cos_similarity", "auc", "mean_difference"):
+        scorer = scorer_of(name, scores())
+        expected = scorer.concentration(scorer.units(values))
+        torch.testing.assert_close(scorer.concentration(scorer.units(values.flip(0) * 8)), expected, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("name", ["wpmi", "soft_wpmi", "average_precision"])
+def test_functions_of_a_units_order_alone_tell_units_apart_by_their_ties(name: str) -> None:
+    values = layer()
+    values[:, 3:] = (values[:, :1] - torch.tensor([0.5, 0.8, 1.1, 1.6])).clamp_min(0)
+    scorer = scorer_of(name, scores())
+    found = scorer.concentration(scorer.units(values))
+    assert found[0] == found[1] == found[2]  # without ties
+    assert (found.diff()[2:] >= 0).all()
+    assert found[2] < found[3] < found[6]
+
+
+@pytest.mark.parametrize("name", ["wpmi", "soft_wpmi", "rank_reorder"])
+def test_random_units_depend_on_their_values_only_where_it_is_said(name: str) -> None:
+    scorer = scorer_of(name, scores())
+    activations = layer()
+    units, stretched = scorer.units(activations), scorer.units(activations.double().mul(2).exp().float())  # the same order
+    same = torch.allclose(scorer.block(units, slice(None)), scorer.block(stretched, slice(None)), atol=1e-4)
+    assert same == torch.allclose(scorer.concentration(units), scorer.concentration(stretched))
+
+
+@pytest.mark.parametrize("name", ["peak_correlation", "pearson", "cos_similarity", "auc", "mean_difference", "cos_similarity_cubed"])
+def test_a_function_of_all_activations_says_so(name: str) -> None:
+    scorer, one = scorer_of(name, scores()), torch.zeros(2, 3)
+    with pytest.raises(InputError, match=r"only a unit's highest activations, but \w+Scorer needs all.*choose soft_wpmi, wpmi"):
+        scorer.units_from_top(one.long(), one, one[:, 0], one[:, 0])
 
 
 @pytest.mark.parametrize(
@@ -322,17 +282,6 @@ def test_right_parameters_pass() -> None:
     check_similarity("rank_reorder", {"top_fraction": 0.2})
 
 
-@pytest.mark.parametrize("function", EVERY)
-def test_what_is_not_finite_is_told_with_its_place(function) -> None:
-    activations, scores = random_inputs()
-    activations[5, 2] = np.nan
-    with pytest.raises(InputError, match="finite activations, but row 5, column 2 is nan"):
-        function(activations, scores)
-    scores[3, 1] = np.inf
-    with pytest.raises(InputError, match="finite concept scores, but row 3, column 1 is inf"):
-        function(np.zeros((60, 2)), scores)
-
-
 def test_an_unknown_name_gets_a_suggestion() -> None:
     with pytest.raises(UnknownNameError, match=r"but got 'soft_wpmi2'\. Did you mean 'soft_wpmi'") as caught:
         get_similarity("soft_wpmi2")
@@ -348,3 +297,35 @@ def test_a_function_resolves_to_itself_with_a_name() -> None:
     mine = Mine()
     assert get_similarity(mine) == ("Mine", mine)
     assert get_similarity(cos_similarity) == ("cos_similarity", cos_similarity)
+
+
+def test_a_scorer_is_found_by_name_function_or_class() -> None:
+    assert find_scorer("peak_mean") == ("peak_mean", PeakMeanScorer)
+    assert find_scorer(function_of("peak_mean")) == ("peak_mean", PeakMeanScorer)
+    assert find_scorer(PeakMeanScorer) == ("PeakMeanScorer", PeakMeanScorer)
+
+    def pearson(activations, concept_scores):  # of the user's, with a name of ours
+        return activations.T @ concept_scores
+
+    assert find_scorer(pearson) == ("pearson", None)
+
+
+def test_parameters_are_tried_without_images() -> None:
+    for name in list_similarities():
+        check_similarity(name, {})
+        with pytest.raises(InputError, match=f"parameters of {name}, but .*'nonsense'"):
+            check_similarity(name, {"nonsense": 1})
+    check_similarity(lambda a, c, anything: a.T @ c, {"anything": 1})
+    with pytest.raises(InputError, match="`competition` to be a number"):
+        check_similarity("peak_correlation", {"competition": 2})
+
+
+def test_a_name_is_registered_once_and_then_listed() -> None:
+    with pytest.raises(InputError, match=r"'pearson' is registered already\. Rename one"):
+
+        @similarity(PeakMeanScorer)
+        def pearson(activations, concept_scores):
+            return activations.T @ concept_scores
+
+    assert list_similarities() == sorted(list_similarities())
+    assert list_similarities()[0] == "auc"

@@ -12,10 +12,9 @@ from torch.nn import functional as F
 
 from neuroprobe.concepts import ConceptGroup, ConceptScores, Vocabulary
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.labeling import DEFAULT_SIMILARITY, PairReport, dissect_pairs, get_similarity, list_similarities
+from neuroprobe.labeling import DEFAULT_SIMILARITY, PairReport, Scorer, dissect_pairs, get_similarity, list_similarities
 from neuroprobe.labeling.pairs import PairVectors
-from neuroprobe.labeling.similarity.linear import cos_similarity
-from neuroprobe.labeling.similarity.wpmi import soft_wpmi
+from neuroprobe.labeling.similarity import cos_similarity, soft_wpmi
 from neuroprobe.recording import Activations
 from neuroprobe.world import ATTRIBUTES
 
@@ -141,7 +140,7 @@ def test_units_only_choose_rows(similarity) -> None:
 
 def test_blocks_of_pairs_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = pairs().table
-    monkeypatch.setattr("neuroprobe.labeling.pairs._COLUMNS", 4)
+    monkeypatch.setattr(Scorer, "blocks", lambda self, _: self._split(slice(None), 4))
     pd.testing.assert_frame_equal(pairs().table, whole, rtol=1e-5, atol=1e-6)
 
 

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Self
 
 import torch
 
-from neuroprobe.labeling.similarity.scoring import Columns
+from neuroprobe.labeling.similarity._scorer import Columns
 
 _KEPT_BYTES = 1 << 29  # of the first sweep's products, which the second need not make again
-_PART_BYTES = 1 << 26  # of one [n_images, n_columns] of float32
 _ROWS = 2048  # images worked on at a time: so few that they are still in the cache for the next step, and few steps
 _COLUMNS = 512
 _LARGEST_LOGIT = 60.0  # exp of it, times any number of concepts there is memory for, is a float32
@@ -74,14 +72,3 @@ class BlockedSoftmax:
             if log_of_sum_with is not None:
                 part.add_(log_of_sum_with).log_()
         return result
-
-
-def split_columns(columns: Columns, n_concepts: int, n_images: int) -> Iterator[Columns]:
-    """The columns in parts whose scores of all images fit the cache."""
-    width = min(max(_PART_BYTES // (4 * n_images), 64), _COLUMNS)
-    if isinstance(columns, torch.Tensor):
-        yield from (columns[start : start + width] for start in range(0, len(columns), width))
-        return
-    start, stop, step = columns.indices(n_concepts)
-    for first in range(start, stop, step * width):
-        yield slice(first, min(first + step * width, stop), step)

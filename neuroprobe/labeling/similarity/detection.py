@@ -8,11 +8,19 @@ they are fewer too, because the others are the lowest. A concept that is the sam
 
 from __future__ import annotations
 
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
 import torch
 
 from neuroprobe._core import check_number
-from neuroprobe.labeling.similarity._arrays import on_tensors, share_of
-from neuroprobe.labeling.similarity.linear import LinearParts, centered_columns
+from neuroprobe.labeling.similarity._registry import similarity
+from neuroprobe.labeling.similarity._scorer import Columns, Scorer, by_scorer
+from neuroprobe.labeling.similarity._top_images import UNITS, share_of, sort_integers
+from neuroprobe.labeling.similarity.linear import LinearParts, centered_columns, linear, unit_columns
+
+if TYPE_CHECKING:
+    from neuroprobe.concepts import ConceptScores
 
 
 def images_with(concept_scores: torch.Tensor, share: float) -> torch.Tensor:
@@ -22,9 +30,14 @@ def images_with(concept_scores: torch.Tensor, share: float) -> torch.Tensor:
     return (concept_scores >= threshold) & (concept_scores > lines.amin(dim=1))
 
 
-def auc_parts(*, share: float = 0.05) -> LinearParts:
+def _check_share(share: float) -> None:
+    """Raise InputError unless `share` is one."""
+    check_number("share", share, low=0, high=1, above=True)
+
+
+def _auc_parts(*, share: float = 0.05) -> LinearParts:
     """`auc` as a matrix product: the sum of the positives' centered ranks over both counts, plus a half."""
-    check_share(share)
+    _check_share(share)
 
     def weights(scores: torch.Tensor) -> torch.Tensor:
         labels = images_with(scores, share)
@@ -44,31 +57,7 @@ def _centered_ranks(activations: torch.Tensor) -> torch.Tensor:
     return ((below + not_above - n_images) / (2 * n_images)).T
 
 
-def mean_difference_parts(*, share: float = 0.05) -> LinearParts:
-    """`mean_difference` as a matrix product."""
-    check_share(share)
-
-    def weights(scores: torch.Tensor) -> torch.Tensor:
-        labels = images_with(scores, share)
-        count = labels.sum(dim=0)
-        on_some = (count > 0).float()
-        return on_some * (labels / count.clip(1) - ~labels / (len(labels) - count))
-
-    return LinearParts(_standardized, weights)
-
-
-def _standardized(activations: torch.Tensor) -> torch.Tensor:
-    centered = centered_columns(activations)
-    deviation = centered.pow(2).mean(dim=0).sqrt()
-    return centered / torch.where(deviation > 0, deviation, 1)
-
-
-def check_share(share: float) -> None:
-    """Raise InputError unless `share` is one."""
-    check_number("share", share, low=0, high=1, above=True)
-
-
-@on_tensors
+@similarity(linear(_auc_parts))
 def auc(activations: torch.Tensor, concept_scores: torch.Tensor, *, share: float = 0.05) -> torch.Tensor:
     """Area under the ROC curve of a unit as a detector of the images with a concept (INVERT).
 
@@ -98,10 +87,27 @@ def auc(activations: torch.Tensor, concept_scores: torch.Tensor, *, share: float
     ----------
     Bykov et al., NeurIPS 2023, arXiv 2311.13594, section 3. The share, for scores that are not labels, is ours.
     """
-    return auc_parts(share=share)(activations, concept_scores)
+    return _auc_parts(share=share)(activations, concept_scores)
 
 
-@on_tensors
+def _mean_difference_parts(*, share: float = 0.05) -> LinearParts:
+    """`mean_difference` as a matrix product."""
+    _check_share(share)
+
+    def weights(scores: torch.Tensor) -> torch.Tensor:
+        labels = images_with(scores, share)
+        count = labels.sum(dim=0)
+        on_some = (count > 0).float()
+        return on_some * (labels / count.clip(1) - ~labels / (len(labels) - count))
+
+    return LinearParts(_standardized, weights)
+
+
+def _standardized(activations: torch.Tensor) -> torch.Tensor:
+    return unit_columns(centered_columns(activations)) * math.sqrt(len(activations))
+
+
+@similarity(linear(_mean_difference_parts))
 def mean_difference(activations: torch.Tensor, concept_scores: torch.Tensor, *, share: float = 0.05) -> torch.Tensor:
     """A unit's mean activation on images with a concept minus that on images without, in its standard deviations.
 
@@ -124,10 +130,69 @@ def mean_difference(activations: torch.Tensor, concept_scores: torch.Tensor, *, 
     InputError
         A share that is not in (0, 1].
     """
-    return mean_difference_parts(share=share)(activations, concept_scores)
+    return _mean_difference_parts(share=share)(activations, concept_scores)
 
 
-@on_tensors
+class RankedUnits(NamedTuple):
+    """Units by the ranks of their images."""
+
+    at_least: torch.Tensor  # the number of images at least as high as each, int32 [n_units, n_images]
+
+
+class AveragePrecisionScorer(Scorer[RankedUnits]):
+    """`average_precision`, whose parameters it takes.
+
+    Every unit's images are ranked once; a concept's images are then put in the unit's order by sorting their ranks.
+    """
+
+    def __init__(self, scores: ConceptScores, *, share: float = 0.05) -> None:
+        _check_share(share)
+        super().__init__(scores)
+        self._share = share
+
+    def units(self, activations: torch.Tensor) -> RankedUnits:
+        return RankedUnits(_images_at_least(activations).int())
+
+    def concentration(self, units: RankedUnits) -> torch.Tensor:
+        """Mean share of the images that are at least as high as one of them, [n_units]: the more, the more are tied."""
+        return units.at_least.float().mean(dim=1) / self.n_images
+
+    def block(self, units: RankedUnits, columns: Columns) -> torch.Tensor:
+        by_image = units.at_least.T.contiguous()  # [n_images, n_units]
+        found = []
+        for part in self.parts(columns):
+            labels = images_with(self.matrix(part), self._share)
+            found += [_precisions(by_image, images.nonzero()[:, 0]) for images in labels.unbind(1)]
+        return torch.stack(found, dim=1)
+
+
+def _precisions(by_image: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Average precision of units [n_images, n_units] for one concept's images [n_with] -> [n_units]."""
+    if not len(images):
+        return torch.zeros(by_image.shape[1], device=by_image.device)
+    chosen = by_image.index_select(0, images).T.contiguous()  # [n_units, n_with]
+    return torch.cat([_precision(chosen[start : start + UNITS]) for start in range(0, len(chosen), UNITS)])
+
+
+def _precision(counts: torch.Tensor) -> torch.Tensor:
+    """Average precision from each positive's number of images at least as high, [n_units, n_with] -> [n_units]."""
+    counts = sort_integers(counts)
+    hits = torch.arange(1, counts.shape[1] + 1, device=counts.device, dtype=counts.dtype)
+    tied = counts[:, 1:] == counts[:, :-1]  # with the next
+    if bool(tied.any()):
+        beyond = torch.full_like(counts, counts.shape[1])
+        beyond[:, :-1] = torch.where(tied, counts.shape[1], hits[:-1])
+        hits = beyond.flip(1).cummin(dim=1).values.flip(1)  # the place of the last that is tied with it
+    return (hits / counts).mean(dim=1)
+
+
+def _images_at_least(activations: torch.Tensor) -> torch.Tensor:
+    """For every unit and image, the number of images on which the unit is at least as high, [n_units, n_images]."""
+    lines = activations.T.contiguous()  # [n_units, n_images]
+    return lines.shape[1] - torch.searchsorted(torch.sort(lines, dim=1).values, lines)
+
+
+@similarity(AveragePrecisionScorer)
 def average_precision(activations: torch.Tensor, concept_scores: torch.Tensor, *, share: float = 0.05) -> torch.Tensor:
     """Average precision of a unit as a detector of the images with a concept.
 
@@ -152,21 +217,4 @@ def average_precision(activations: torch.Tensor, concept_scores: torch.Tensor, *
     InputError
         A share that is not in (0, 1].
     """
-    check_share(share)
-    labels = images_with(concept_scores, share).float()
-    at_least = images_at_least(activations)
-    found = [_average_precision_of_unit(labels, counts) for counts in at_least]
-    return torch.stack(found)
-
-
-def images_at_least(activations: torch.Tensor) -> torch.Tensor:
-    """For every unit and image, the number of images on which the unit is at least as high, [n_units, n_images]."""
-    lines = activations.T.contiguous()  # [n_units, n_images]
-    return lines.shape[1] - torch.searchsorted(torch.sort(lines, dim=1).values, lines)
-
-
-def _average_precision_of_unit(labels: torch.Tensor, at_least: torch.Tensor) -> torch.Tensor:
-    """[n_images, n_concepts] and [n_images] -> [n_concepts]."""
-    counts, order = torch.sort(at_least)
-    hits = labels[order].cumsum(dim=0)[counts - 1]  # of images at least as high as this one, with the concept
-    return (labels[order] * hits / counts[:, None]).sum(dim=0) / labels.sum(dim=0).clip(1)
+    return by_scorer(AveragePrecisionScorer, activations, concept_scores, share=share)

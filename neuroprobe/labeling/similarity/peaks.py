@@ -3,70 +3,74 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 
 from neuroprobe._core import check_number
-from neuroprobe.labeling.similarity._arrays import on_tensors
-from neuroprobe.labeling.similarity.linear import LinearParts, centered_columns
+from neuroprobe.labeling.similarity._registry import similarity
+from neuroprobe.labeling.similarity._scorer import SMALLEST_BEST
+from neuroprobe.labeling.similarity.linear import (
+    EmbeddingScorer,
+    WeightedUnits,
+    centered_columns,
+    concentration_of,
+    scaled_columns,
+    unit_columns,
+)
+
+if TYPE_CHECKING:
+    from neuroprobe.concepts import ConceptScores
 
 
-def scaled(values: torch.Tensor) -> torch.Tensor:
-    """Columns with the largest magnitude 1, so that no square or sum leaves float32's range."""
-    largest = values.abs().amax(dim=0)
-    return values / torch.where(largest > 0, largest, 1)
-
-
-def of_length_1(values: torch.Tensor) -> torch.Tensor:
-    """Columns of length 1, or of zeros; as `unit_columns`, but faster than torch.norm, which is slow along the rows."""
-    lengths = values.square().sum(dim=0).sqrt()
-    return values / torch.where(lengths > 0, lengths, 1)
-
-
-def centered_units(values: torch.Tensor) -> torch.Tensor:
+def _centered_units(values: torch.Tensor) -> torch.Tensor:
     """Columns about their mean, of length 1; zero where a column never varies, however small or large its values."""
-    return of_length_1(scaled(centered_columns(scaled(values))))
+    return unit_columns(scaled_columns(centered_columns(scaled_columns(values))))
 
 
-#: What a unit's scores are divided by where even its best is no more.
-SMALLEST_BEST = 1e-6
-
-
-def standardized(values: torch.Tensor) -> torch.Tensor:
+def _standardized(values: torch.Tensor) -> torch.Tensor:
     """Columns with mean 0 and standard deviation 1; zero where a column never varies."""
-    return centered_units(values) * math.sqrt(len(values))
+    return _centered_units(values) * math.sqrt(len(values))
 
 
-def peaks(activations: torch.Tensor, power: float) -> torch.Tensor:
-    """Standardized activations, zero below the mean, to a power, [n_images, n_units]."""
-    return standardized(activations).clamp_min(0).pow(power)
-
-
-def peak_weights(activations: torch.Tensor, power: float) -> torch.Tensor:
+def _peak_correlation_weights(activations: torch.Tensor, *, power: float) -> torch.Tensor:
     """Half correlation, half peaks: the standardized activation and its peaks, each of length 1, summed, [n_images, n_units]."""
-    centered = centered_units(activations)
-    risen = (centered * math.sqrt(len(centered))).clamp_min_(0).pow_(power)  # as in `peaks`
-    return of_length_1(centered + of_length_1(risen))
+    centered = _centered_units(activations)
+    risen = (centered * math.sqrt(len(centered))).clamp_min_(0).pow_(power)
+    return unit_columns(centered + unit_columns(risen))
 
 
-def peak_correlation_parts(*, power: float = 3.0) -> LinearParts:
-    """`peak_correlation` without competition, as a matrix product."""
+class PeakCorrelationScorer(EmbeddingScorer):
+    """`peak_correlation`, of decorrelated concept scores.
+
+    Parameters
+    ----------
+    scores : ConceptScores
+    power, competition, temperature
+        As in `peak_correlation`.
+    decorrelate : bool, default True
+        Whether image vectors are decorrelated first.
+    """
+
+    prior_relative = True
+
+    def __init__(
+        self, scores: ConceptScores, *, power: float = 3.0, competition: float = 0.75, temperature: float = 0.1, decorrelate: bool = True
+    ) -> None:
+        _check_peak_correlation(power=power, competition=competition, temperature=temperature)
+        self.prior_weight, self.prior_temperature = competition, temperature
+        weights = partial(_peak_correlation_weights, power=power)
+        super().__init__(scores, weights=weights, standard=True, decorrelate=decorrelate)
+
+
+def _check_peak_correlation(*, power: float, competition: float, temperature: float) -> None:
     check_number("power", power, low=1)
-    return LinearParts(lambda activations: peak_weights(activations, power), standardized)
+    check_number("competition", competition, low=0, high=1)
+    check_number("temperature", temperature, low=0, above=True)
 
 
-def peak_mean_parts(*, power: float = 4.0) -> LinearParts:
-    """`peak_mean` as a matrix product."""
-    check_number("power", power, low=0, above=True)
-
-    def weights(activations: torch.Tensor) -> torch.Tensor:
-        values = peaks(activations, power)
-        return values / values.sum(dim=0).clamp_min(torch.finfo(values.dtype).tiny)
-
-    return LinearParts(weights, standardized)
-
-
-@on_tensors
+@similarity(PeakCorrelationScorer)
 def peak_correlation(
     activations: torch.Tensor,
     concept_scores: torch.Tensor,
@@ -89,8 +93,8 @@ def peak_correlation(
     competition does not let strong units take a concept from faint ones; being less than 1, it does not let the units of
     a layer that agree cancel each other.
 
-    `neuroprobe.dissect` computes it from decorrelated embeddings (see `neuroprobe.labeling.similarity.embedding_scorers`), not from raw
-    cosine similarities.
+    `neuroprobe.dissect` computes it from decorrelated embeddings, not from raw cosine similarities: image embeddings share a few
+    directions that say little about which concept an image shows.
 
     Parameters
     ----------
@@ -113,16 +117,46 @@ def peak_correlation(
     InputError
         A parameter out of its range.
     """
-    check_number("competition", competition, low=0, high=1)
-    check_number("temperature", temperature, low=0, above=True)
-    raw = peak_correlation_parts(power=power)(activations, concept_scores)
+    _check_peak_correlation(power=power, competition=competition, temperature=temperature)
+    raw = _peak_correlation_weights(activations, power=power).T @ _standardized(concept_scores)
     best = raw.amax(dim=1, keepdim=True).clamp_min(SMALLEST_BEST)
     relative = raw / best
     log_mean = torch.logsumexp(relative / temperature, dim=0) - math.log(len(raw))
     return best * (relative - competition * temperature * log_mean)
 
 
-@on_tensors
+def _peaks(deviations: torch.Tensor, power: float, *, images: int) -> torch.Tensor:
+    """Weights of the images from their deviations from a unit's mean, along the axis of the images: zero below it, summing to 1."""
+    values = deviations.clamp_min(0).pow(power)
+    return values / values.sum(dim=images, keepdim=True).clamp_min(torch.finfo(values.dtype).tiny)
+
+
+class PeakMeanScorer(EmbeddingScorer):
+    """`peak_mean`, of decorrelated concept scores.
+
+    Parameters
+    ----------
+    scores : ConceptScores
+    power
+        As in `peak_mean`.
+    decorrelate : bool, default True
+        Whether image vectors are decorrelated first.
+    """
+
+    def __init__(self, scores: ConceptScores, *, power: float = 4.0, decorrelate: bool = True) -> None:
+        check_number("power", power, low=0, above=True)
+        super().__init__(scores, weights=lambda a: _peaks(_standardized(a), power, images=0), standard=True, decorrelate=decorrelate)
+        self._power = power
+
+    def units_from_top(self, rows: torch.Tensor, values: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> WeightedUnits:
+        """As `units`, with the images that the summary left out at weight 0."""
+        deviations = (values - mean[:, None]) / torch.where(std > 0, std, torch.inf)[:, None]
+        weights = _peaks(deviations, self._power, images=1)  # [n_units, k]
+        summed = torch.stack([w @ self._vectors[r] for w, r in zip(weights, rows, strict=True)])  # [n_units, d]
+        return WeightedUnits(summed, concentration_of(weights.T))
+
+
+@similarity(PeakMeanScorer)
 def peak_mean(activations: torch.Tensor, concept_scores: torch.Tensor, *, power: float = 4.0) -> torch.Tensor:
     """Mean of a concept's standardized scores over the images, weighted by the unit's peaks.
 
@@ -146,4 +180,5 @@ def peak_mean(activations: torch.Tensor, concept_scores: torch.Tensor, *, power:
     InputError
         A power that is not above 0.
     """
-    return peak_mean_parts(power=power)(activations, concept_scores)
+    check_number("power", power, low=0, above=True)
+    return _peaks(_standardized(activations), power, images=0).T @ _standardized(concept_scores)
