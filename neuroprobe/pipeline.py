@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from neuroprobe._core import check_writable
+from neuroprobe._core import check_counts, check_writable
 from neuroprobe.concepts import ConceptSource, Negatives
 from neuroprobe.exceptions import InputError
 from neuroprobe.images import Images, Transform, collect, first_readable, rank_and_size
@@ -161,6 +161,7 @@ def probe_model(
     check_layers(model, layers)
     make_tasks(probes, scopes)
     check_seeds(seeds)
+    check_counts(n_positive=n_positive, n_negative=n_negative)
     check_split(n_positive, n_negative, held_out=held_out)
     check_jobs(n_jobs)
     if checkpoints is not None:

@@ -48,9 +48,11 @@ def check_number(
 def as_numbers(name: str, values: Any) -> npt.NDArray[np.float64]:
     """Numbers as a float64 array, which may hold NaN; `InputError` for what are none."""
     try:
-        return np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"Expected `{name}` to be numbers, but got {values!r:.60}.") from error
+        if values is not None and not isinstance(values, bool):
+            return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        pass
+    raise InputError(f"Expected `{name}` to be numbers, but got {values!r:.60}.")
 
 
 def check_share(name: str, value: Any, *, zero: bool = False, one: bool = False) -> None:

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
-from neuroprobe._core import SHOWN_ROWS, table_html
+from neuroprobe._core import SHOWN_ROWS, check_count, check_number, table_html
 from neuroprobe.concepts._ranking import Ranking, RankingOptions, rank_groups
 from neuroprobe.concepts._tables import truth_of
 from neuroprobe.concepts._texts import checked_vectors, embed_texts
@@ -54,8 +54,8 @@ class ConceptSource:
         temperature: float | None = None,
         text_cache: str | Path | None = None,
     ) -> None:
-        if temperature is not None and not temperature > 0:
-            raise InputError(f"Expected a temperature above 0, but got {temperature}.")
+        if temperature is not None:
+            check_number("temperature", temperature, low=0, above=True)
         if not isinstance(encoder, ImageTextEncoder):
             raise InputError(
                 f"Expected an image-text encoder such as ClipEncoder('ViT-B/16'), but got {encoder!r:.80}. "
@@ -275,6 +275,7 @@ class ConceptScores:
 
     def blocks(self, size: int = 1024) -> Iterator[tuple[slice, torch.Tensor]]:
         """The cosine similarities, `size` concepts at a time, each with the columns it stands for."""
+        check_count("size", size)
         for start in range(0, len(self.concepts), size):
             columns = slice(start, min(start + size, len(self.concepts)))
             yield columns, self.similarities(columns)

@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from neuroprobe._core import Floats, Rows, check_counts, check_level, check_seed
+from neuroprobe._core import Floats, Rows, check_count, check_counts, check_level, check_seed
 from neuroprobe.effects._groups import UnitGroup, Unnamed, forward_order, group_sums, unit_groups
 from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
 from neuroprobe.models import Direction
@@ -67,6 +67,7 @@ class CompositionReport(JudgmentReport):
 
         A row is one that takes from the score if its `lowest` is further from 0 than its `highest`.
         """
+        check_count("n", n)
         most = np.where(self._table["highest"] >= -self._table["lowest"], self._table["highest"], self._table["lowest"])
         order = np.argsort(-most, kind="stable")
         adding, taking = order[most[order] > 0][:n], order[most[order] < 0][-n:]

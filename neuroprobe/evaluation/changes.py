@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -214,6 +214,8 @@ def _aligned(table: pd.DataFrame, units: Sequence[tuple[str, int]], name: str) -
 
 def _chosen(report: LabelReport, layers: Sequence[str] | None, suffix: str) -> pd.DataFrame:
     table = report.table
+    if layers is not None and (isinstance(layers, str) or not isinstance(layers, Iterable)):
+        raise InputError(f"Expected `layers` to be a list of layers of both reports, but got {layers!r:.60}.")
     for layer in layers or ():
         if layer not in set(table["layer"]):
             raise UnknownNameError(f"Expected layers of both reports, but got {layer!r}. {suggest(layer, dict.fromkeys(table['layer']))}")

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import norm
 
-from neuroprobe._core import BoolArray, FloatArray, Unit, check_level, check_seed
+from neuroprobe._core import BoolArray, FloatArray, Unit, check_count, check_level, check_seed
 from neuroprobe.concepts import ConceptSets, LabelTable, shown_concepts
 from neuroprobe.exceptions import InputError
 from neuroprobe.exceptions import shown as said
@@ -90,6 +90,7 @@ def check_on_images(
     """
     check_level(level)
     check_seed(seed)
+    check_count("n_resamples", n_resamples)
     if not isinstance(labels, Mapping):
         check_labels(labels, "a LabelReport, or a mapping from units to concepts,")
     if not isinstance(activations, Activations):

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import BoolArray, Unit, check_count, check_level, check_seed
+from neuroprobe._core import BoolArray, Unit, check_count, check_level, check_number, check_seed
 from neuroprobe.concepts import ConceptSets, LabelTable, as_labels
 from neuroprobe.evaluation._truth import Truth, true_concepts
 from neuroprobe.exceptions import InputError
@@ -116,6 +116,7 @@ def check_metrics(
     check_level(level)
     check_seed(seed)
     check_count("n_draws", n_draws)
+    check_number("least_fall", least_fall, low=0)
     names, matrix = _label_matrix(given_labels, activations.ids)
     units = _testable(_concept_columns(activations, truth, names), matrix)
     draws = {test: [_changed(matrix, names, change, (seed, draw)) for draw in range(n_draws)] for test, change in _TESTS.items()}

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import Unit, check_level, check_seed, fingerprint_texts
+from neuroprobe._core import Unit, check_count, check_level, check_seed, fingerprint_texts
 from neuroprobe.concepts import ConceptScores, ConceptSets, LabelTable, TextEncoder, Vocabulary, shown_concepts, text_vectors
 from neuroprobe.evaluation._truth import Truth, true_concepts
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
@@ -119,6 +119,7 @@ def dissect_without(
     """
     check_level(level)
     check_seed(seed)
+    check_count("n_resamples", n_resamples)
     options = dict(options or {})
     _check_asked(concepts, dropped, given_labels, scores)
     known = {} if given_labels is None else shown_concepts(given_labels, activations.ids)

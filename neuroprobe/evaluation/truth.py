@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import FloatArray, check_level, check_seed
+from neuroprobe._core import FloatArray, check_count, check_level, check_seed
 from neuroprobe.concepts import TextEncoder, text_vectors
 from neuroprobe.evaluation._truth import Truth, true_concepts
 from neuroprobe.exceptions import InputError, UnknownNameError
@@ -117,6 +117,7 @@ def evaluate_labels(
     """
     check_level(level)
     check_seed(seed)
+    check_count("n_resamples", n_resamples)
     check_labels(report)
     encoders = {} if encoder is None else dict(encoder) if isinstance(encoder, Mapping) else {"": encoder}
     table, n_ranked = judge_units(report, truth, encoders=encoders, similarities=similarities, concepts=concepts)

@@ -101,7 +101,7 @@ def compare_weights(
     """
     check_level(level)
     check_seed(seed)
-    check_counts(top=top, n_permutations=n_permutations)
+    check_counts(top=top, n_permutations=n_permutations, n_resamples=n_resamples)
     matrix = _weight_matrix(weights)
     above, below = _labels_of(labels, upper, len(matrix)), _labels_of(labels, lower, matrix.shape[1])
     if len(above) < 2 or len(below) <= top:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from neuroprobe._core import check_share
+from neuroprobe._core import check_count, check_share
 from neuroprobe.exceptions import InputError
 from neuroprobe.images._images import Images
 from neuroprobe.images.passes import BatchRecord, Collected, collect
@@ -59,11 +59,10 @@ def near_duplicates(
     N. Krawetz, "Looks Like It", The Hacker Factor Blog, 2011 (average hash; there of 8 x 8 fields, which at a
     distance of 2 take 7 of those pairs for one).
     """
-    if side < 2 or not 0 <= max_distance < side * side // 2:
-        raise InputError(
-            f"Expected a grid of at least 2 and a distance below half its {side * side} bits, but got side={side} and "
-            f"max_distance={max_distance}."
-        )
+    check_count("side", side, low=2)
+    check_count("max_distance", max_distance, low=0)
+    if max_distance >= side * side // 2:
+        raise InputError(f"Expected `max_distance` to be below half the {side * side} bits, but got {max_distance}.")
     hashes = _HashPass(side)
     (found,) = collect(images, [hashes], batch_size=batch_size, workers=workers, progress=progress, description="hash")
     ids, bits = found

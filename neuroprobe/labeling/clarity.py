@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import Extremes, Floats, check_count, unit_length
+from neuroprobe._core import Extremes, Floats, check_count, is_whole, unit_length
 from neuroprobe.concepts import ConceptScores, check_same_images
 from neuroprobe.exceptions import InputError
 from neuroprobe.recording import Activations, ActivationSummary, Recorded, check_layers
@@ -299,6 +299,6 @@ def top_image_rows(recorded: Recorded, scores: ConceptScores, layer: str, *, k: 
 
 def _check_k(recorded: Recorded, layer: str, k: int, *, fewest: int = 1) -> None:
     kept = len(recorded.ids) if isinstance(recorded, Activations) else recorded[layer].top_rows.shape[1]
-    if not isinstance(k, (int, np.integer)) or not fewest <= k <= kept:
+    if not is_whole(k) or not fewest <= k <= kept:
         where = "images" if isinstance(recorded, Activations) else "highest images of every unit in the summary"
         raise InputError(f"Expected `k` from {fewest} to {kept}, as there are {kept} {where}, but got {k!r}.")

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import check_count, fingerprint_bytes, fingerprint_texts
+from neuroprobe._core import check_count, check_number, check_share, fingerprint_bytes, fingerprint_texts
 from neuroprobe.concepts import LabelTable, as_labels
 from neuroprobe.exceptions import InputError, shown
 from neuroprobe.labeling._formula_null import SearchNull
@@ -244,8 +244,7 @@ def _check_counts(*, max_length: int, beam_width: int, max_siblings: int | None)
 def _check_numbers(n_null: int, seed: int, *, tolerance: float, fractions: tuple[float, float], max_q: float) -> None:
     check_count("n_null", n_null, low=0)
     check_count("seed", seed, low=0)
-    if not (0 <= fractions[0] <= fractions[1] <= 1 and 0 <= max_q <= 1 and tolerance >= 0):
-        raise InputError(
-            "Expected 0 <= min_fraction <= max_fraction <= 1, `max_q` from 0 to 1 and `tolerance` of at least 0, but got "
-            f"{fractions[0]} and {fractions[1]}, {max_q} and {tolerance}."
-        )
+    check_share("max_q", max_q, zero=True, one=True)
+    check_share("tolerance", tolerance, zero=True, one=True)
+    check_share("max_fraction", fractions[1], one=True)
+    check_number("min_fraction", fractions[0], low=0, high=fractions[1])

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from neuroprobe._core import check_count, unit_length
+from neuroprobe._core import check_count, is_whole, unit_length
 from neuroprobe.concepts import ConceptScores, ImageTextEncoder, check_encoder, check_same_images
 from neuroprobe.exceptions import InputError
 from neuroprobe.labeling.clarity import top_image_rows
@@ -239,7 +239,7 @@ def _check_encoder(encoder: ImageTextEncoder, scores: ConceptScores) -> None:
 
 
 def _check_numbers(n_images: int, *, k: int, top: int | None, n_null: int, seed: int) -> None:
-    if not isinstance(k, (int, np.integer)) or not 1 <= k < n_images:
+    if not is_whole(k) or not 1 <= k < n_images:
         raise InputError(f"Expected `k` from 1 to {n_images - 1}, fewer than the {n_images} images, but got {k!r}.")
     if top is not None:
         check_count("top", top)

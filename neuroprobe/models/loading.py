@@ -14,6 +14,7 @@ import torchvision
 from torch import nn
 from torchvision.transforms._presets import ImageClassification
 
+from neuroprobe._core import check_seed
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.images import Transform
 from neuroprobe.models.checkpoints import load_checkpoint
@@ -65,6 +66,7 @@ def _torchvision_model(name: str, weights: str | None, seed: int) -> tuple[nn.Mo
         raise UnknownNameError(f"Expected a torchvision classification model or module:function, but got {name!r}. {suggest(name, known)}")
     choices = torchvision.models.get_model_weights(name)
     if weights is None:
+        check_seed(seed)
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed the accelerators' generators too
             return torchvision.models.get_model(name, weights=None), choices.DEFAULT.transforms()

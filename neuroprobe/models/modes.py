@@ -33,12 +33,16 @@ def resolve_device(device: str | torch.device) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if not isinstance(device, (str, torch.device)):
+        raise InputError(f"Expected `device` to be a device of this machine such as 'cpu', 'cuda' or 'auto', but got {device!r:.60}.")
     try:
         resolved = torch.device(device)
         torch.empty(0, device=resolved)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"Expected a device of this machine such as 'cpu', 'cuda' or 'auto', but got {device!r} ({reason}).") from error
+        raise InputError(
+            f"Expected `device` to be a device of this machine such as 'cpu', 'cuda' or 'auto', but got {device!r} ({reason})."
+        ) from error
     if resolved.type == "meta":
         raise InputError("Expected a device that computes such as 'cpu', 'cuda' or 'auto', but got 'meta', which holds no values.")
     return resolved

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from sklearn.base import ClassifierMixin, RegressorMixin, clone
 from torch import nn
 
-from neuroprobe._core import check_count, check_counts, fingerprint_architecture, fingerprint_model
+from neuroprobe._core import check_count, check_counts, fingerprint_architecture, fingerprint_model, is_whole
 from neuroprobe.concepts import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.images import Images, Transform
@@ -242,7 +242,7 @@ def check_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
 
 def check_jobs(n_jobs: int | None) -> None:
     """Raise `InputError` for what is no number of threads."""
-    if n_jobs is not None and (not isinstance(n_jobs, Integral) or (n_jobs < 1 and n_jobs != -1)):
+    if n_jobs is not None and (not is_whole(n_jobs) or (n_jobs < 1 and n_jobs != -1)):
         raise InputError(f"Expected `n_jobs` to be a number of threads, or -1 for one per processor, but got {n_jobs!r}.")
 
 

@@ -15,7 +15,7 @@ from matplotlib.colors import TwoSlopeNorm, to_rgb
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.lines import Line2D
 
-from neuroprobe._core import axes_or_new, layer_ticks, shortened
+from neuroprobe._core import axes_or_new, check_share, layer_ticks, shortened
 from neuroprobe.exceptions import InputError, suggest
 from neuroprobe.reports._probe_tables import summarize_seeds
 
@@ -153,12 +153,12 @@ def plot_units(
     *,
     checkpoint: str | None = None,
     kind: str = "linear",
-    rate: float = 0.05,
+    false_discovery_rate: float = 0.05,
     figure: FigureBase | None = None,
 ) -> FigureBase:
     """Which units carry a concept: a panel per concept, layers across, a dot per unit at its held-out score.
 
-    The score is the AUROC if the table has it, else the accuracy. Units whose false discovery rate is at most `rate` are in
+    The score is the AUROC if the table has it, else the accuracy. Units whose false discovery rate is at most this are in
     color, and the three best of them are named (without discovery rates, the three best are named and none is in color).
 
     Parameters
@@ -168,10 +168,11 @@ def plot_units(
     checkpoint : str, optional
         By default the last.
     kind : str, default "linear"
-    rate : float, default 0.05
+    false_discovery_rate : float, default 0.05
     figure : matplotlib Figure or SubFigure, optional
         By default a new one.
     """
+    check_share("false_discovery_rate", false_discovery_rate, zero=True, one=True)
     chosen = units[units["kind"] == kind]
     if chosen.empty:
         raise InputError(f"Expected a kind of probe that the units have, but got {kind!r}. {suggest(kind, _unique(units, 'kind'))}")
@@ -181,12 +182,12 @@ def plot_units(
     figure, panels = _panels(figure, len(concepts), width=1.4 + 0.17 * min(len(layers), 2 * _MOST_TICKS), height=1.9, sharey=True)
     for panel, concept in zip(panels, concepts, strict=True):
         part = summary[summary["concept"] == concept]
-        _scatter_units(panel, part, layers, score, _stand_out(part, rate))
+        _scatter_units(panel, part, layers, score, _stand_out(part, false_discovery_rate))
         panel.axhline(0.5 if score == "auroc" else float(part["baseline"].mean()), color="gray", linewidth=1)
         panel.set_xlim(-0.7, len(layers) - 0.3)
         _name_layers(panel, layers)
     figure.supylabel(f"{'AUROC' if score == 'auroc' else 'accuracy'} on held-out images", fontsize=9)
-    found = f"; in color: false discovery rate up to {rate:g}" if "q_value" in summary else ""
+    found = f"; in color: false discovery rate up to {false_discovery_rate:g}" if "q_value" in summary else ""
     figure.suptitle(f"Which units carry a concept{_said(summary, checkpoint)}{found}", fontsize=11)
     return figure
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 
-from neuroprobe._core import Unit, check_writable, fingerprint_bytes, table_html, versions, write_whole
+from neuroprobe._core import Unit, check_unit, check_writable, fingerprint_bytes, table_html, versions, write_whole
 from neuroprobe.exceptions import InputError, shown, suggest
 
 if TYPE_CHECKING:
@@ -191,6 +191,7 @@ class Report:
 
     def _text_of(self, layer: str, unit: int, column: str) -> str:
         """What a report with a row per unit holds of one, in a column of text."""
+        check_unit(layer, unit)
         rows = self._table[(self._table["layer"] == layer) & (self._table["unit"] == unit)]
         if rows.empty:
             raise InputError(f"Expected a unit of this report, but got unit {unit} of {layer!r}. {self._there_is(layer)}")

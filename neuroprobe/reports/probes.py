@@ -134,7 +134,7 @@ class ProbeReport(Report):
         found = list(self._directions)
         wanted = {"concept": concept, "layer": layer, "checkpoint": checkpoint, "features": features, "kind": kind, "seed": seed}
         for name, value in wanted.items():
-            if value is None:
+            if value is None and name in ("checkpoint", "seed"):
                 continue
             known = list(dict.fromkeys(str(getattr(direction, name)) for direction in found))
             found = [direction for direction in found if getattr(direction, name) == value]
@@ -351,7 +351,12 @@ class ProbeReport(Report):
         return plot_layers(self._table, checkpoint=checkpoint, figure=figure)
 
     def plot_units(
-        self, *, checkpoint: str | None = None, kind: str = "linear", rate: float = 0.05, figure: FigureBase | None = None
+        self,
+        *,
+        checkpoint: str | None = None,
+        kind: str = "linear",
+        false_discovery_rate: float = 0.05,
+        figure: FigureBase | None = None,
     ) -> FigureBase:
         """Which units carry a concept: a panel per concept, a dot per unit, those in color that stand out.
 
@@ -360,8 +365,8 @@ class ProbeReport(Report):
         checkpoint : str, optional
             By default the last.
         kind : str, default "linear"
-        rate : float, default 0.05
-            Units with a false discovery rate up to this are in color.
+        false_discovery_rate : float, default 0.05
+            Units with one up to this are in color.
         figure : matplotlib Figure or SubFigure, optional
             By default a new one.
 
@@ -372,7 +377,7 @@ class ProbeReport(Report):
         """
         from neuroprobe.reports._probe_figures import plot_units
 
-        return plot_units(self.units, checkpoint=checkpoint, kind=kind, rate=rate, figure=figure)
+        return plot_units(self.units, checkpoint=checkpoint, kind=kind, false_discovery_rate=false_discovery_rate, figure=figure)
 
     def _main_figure(self) -> Any:
         """What where when of the first probe if there are several checkpoints, else a panel per concept; many concepts: their mean."""

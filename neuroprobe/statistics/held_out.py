@@ -163,7 +163,6 @@ def quality(measure: Any, predicted: npt.ArrayLike, measured: npt.ArrayLike, *, 
     ----------
     Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, chapter 13.
     """
-    check_level(level)
     draws = measure(predicted, measured, counts)
     low, high = interval(draws, level=level)
     return Quality(measure(predicted, measured), low, high, draws)
@@ -171,6 +170,7 @@ def quality(measure: Any, predicted: npt.ArrayLike, measured: npt.ArrayLike, *, 
 
 def interval(draws: Floats, *, level: float) -> tuple[Floats, Floats]:
     """Percentiles over the first axis; a draw without a value is left out, a column without any has NaN."""
+    check_level(level)
     known = np.where(np.isnan(draws).all(axis=0), 0.0, draws)
     low, high = np.nanquantile(known, [(1 - level) / 2, (1 + level) / 2], axis=0)
     empty = np.isnan(draws).all(axis=0)

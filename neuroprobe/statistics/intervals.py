@@ -88,7 +88,7 @@ def corrected_interval(scores: npt.ArrayLike, *, n_train: npt.ArrayLike, n_test:
     """
     check_level(level)
     values = _checked_seeds(scores)
-    train, test = _checked_parts(n_train, n_test)
+    train, test = _checked_parts(n_train=n_train, n_test=n_test)
     n_seeds = values.shape[-1]
     mean = values.mean(axis=-1)
     if n_seeds == 1:
@@ -114,7 +114,7 @@ def effective_size(n_test: npt.ArrayLike, *, n_train: npt.ArrayLike, n_seeds: in
     -------
     ndarray
     """
-    train, test = _checked_parts(n_train, n_test)
+    train, test = _checked_parts(n_train=n_train, n_test=n_test)
     check_count("n_seeds", n_seeds)
     return np.asarray(test / (1 / n_seeds + (1 - 1 / n_seeds) * test / (train + test)))
 
@@ -143,7 +143,7 @@ def accuracy_interval(accuracies: npt.ArrayLike, *, n_train: npt.ArrayLike, n_te
         Accuracies outside of [0, 1], and as `corrected_interval`.
     """
     values = _checked_shares(accuracies)
-    train, test = _checked_parts(n_train, n_test)
+    train, test = _checked_parts(n_train=n_train, n_test=n_test)
     mean, size = values.mean(axis=-1), effective_size(test, n_train=train, n_seeds=values.shape[-1])
     low, high = _wilson_of_shares(mean, size, level=level)
     return _wider_where_unstable(values, mean * (1 - mean) / test, (low, high), train, test, level)
@@ -185,8 +185,7 @@ def balanced_accuracy_interval(
     Newcombe, Interval estimation for the difference between independent proportions, Statistics in Medicine 1998.
     """
     shares = [_checked_shares(sensitivity), _checked_shares(specificity)]
-    train, positive = _checked_parts(n_train, n_positive)
-    _, negative = _checked_parts(n_train, n_negative)
+    train, positive, negative = _checked_parts(n_train=n_train, n_positive=n_positive, n_negative=n_negative)
     test = positive + negative
     seeds_are_worth = effective_size(test, n_train=train, n_seeds=shares[0].shape[-1]) / test
     means = [values.mean(axis=-1) for values in shares]
@@ -233,11 +232,12 @@ def _checked_shares(accuracies: npt.ArrayLike) -> Floats:
     return values
 
 
-def _checked_parts(n_train: npt.ArrayLike, n_test: npt.ArrayLike) -> tuple[Floats, Floats]:
-    train, test = as_numbers("n_train", n_train), as_numbers("n_test", n_test)
-    if np.any(train < 1) or np.any(test < 1):
-        raise InputError(f"Expected at least one image in each part, but got n_train = {train} and n_test = {test}.")
-    return train, test
+def _checked_parts(*, low: int = 1, **sizes: npt.ArrayLike) -> list[Floats]:
+    found = {name: as_numbers(name, size) for name, size in sizes.items()}
+    for name, size in found.items():
+        if np.any(size < low):
+            raise InputError(f"Expected `{name}` to be at least {low} everywhere, but got {size}.")
+    return list(found.values())
 
 
 def paired_interval(differences: npt.ArrayLike, *, level: float = 0.95) -> tuple[FloatArray, FloatArray]:
@@ -290,7 +290,7 @@ def auroc_interval(
     in Medicine 25, 2006, method 5; the variance is Hanley and McNeil's (Radiology 143, 1982).
     """
     check_level(level)
-    auc, m, n = np.broadcast_arrays(as_numbers("auc", auc), as_numbers("n_positive", n_positive), as_numbers("n_negative", n_negative))
+    auc, m, n = np.broadcast_arrays(as_numbers("auc", auc), *_checked_parts(low=0, n_positive=n_positive, n_negative=n_negative))
     z = float(stats.norm.ppf((1 + level) / 2))
     return _solved(auc, m, n, -z), _solved(auc, m, n, z)
 

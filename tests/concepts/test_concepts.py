@@ -275,7 +275,7 @@ def test_a_temperature_stands_in_for_the_logit_scale() -> None:
 
 @pytest.mark.parametrize("temperature", [0, -1.0, float("nan")])
 def test_a_temperature_must_be_above_zero(temperature: float) -> None:
-    with pytest.raises(InputError, match="a temperature above 0, but got"):
+    with pytest.raises(InputError, match="`temperature` to be a number, above 0, but got"):
         ConceptSource(ENCODER, VOCABULARY, temperature=temperature)
 
 

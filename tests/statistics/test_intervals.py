@@ -148,7 +148,7 @@ def test_no_seeds_are_refused(scores) -> None:
 
 
 def test_empty_parts_are_refused() -> None:
-    with pytest.raises(InputError, match="at least one image in each part"):
+    with pytest.raises(InputError, match="`n_test` to be at least 1 everywhere"):
         accuracy_interval([0.5, 0.5], n_train=10, n_test=0)
     with pytest.raises(InputError, match="`n_seeds` to be a whole number of at least 1"):
         effective_size(10, n_train=10, n_seeds=0)

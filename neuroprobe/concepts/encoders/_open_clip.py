@@ -68,8 +68,8 @@ class OpenClipEncoder:
         device: str | torch.device = "auto",
         cache_dir: str | Path | None = None,
     ) -> None:
-        open_clip = _import_open_clip()
         self.device = resolve_device(device)
+        open_clip = _import_open_clip()
         name = _full_name(open_clip, model_name)
         _check_pretrained(open_clip, name, pretrained)
         config = _config(open_clip, name)

@@ -90,8 +90,8 @@ class TransformersEncoder:
         device: str | torch.device = "auto",
         revision: str | None = None,
     ) -> None:
-        transformers = _import_transformers()
         self.device = resolve_device(device)
+        transformers = _import_transformers()
         found, processor = _model_and_processor(transformers, model, processor, revision)
         _check_kind(found, processor)
         self.model: Any = found.float().to(self.device).eval()
