@@ -1,15 +1,20 @@
-from ._cells import Split as Split
 from ._layer import Features as Features
-from ._layer import Options as Options
 from ._layer import Sample as Sample
 from ._layer import Task as Task
 from ._layer import fit_layer as fit_layer
+from ._problems import Split as Split
+from ._statistics import Options as Options
 from .probes import LinearProbe as LinearProbe
 from .probes import MeanDifferenceProbe as MeanDifferenceProbe
 from .probes import NonlinearProbe as NonlinearProbe
+from .probes import Probe as Probe
 from .probes import RegressionProbe as RegressionProbe
+from .probes import Solution as Solution
 from .probes import SparseProbe as SparseProbe
+from .probes import Training as Training
+from .probes import list_probes as list_probes
 from .probes import make_probe as make_probe
+from .probes import register_probe as register_probe
 from .study import BLOG_PROBES as BLOG_PROBES
 from .study import ProbingStudy as ProbingStudy
 from .study import Scopes as Scopes
@@ -21,23 +26,29 @@ from .study import split as split
 
 __all__ = [
     "BLOG_PROBES",
-    "Features",
     "LinearProbe",
     "MeanDifferenceProbe",
     "NonlinearProbe",
-    "Options",
+    "Probe",
     "ProbingStudy",
     "RegressionProbe",
-    "Sample",
     "Scopes",
+    "Solution",
     "SparseProbe",
+    "Training",
+    "list_probes",
+    "make_probe",
+    "register_probe",
+    # what other rooms and benchmarks build on
+    "Features",
+    "Options",
+    "Sample",
     "Split",
     "Task",
     "check_jobs",
     "check_seeds",
     "check_split",
     "fit_layer",
-    "make_probe",
     "make_tasks",
     "split",
 ]

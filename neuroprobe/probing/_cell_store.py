@@ -12,8 +12,7 @@ import numpy as np
 
 from neuroprobe._core import fingerprint_bytes, write_whole
 from neuroprobe.exceptions import StoreError
-from neuroprobe.probing._layer import CellResult
-from neuroprobe.probing._unit_cells import UnitScores
+from neuroprobe.probing._layer import CellResult, UnitScores
 
 _UNIT_FIELDS = ("test_accuracy", "balanced_accuracy", "auroc", "p_value")
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 import types
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from sklearn.base import BaseEstimator, clone
 
 from neuroprobe._core import fingerprint_bytes, fingerprint_texts, identify_function
 from neuroprobe.exceptions import InputError
-from neuroprobe.probing.probes import PROBES
+from neuroprobe.probing.probes import Solution, Training, list_probes
 
 #: Probabilities closer to 0 and 1 have log-odds that no sum of bits holds.
 _SMALLEST = 1e-12
@@ -36,15 +37,20 @@ class EstimatorProbe:
     """
 
     estimator: Any
+    linear: ClassVar[bool] = False
+    per_unit: ClassVar[bool] = False
+    predicts: ClassVar[str] = "class"
+    rotates: ClassVar[bool] = False
+    dtype: ClassVar[torch.dtype] = torch.float64
 
     def __post_init__(self) -> None:
         decides = any(hasattr(self.estimator, name) for name in ("decision_function", "predict_proba"))
         if not isinstance(self.estimator, BaseEstimator) or not decides:
             raise InputError(
-                f"Expected a kind of probe, one of {', '.join(c.__name__ for c in PROBES.values())}, or a scikit-learn classifier with "
-                f"decision_function or predict_proba, but got {self.estimator!r:.80}."
+                f"Expected a kind of probe, one of {', '.join(c.__name__ for c in list_probes().values())}, or a scikit-learn classifier "
+                f"with decision_function or predict_proba, but got {self.estimator!r:.80}."
             )
-        if self.kind in PROBES:
+        if self.kind in list_probes():
             raise InputError(
                 f"Expected a kind that is none of neuroprobe's own, but {type(self.estimator).__name__} calls itself {self.kind!r}. "
                 "Give its class another `kind`."
@@ -59,29 +65,14 @@ class EstimatorProbe:
         """The estimator's parameters."""
         return dict(self.estimator.get_params())
 
-    def decide(
-        self, Z: npt.NDArray[np.float64], targets: npt.NDArray[np.int64], train: npt.NDArray[np.int64], seed: int
-    ) -> npt.NDArray[np.float64]:
-        """The log-odds of every image, after a fit on the training part.
-
-        Parameters
-        ----------
-        Z : ndarray, [n_images, n_units]
-        targets : ndarray, [n_images]
-        train : ndarray, [n_train]
-        seed : int
-
-        Returns
-        -------
-        ndarray, [n_images]
-        """
-        fitted = clone(self.estimator)
-        fitted.set_params(**{name: seed for name in fitted.get_params() if name.rpartition("__")[2] == "random_state"})
-        fitted.fit(Z[train], targets[train])
-        values = np.asarray(_log_odds(fitted, Z), dtype=np.float64)
-        if values.shape != targets.shape or not np.isfinite(values).all():
-            raise InputError(f"Expected {type(fitted).__name__} to give a finite number per image, but got {values.dtype} {values.shape}.")
-        return values
+    def solve(self, training: Training) -> Solution:
+        """Fit a clone to every problem of a batch."""
+        fitted = []
+        for Z, targets, seed in zip(training.Z.cpu().numpy(), training.targets.cpu().numpy(), training.seeds, strict=True):
+            one = clone(self.estimator)
+            one.set_params(**{name: seed for name in one.get_params() if name.rpartition("__")[2] == "random_state"})
+            fitted.append(one.fit(Z, targets))
+        return Solution(_Fitted(tuple(fitted)))
 
     @property
     def identity(self) -> str:
@@ -106,8 +97,24 @@ def _contents(value: Any) -> Iterator[str]:
         yield identify_function(value) if callable(value) and not isinstance(value, type) else repr(value)
 
 
-def _log_odds(fitted: Any, Z: npt.NDArray[np.float64]) -> Any:
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    """A fitted classifier for every problem of a batch."""
+
+    estimators: tuple[Any, ...]
+
+    def values(self, Z: torch.Tensor) -> torch.Tensor:
+        """The log-odds of every image, [n_problems, n_images, r] -> [n_problems, n_images, 1]"""
+        found = [_log_odds(one, rows) for one, rows in zip(self.estimators, Z.cpu().numpy(), strict=True)]
+        return torch.from_numpy(np.stack(found))[..., None]
+
+
+def _log_odds(fitted: Any, Z: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     if hasattr(fitted, "decision_function"):
-        return fitted.decision_function(Z)
-    share = np.clip(fitted.predict_proba(Z)[:, 1], _SMALLEST, 1 - _SMALLEST)
-    return np.log(share) - np.log1p(-share)
+        values = np.asarray(fitted.decision_function(Z), dtype=np.float64)
+    else:
+        share = np.clip(fitted.predict_proba(Z)[:, 1], _SMALLEST, 1 - _SMALLEST)
+        values = np.asarray(np.log(share) - np.log1p(-share), dtype=np.float64)
+    if values.shape != Z.shape[:1] or not np.isfinite(values).all():
+        raise InputError(f"Expected {type(fitted).__name__} to give a finite number per image, but got {values.dtype} {values.shape}.")
+    return values

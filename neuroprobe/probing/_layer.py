@@ -1,29 +1,26 @@
-"""What a study measures of a layer: every probe on every concept's images, with control labels, permutations and codelengths."""
+"""What a study measures of a layer: every probe on every concept's images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from neuroprobe.concepts import ConceptSet
-from neuroprobe.probing._cells import AnyProbe, Problems, Row, Split, decisions, score
-from neuroprobe.probing._estimators import EstimatorProbe
-from neuroprobe.probing._gram import coordinates, gram_matrix, layer_scaled, reduced, unit_scaled
-from neuroprobe.probing._unit_cells import UnitScores, fit_units, summarize_units
-from neuroprobe.probing.controls import codelength_ends, control_labels, online_codelength
-from neuroprobe.statistics import permutation_p_value
+from neuroprobe.probing._coordinates import Coordinates, Scaling, coordinates, feature_blocks, gram_matrix, scaled
+from neuroprobe.probing._problems import AnyProbe, Problems, Split, decisions, joined
+from neuroprobe.probing._statistics import Options, Row, measure
+from neuroprobe.statistics import auroc, auroc_p_value, balanced_accuracy
 
 Features: TypeAlias = Literal["pooled", "spatial"]
 Scope: TypeAlias = Literal["neuron", "layer", "full"]
 
-#: Kinds whose weights lie in the span of the training images, so that their decision values tell them.
-LINEAR_KINDS = ("linear", "mean_difference")
+#: How features are scaled: each by its own number, or all by one.
+SCALINGS: dict[Features, Scaling] = {"pooled": "unit", "spatial": "layer"}
 
 
 @dataclass(frozen=True)
@@ -40,34 +37,43 @@ class Task:
         return f"prob-{self.scope}-{self.probe.kind}"
 
     @property
-    def sees_units(self) -> bool:
-        """Whether the probe must see the units themselves; the others see what no rotation of them changes."""
-        return self.probe.kind == "sparse" or isinstance(self.probe, EstimatorProbe)
-
-
-@dataclass(frozen=True)
-class Options:
-    """What is measured beside the scores; as in `neuroprobe.ProbingStudy`."""
-
-    controls: int = 0
-    permutations: int = 0
-    codelength: bool = False
-    keep_directions: bool = False
+    def fits(self) -> bool:
+        """Whether the probe can read these features in this scope."""
+        if self.scope == "neuron":
+            return self.features == "pooled" and self.probe.per_unit
+        return self.probe.rotates or (self.scope == "layer" and self.features == "pooled")
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One concept's images, by their rows among all recorded features of a layer (in the order of the set's ids), and splits by seed."""
+    """One concept's images, by their rows among all of a layer's activations (in the order of the set's ids), and splits by seed."""
 
     concept_set: ConceptSet
     splits: Mapping[int, Split]
-    recorded: npt.NDArray[np.float32]
+    activations: npt.NDArray[np.float32]
     rows: npt.NDArray[np.int64]
 
     @property
     def X(self) -> npt.NDArray[np.float32]:
         """The features, [n_images, n_features]; copied when they are asked for, because they can be large."""
-        return np.asarray(self.recorded[self.rows])
+        return np.asarray(self.activations[self.rows])
+
+
+@dataclass(frozen=True, eq=False)
+class UnitScores:
+    """Every unit by itself: means over the splits, on held-out parts.
+
+    Attributes
+    ----------
+    test_accuracy, balanced_accuracy, auroc : ndarray, [n_units]
+    p_value : ndarray, [n_units]
+        Two-sided Mann-Whitney test of the unit's values over all the concept's images: nothing is fitted to them.
+    """
+
+    test_accuracy: npt.NDArray[np.float64]
+    balanced_accuracy: npt.NDArray[np.float64]
+    auroc: npt.NDArray[np.float64]
+    p_value: npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,14 +83,6 @@ class CellResult:
     rows: list[Row]
     units: UnitScores | None = None
     directions: dict[int, tuple[npt.NDArray[np.float32], float]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, eq=False)
-class _Batch:
-    """Problems with what they are about."""
-
-    problems: Problems
-    concepts: list[ConceptSet]
 
 
 def fit_layer(
@@ -106,46 +104,41 @@ def fit_layer(
     dict from (concept, task) to CellResult
     """
     found: dict[tuple[str, Task], CellResult] = {}
-    batches: list[_Batch] | None = None
+    shared: list[Problems] | None = None  # of all samples; made once, when a task wants them
     for task, concepts in tasks:
         wanted = [sample for sample in samples if sample.concept_set.concept in concepts]
         if task.scope == "neuron":
-            found.update({(s.concept_set.concept, task): _fit_units(s, task, device) for s in wanted})
+            found.update({(sample.concept_set.concept, task): _fit_units(sample, task, device) for sample in wanted})
             continue
-        if batches is None or len(wanted) < len(samples):
+        if len(wanted) < len(samples):
             batches = [batch for sample in wanted for batch in scaled_problems(sample, task.features, device)]
-        rows = fit_batches(task, batches, options=options)
+        else:
+            batches = shared = shared or [batch for sample in samples for batch in scaled_problems(sample, task.features, device)]
+        rows = _fit_batches(task, batches, options=options)
         for sample in wanted:
             concept = sample.concept_set.concept
-            kept = _directions(sample, task, rows[concept]) if options.keep_directions and task.probe.kind in LINEAR_KINDS else {}
+            kept = _directions(sample, task, rows[concept]) if options.keep_directions and task.probe.linear else {}
             found[concept, task] = CellResult([row for _, (row, _) in sorted(rows[concept].items())], directions=kept)
-        if len(wanted) < len(samples):
-            batches = None
     return found
 
 
-def scaled_problems(sample: Sample, features: Features, device: torch.device) -> list[_Batch]:
+def scaled_problems(sample: Sample, features: Features, device: torch.device) -> list[Problems]:
     """A sample's splits as batches of problems, those with parts of the same sizes together."""
-    n_features = sample.recorded.shape[1]
+    X, n_features = torch.from_numpy(sample.activations), sample.activations.shape[1]
     if features == "spatial":
-        Z = coordinates(gram_matrix(torch.from_numpy(sample.recorded), rows=torch.from_numpy(sample.rows), device=device))
+        Z = coordinates(gram_matrix(feature_blocks(X, torch.from_numpy(sample.rows), device)))
     else:
         Z = torch.from_numpy(sample.X).to(device)
     batches = []
     for seeds in _by_size(sample):
         train, _ = _rows_of(sample, seeds, device)
-        scaled = layer_scaled(Z, train, n_features=n_features) if features == "spatial" else unit_scaled(Z, train)
-        batches.append(_batch(sample, scaled, seeds, n_features=n_features))
+        batches.append(_problems(sample, scaled(Z, train, SCALINGS[features], n_features=n_features), seeds, n_features=n_features))
     return batches
 
 
-def _batch(sample: Sample, Z: torch.Tensor, seeds: Sequence[int], *, n_features: float) -> _Batch:
-    concept_set, device = sample.concept_set, Z.device
-    train, test = _rows_of(sample, seeds, device)
-    targets = torch.from_numpy(concept_set.targets).to(device).expand(len(seeds), -1)
-    likelihoods = concept_set.likelihoods
-    values = torch.tensor(likelihoods, dtype=torch.float64, device=device).expand(len(seeds), -1) if likelihoods else None
-    return _Batch(Problems(Z, targets, train, test, tuple(seeds), n_features, values), [concept_set] * len(seeds))
+def _problems(sample: Sample, Z: torch.Tensor, seeds: Sequence[int], *, n_features: float) -> Problems:
+    targets = torch.from_numpy(sample.concept_set.targets).to(Z.device).expand(len(seeds), -1)
+    return Problems(Z, targets, *_rows_of(sample, seeds, Z.device), tuple(seeds), n_features, (sample.concept_set,) * len(seeds))
 
 
 def _rows_of(sample: Sample, seeds: Sequence[int], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
@@ -162,144 +155,73 @@ def _by_size(sample: Sample) -> list[list[int]]:
     return list(groups.values())
 
 
-def fit_batches(task: Task, batches: Sequence[_Batch], *, options: Options) -> dict[str, dict[int, tuple[Row, npt.NDArray[np.float64]]]]:
+def _fit_batches(task: Task, batches: Sequence[Problems], *, options: Options) -> dict[str, dict[int, tuple[Row, npt.NDArray[np.float64]]]]:
     """Row and decision values [n_images] of every concept and seed; batches of one shape are solved together."""
     found: dict[str, dict[int, tuple[Row, npt.NDArray[np.float64]]]] = {}
-    for batch in _joined(batches, rotated=not task.sees_units):
-        values = decisions(task.probe, batch.problems)
-        rows = score(values, batch.problems, kind=task.probe.kind)
-        _add_extras(rows, task.probe, batch, options)
-        for row, value, concept_set, seed in zip(rows, values, batch.concepts, batch.problems.seeds, strict=True):
+    for problems in joined(batches, rotated=task.probe.rotates):
+        values = decisions(task.probe, problems)
+        rows = measure(task.probe, problems, values, options=options)
+        for row, value, concept_set, seed in zip(rows, values, problems.concept_sets, problems.seeds, strict=True):
             found.setdefault(concept_set.concept, {})[seed] = ({"seed": seed, **row}, value)
     return found
-
-
-def _joined(batches: Sequence[_Batch], *, rotated: bool) -> list[_Batch]:
-    groups: dict[tuple[Any, ...], list[_Batch]] = {}
-    for batch in batches:
-        p = batch.problems
-        sizes = (p.Z.shape[1:], p.train.shape[1], p.test.shape[1], int(p.targets[0, p.test[0]].sum()), p.values is None, p.n_features)
-        groups.setdefault(sizes, []).append(batch)
-    return [_concatenated(group, rotated=rotated) for group in groups.values()]
-
-
-def _concatenated(batches: Sequence[_Batch], *, rotated: bool) -> _Batch:
-    parts = [batch.problems for batch in batches]
-    values = None if parts[0].values is None else torch.cat([p.values for p in parts if p.values is not None])
-    Z = torch.cat([reduced(p.Z) if rotated else p.Z for p in parts])
-    targets, train, test = (torch.cat([getattr(p, name) for p in parts]) for name in ("targets", "train", "test"))
-    problems = Problems(Z, targets, train, test, tuple(s for p in parts for s in p.seeds), parts[0].n_features, values)
-    return _Batch(problems, [concept_set for batch in batches for concept_set in batch.concepts])
-
-
-def _add_extras(rows: list[Row], probe: AnyProbe, batch: _Batch, options: Options) -> None:
-    if probe.kind == "regression":
-        return
-    if options.controls:
-        accuracy = _control_accuracy(probe, batch, options.controls)
-        for row, control in zip(rows, accuracy, strict=True):
-            row["control_accuracy"], row["selectivity"] = float(control), row["test_accuracy"] - float(control)
-    if options.permutations:
-        null = np.stack([_permuted_score(probe, batch.problems, i) for i in range(options.permutations)], axis=1)
-        for row, p in zip(rows, permutation_p_value([row["balanced_accuracy"] for row in rows], null), strict=True):
-            row["p_value"] = float(p)
-    if options.codelength:
-        for row, bits in zip(rows, _codelengths(probe, batch.problems), strict=True):
-            row["codelength"], row["compression"] = float(bits), batch.problems.targets.shape[1] / float(bits)
-
-
-def _control_accuracy(probe: AnyProbe, batch: _Batch, n: int) -> npt.NDArray[np.float64]:
-    """Mean held-out accuracy on n labelings that are random per type of image, [n_problems]."""
-    accuracies = []
-    for i in range(n):
-        drawn = [
-            control_labels(s.types, seed=seed * n + i, share=float(s.targets.mean()))
-            for s, seed in zip(batch.concepts, batch.problems.seeds, strict=True)
-        ]
-        accuracies.append(_accuracy(probe, batch.problems.with_targets(_like(np.stack(drawn), batch.problems))))
-    return np.asarray(np.mean(accuracies, axis=0))
-
-
-def _accuracy(probe: AnyProbe, problems: Problems) -> npt.NDArray[np.float64]:
-    right = (decisions(probe, problems) > 0) == (problems.targets.cpu().numpy() > 0)
-    return np.asarray(np.take_along_axis(right, problems.test.cpu().numpy(), 1).mean(axis=1))
-
-
-def _permuted_score(probe: AnyProbe, problems: Problems, number: int) -> npt.NDArray[np.float64]:
-    """Balanced accuracy with the targets of each part shuffled among its images, [n_problems]."""
-    targets = problems.targets.cpu().numpy().copy()
-    for row, seed, *parts in zip(targets, problems.seeds, problems.train.cpu().numpy(), problems.test.cpu().numpy(), strict=True):
-        generator = np.random.default_rng((seed, number))
-        for part in parts:
-            row[part] = row[generator.permutation(part)]
-    shuffled = problems.with_targets(_like(targets, problems))
-    rows = score(decisions(probe, shuffled), shuffled, kind=probe.kind)
-    return np.array([row["balanced_accuracy"] for row in rows])
-
-
-def _codelengths(probe: AnyProbe, problems: Problems) -> list[float]:
-    """Bits of the online code over all images, in an order of the seed's, [n_problems]."""
-    n = problems.targets.shape[1]
-    ends = codelength_ends(n)
-    orders = np.stack([_order(t, seed, ends[0]) for t, seed in zip(problems.targets.cpu().numpy(), problems.seeds, strict=True)])
-    found = np.zeros(orders.shape)
-    for start, end in pairwise(ends):
-        values = decisions(probe, problems.trained_on(_like(orders[:, :start], problems)))
-        found[:, start:end] = np.take_along_axis(values, orders[:, start:end], 1)
-    truth = np.take_along_axis(problems.targets.cpu().numpy(), orders, 1) > 0
-    return [float(online_codelength(row, targets, ends=ends)) for row, targets in zip(found, truth, strict=True)]
-
-
-def _order(targets: npt.NDArray[np.int64], seed: int, first: int) -> npt.NDArray[np.int64]:
-    """A random order of the images in which the first block holds both classes."""
-    generator = np.random.default_rng(seed)
-    one_of_each = [generator.choice(np.flatnonzero(targets == c)) for c in (0, 1)]
-    others = generator.permutation(np.setdiff1d(np.arange(len(targets)), one_of_each))
-    block = generator.permutation(np.concatenate([one_of_each, others[: first - 2]]))
-    return np.concatenate([block, others[first - 2 :]])
-
-
-def _like(array: npt.NDArray[Any], problems: Problems) -> torch.Tensor:
-    return torch.from_numpy(array.astype(np.int64)).to(problems.Z.device)
-
-
-def _fit_units(sample: Sample, task: Task, device: torch.device) -> CellResult:
-    values = sample.X
-    X, targets = torch.from_numpy(values).to(device), torch.from_numpy(sample.concept_set.targets).to(device)
-    rows: list[Row] = []
-    scores: list[npt.NDArray[np.float64]] = []
-    for seeds in _by_size(sample):
-        found, part = fit_units(task.probe, X, targets, *_rows_of(sample, seeds, device), tuple(seeds))
-        rows += [{"seed": seed, **row} for seed, row in zip(seeds, found, strict=True)]
-        scores += part
-    units = summarize_units(values, sample.concept_set.targets, scores)
-    for row in rows:
-        row["p_value"] = float(units.p_value[row["unit"]])
-    return CellResult(sorted(rows, key=lambda row: row["seed"]), units=units)
 
 
 def _directions(
     sample: Sample, task: Task, rows: Mapping[int, tuple[Row, npt.NDArray[np.float64]]]
 ) -> dict[int, tuple[npt.NDArray[np.float32], float]]:
     """Weights for the units as they came, and biases, from the probes' decision values."""
-    X = sample.X
-    return {seed: _direction(X, sample.splits[seed].train, values, task.features) for seed, (_, values) in rows.items()}
+    X, found = sample.X, {}
+    for seed, (_, values) in rows.items():
+        train = sample.splits[seed].train
+        (weights,), (bias,) = Coordinates(X[train], SCALINGS[task.features]).weights_of(torch.from_numpy(values[train]))
+        found[seed] = (weights.astype(np.float32), float(bias))
+    return found
 
 
-def _direction(
-    X: npt.NDArray[np.float32], train: npt.NDArray[np.int64], values: npt.NDArray[np.float64], features: Features
-) -> tuple[npt.NDArray[np.float32], float]:
-    """The shortest weights (of scaled units) with these decision values on the training part: a probe's own lie in its span."""
-    part = X[train].astype(np.float64)
-    mean = part.mean(axis=0)
-    part -= mean
-    scale = part.std(axis=0) if features == "pooled" else np.full(X.shape[1], np.sqrt(np.square(part).mean()))
-    scale = np.where(scale > 1e-13 * np.abs(mean), scale, 1)
-    part /= scale
-    center = values[train].mean()
-    inner = np.linalg.pinv(part @ part.T, rcond=1e-10, hermitian=True)
-    weights = (part.T @ (inner @ (values[train] - center))) / scale
-    return weights.astype(np.float32), float(center - weights @ mean)
+# --- scope neuron: a probe on every unit by itself, all of them at once
+
+
+def _fit_units(sample: Sample, task: Task, device: torch.device) -> CellResult:
+    X, targets = sample.X, sample.concept_set.targets
+    rows: list[Row] = []
+    scores: list[npt.NDArray[np.float64]] = []
+    for seeds in _by_size(sample):
+        parts = _rows_of(sample, seeds, device)
+        Z = scaled(torch.from_numpy(X).to(device), parts[0], SCALINGS["pooled"])  # [n_splits, n_images, n_units]
+        for i, seed in enumerate(seeds):
+            row, score = _fit_split(sample, task.probe, Z[i], parts[0][i], parts[1][i], seed)
+            rows.append({"seed": seed, **row})
+            scores.append(score)
+    one_sided = np.minimum(auroc_p_value(X.T, targets == 1), auroc_p_value(-X.T, targets == 1))
+    accuracy, balanced, area = np.mean(scores, axis=0)
+    units = UnitScores(accuracy, balanced, area, np.minimum(2 * one_sided, 1))
+    for row in rows:
+        row["p_value"] = float(units.p_value[row["unit"]])
+    return CellResult(sorted(rows, key=lambda row: row["seed"]), units=units)
+
+
+def _fit_split(
+    sample: Sample, probe: AnyProbe, Z: torch.Tensor, train: torch.Tensor, test: torch.Tensor, seed: int
+) -> tuple[Row, npt.NDArray[np.float64]]:
+    """The row of the unit with the least log-loss on the training part, and [3, n_units]: scores of every unit on the held-out part."""
+    truth, n_units = sample.concept_set.targets, Z.shape[1]
+    targets = torch.from_numpy(truth).to(Z.device)
+
+    def problems(columns: slice, n: int) -> Problems:
+        parts = tuple(part.expand(n, -1) for part in (targets, train, test))
+        return Problems(Z[:, columns].T[..., None], parts[0], parts[1], parts[2], (seed,) * n, 1, (sample.concept_set,) * n)
+
+    values = decisions(probe, problems(slice(None), n_units), at_a_time=1024)  # [n_units, n_images]
+    seen, held_out = train.cpu().numpy(), test.cpu().numpy()
+    best = int(np.argmin(np.logaddexp(0, np.where(truth[seen] == 1, -values[:, seen], values[:, seen])).sum(axis=1)))
+    one = slice(best, best + 1)
+    (row,) = measure(probe, problems(one, 1), values[one], options=Options())
+    decision, wanted = values[:, held_out], truth[held_out] == 1
+    right = ((decision > 0) == wanted).mean(axis=1)
+    return {"unit": best, **row}, np.stack([right, balanced_accuracy(decision > 0, wanted), auroc(decision, wanted)])
+
+
+# --- scope full
 
 
 @dataclass
@@ -321,11 +243,11 @@ class FullScope:
         batches = []
         for seeds, gram in zip(_by_size(sample), self.total, strict=True):
             Z = coordinates(gram * (self.n_features / self.n_layers))
-            batches.append(_batch(sample, Z, seeds, n_features=self.n_features))
-        rows = fit_batches(task, batches, options=options)[sample.concept_set.concept]
+            batches.append(_problems(sample, Z, seeds, n_features=self.n_features))
+        rows = _fit_batches(task, batches, options=options)[sample.concept_set.concept]
         return CellResult([row for _, (row, _) in sorted(rows.items())])
 
 
 def layer_grams(sample: Sample, features: Features, device: torch.device) -> list[torch.Tensor]:
     """One layer's part in scope full, for every size of splits, [n_splits, n_images, n_images]."""
-    return [batch.problems.Z @ batch.problems.Z.mT / batch.problems.n_features for batch in scaled_problems(sample, features, device)]
+    return [batch.Z @ batch.Z.mT / batch.n_features for batch in scaled_problems(sample, features, device)]

@@ -23,9 +23,9 @@ from neuroprobe.exceptions import InputError
 from neuroprobe.images import Images, Transform, collect, first_readable
 from neuroprobe.models import FEATURES, Direction, Layout, one_thread_each, resolve_device
 from neuroprobe.probing._cell_store import CellStore
-from neuroprobe.probing._cells import AnyProbe, Split
-from neuroprobe.probing._estimators import EstimatorProbe
-from neuroprobe.probing._layer import CellResult, Features, FullScope, Options, Sample, Task, fit_layer, layer_grams
+from neuroprobe.probing._layer import CellResult, Features, FullScope, Sample, Task, fit_layer, layer_grams
+from neuroprobe.probing._problems import Split
+from neuroprobe.probing._statistics import Options
 from neuroprobe.recording import ActivationRecorder, ForwardPass
 from neuroprobe.reports import ProbeReport
 from neuroprobe.statistics import benjamini_hochberg
@@ -224,7 +224,7 @@ class Run:
                 "set": sets[cell.concept],
                 "model": plan.checkpoints[cell.checkpoint],
                 "layers": list(plan.layers) if cell.layer == ALL_LAYERS else [cell.layer],
-                "task": [cell.task.name, cell.task.features, _probe_identity(cell.task.probe)],
+                "task": [cell.task.name, cell.task.features, cell.task.probe.identity],
             }
             for cell in self.cells
         }
@@ -277,10 +277,6 @@ class Run:
             "options": asdict(plan.options),
             "transform": identify_function(self.settings.transform),
         }
-
-
-def _probe_identity(probe: AnyProbe) -> str:
-    return probe.identity if isinstance(probe, EstimatorProbe) else repr(sorted(probe.get_params().items()))
 
 
 def _n_threads(n_jobs: int | None, device: torch.device) -> int:

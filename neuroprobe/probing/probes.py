@@ -3,13 +3,20 @@
 All but the sparse one are unchanged by a rotation of the units: all they can use of n images with more than n units is the
 images' inner products. So they are solved in at most n dimensions, exactly (representer theorem), and the weights are
 given back for the units. Two classes or several; every one scales by its training part alone.
+
+A kind of probe is one class: `solve` fits a whole batch of training parts, for the estimator's own `fit` (a batch of one) and for the
+cells of a study alike, and the class says what a study may do with it.
 """
 
 from __future__ import annotations
 
-from abc import ABCMeta, abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar, Self, TypeAlias
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from numbers import Real
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,13 +27,21 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from neuroprobe._core import check_choice, check_count, check_number, check_seed
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
-from neuroprobe.probing._linear_models import choose_C, class_means, least_C, roughly_sparse, solve_linear, solve_ridge, solve_sparse
-from neuroprobe.probing._logistic import HiddenLayer, fit_hidden_layer
-from neuroprobe.probing._probe_parameters import check_parameters, strengths
-from neuroprobe.probing._unit_coordinates import Coordinates, Scaling, column_blocks
+from neuroprobe.probing._coordinates import Coordinates, Scaling, column_blocks
+from neuroprobe.probing._hidden import first_weights, fit_hidden_layer
+from neuroprobe.probing._linear import (
+    choose_C,
+    class_means,
+    least_C,
+    solve_logistic,
+    solve_ridge,
+    solve_sparse,
+    solve_units,
+)
 
-_Array: TypeAlias = npt.NDArray[Any]
+_Array = npt.NDArray[Any]
 
 #: Strengths that an L1 path goes through, from the one at which the first weight appears, as multiples of its C.
 PATH = tuple(float(factor) for factor in np.logspace(0.1, 1.9, 8))
@@ -35,34 +50,168 @@ PATH = tuple(float(factor) for factor in np.logspace(0.1, 1.9, 8))
 ALPHAS = tuple(float(alpha) for alpha in np.logspace(-2, 5, 15))
 
 
-class _Probe(BaseEstimator, metaclass=ABCMeta):  # type: ignore[misc]
-    """What all probes share: coordinates of the units, learned from the training part."""
+# --- what a kind of probe is
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """The training parts of a batch of problems; each has its own solution.
+
+    Attributes
+    ----------
+    Z : Tensor, [n_problems, n_train, r]
+        Features, scaled; rotated, where the probe may be.
+    targets : Tensor, [n_problems, n_train]
+        Numbers of the classes from 0, or the numbers that a regression predicts.
+    seeds : tuple of int, [n_problems]
+        Of what is drawn at the start.
+    n_features : float
+        How many features the r coordinates stand for.
+    n_classes : int, default 2
+    """
+
+    Z: torch.Tensor
+    targets: torch.Tensor
+    seeds: tuple[int, ...]
+    n_features: float
+    n_classes: int = 2
+
+
+class Function(Protocol):
+    """What was fitted: from coordinates of images [n_problems, n_images, r] to values [n_problems, n_images, n_outputs]."""
+
+    def values(self, Z: torch.Tensor) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """What `Probe.solve` found: a function, and what else was learned, by the estimator's attribute, each [n_problems]."""
+
+    function: Any
+    learned: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+class Probe(BaseEstimator, ABC):  # type: ignore[misc]
+    """A kind of probe: an estimator whose `solve` fits a batch of training parts at once.
+
+    Attributes
+    ----------
+    kind : str
+        Its name in studies and tables; `register_probe` makes it known there.
+    linear : bool
+        Whether its weights lie in the span of the training images, so that they are a direction that a study can keep.
+    per_unit : bool
+        Whether it can read every unit by itself.
+    predicts : {"class", "number"}
+    rotates : bool
+        Whether it stays the same when the units are rotated; else it must see the units themselves.
+    dtype : torch.dtype
+        What a study fits its many problems in; `fit` uses float64.
+    """
 
     kind: ClassVar[str]
+    linear: ClassVar[bool] = False
+    per_unit: ClassVar[bool] = False
+    predicts: ClassVar[Literal["class", "number"]] = "class"
+    rotates: ClassVar[bool] = True
+    dtype: ClassVar[torch.dtype] = torch.float64
     scaling: Scaling
-    _rotates = True
 
-    def _enter(self, X: Any) -> torch.Tensor:
-        """The training part in its coordinates, as a batch of one problem."""
-        check_parameters(self.get_params())
-        self._coordinates = Coordinates(X, self.scaling, rotate=self._rotates)
-        return torch.from_numpy(np.ascontiguousarray(self._coordinates.training, dtype=np.float64))[None]
+    @abstractmethod
+    def solve(self, training: Training) -> Solution:
+        """Fit every problem of a batch; a problem never feels the others."""
+
+    def check(self) -> None:
+        """Raise `InputError` for parameters with which a fit would go wrong, or silently do nothing."""
+        check_choice("scaling", self.scaling, ("unit", "layer"))
+        self._seed()
+
+    @property
+    def identity(self) -> str:
+        """What tells it from other probes."""
+        return repr(sorted(self.get_params().items()))
+
+    def fit(self, X: Any, y: Any) -> Self:
+        """Fit on [n_images, n_units] and a class, or of a regression a number, per image."""
+        self.check()
+        X, targets, n_classes = self._validated(X, y)
+        coordinates = Coordinates(X, self.scaling, rotate=self.rotates)
+        training = Training(coordinates.Z[None], targets[None], (self._seed(),), X.shape[1], n_classes)
+        solution = self.solve(training)
+        for name, values in solution.learned.items():
+            setattr(self, name, values[0].item())
+        self._take_over(coordinates, training, solution)
+        return self
+
+    @abstractmethod
+    def _validated(self, X: Any, y: Any) -> tuple[_Array, torch.Tensor, int]:
+        """Units [n_images, n_units], targets [n_images] and the number of classes."""
+
+    @abstractmethod
+    def _take_over(self, coordinates: Coordinates, training: Training, solution: Solution) -> None:
+        """Keep the function of a batch of one, for the units as they came."""
 
     def _checked(self, X: Any) -> _Array:
         check_is_fitted(self)
         return np.asarray(validate_data(self, X, dtype=[np.float64, np.float32], reset=False))
 
+    def _seed(self) -> int:
+        given = getattr(self, "random_state", 0)
+        if given is None or isinstance(given, np.random.RandomState):
+            return int(check_random_state(given).randint(2**31))
+        check_seed(given, "random_state")
+        return int(given)
 
-class _Classifier(ClassifierMixin, _Probe):  # type: ignore[misc]
+
+_Class = TypeVar("_Class", bound=type[Probe])
+_KINDS: dict[str, type[Probe]] = {}
+
+
+def register_probe(cls: _Class) -> _Class:
+    """Make a class of probes known by its `kind`; to be written above the class.
+
+    Raises
+    ------
+    InputError
+        There is another probe of this kind.
+    """
+    if _KINDS.setdefault(cls.kind, cls) is not cls:
+        taken = _KINDS[cls.kind].__name__
+        raise InputError(f"Expected a new kind of probe, but {cls.kind!r} is {taken}. Give the class another `kind`.")
+    return cls
+
+
+def list_probes() -> dict[str, type[Probe]]:
+    """The classes of probes by their kinds."""
+    return dict(_KINDS)
+
+
+def make_probe(kind: str, *, scaling: Scaling = "unit", seed: int = 0) -> Probe:
+    """A probe by its kind: "linear", "nonlinear", "sparse", "mean_difference", "regression", or one that was registered.
+
+    Raises
+    ------
+    UnknownNameError
+    """
+    if kind not in _KINDS:
+        raise UnknownNameError(f"Expected a kind of probe, but got {kind!r}. {suggest(str(kind), _KINDS)}")
+    drawn = {"random_state": seed} if "random_state" in _KINDS[kind]._get_param_names() else {}
+    return _KINDS[kind](scaling=scaling, **drawn)
+
+
+# --- classifiers
+
+
+class _Classifier(ClassifierMixin, Probe):  # type: ignore[misc]
     """What the classifiers share: classes, and predictions from decision values."""
 
-    def _begin(self, X: Any, y: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def _validated(self, X: Any, y: Any) -> tuple[_Array, torch.Tensor, int]:
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_min_samples=2)
         check_classification_targets(y)
         self.classes_, numbers = np.unique(y, return_inverse=True)
         if len(self.classes_) == 1:
             raise InputError(f"Expected two classes or more, but all {len(y)} targets have one class: {self.classes_[0]!r}.")
-        return self._enter(X), torch.from_numpy(numbers)[None]
+        return X, torch.from_numpy(numbers), len(self.classes_)
 
     @abstractmethod
     def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
@@ -86,10 +235,8 @@ class _Classifier(ClassifierMixin, _Probe):  # type: ignore[misc]
 class _Linear(_Classifier):
     """What the classifiers with a weight per unit share."""
 
-    def _finish(self, weights: torch.Tensor, offsets: torch.Tensor) -> None:
-        """Take over [1, rank, n_outputs] and [1, n_outputs] of the coordinates."""
-        self.coef_ = self._coordinates.in_units(weights[0].T.numpy())
-        self.intercept_ = offsets[0].numpy() - self.coef_ @ self._coordinates.mean
+    def _take_over(self, coordinates: Coordinates, training: Training, solution: Solution) -> None:
+        self.coef_, self.intercept_ = coordinates.in_units(solution.function.weights[0], solution.function.offsets[0])
 
     def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
         """Log-odds of the second of two classes, [n_images]; or a value per class, [n_images, n_classes]."""
@@ -97,6 +244,15 @@ class _Linear(_Classifier):
         return np.asarray(values[:, 0] if len(self.coef_) == 1 else values)
 
 
+def _strengths(given: float | Sequence[float], name: str) -> tuple[float, ...]:
+    """One strength of regularization, or several to choose from, as a tuple; `InputError` for one that is no finite number above 0."""
+    values = list(given) if isinstance(given, (Sequence, np.ndarray)) and not isinstance(given, str) else [given]
+    if not values or not all(isinstance(value, Real) and not isinstance(value, bool) and 0 < value < math.inf for value in values):
+        raise InputError(f"Expected `{name}` to be a number above 0, or several to choose from, but got {given!r}.")
+    return tuple(float(value) for value in values)
+
+
+@register_probe
 class LinearProbe(_Linear):
     """L2-regularized logistic regression; for several classes, multinomial.
 
@@ -117,6 +273,7 @@ class LinearProbe(_Linear):
     ----------
     classes_ : ndarray, [n_classes]
     C_ : float
+    n_iter_ : int
     coef_ : ndarray, [1 or n_classes, n_units]
         Weights for the units as they came (not scaled).
     intercept_ : ndarray, [1 or n_classes]
@@ -128,6 +285,7 @@ class LinearProbe(_Linear):
     """
 
     kind = "linear"
+    linear = per_unit = True
 
     def __init__(self, *, C: float | Sequence[float] = 1.0, scaling: Scaling = "unit", cv: int = 5, random_state: int = 0) -> None:
         self.C = C
@@ -135,19 +293,26 @@ class LinearProbe(_Linear):
         self.cv = cv
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> Self:
-        """Fit on [n_images, n_units] and two classes or more."""
-        Z, targets = self._begin(X, y)
+    def check(self) -> None:
+        """Raise `InputError` for parameters with which a fit would go wrong, or silently do nothing."""
+        super().check()
+        _strengths(self.C, "C")
+        check_count("cv", self.cv, low=2)
 
-        def solve(Z: torch.Tensor, targets: torch.Tensor, C: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return solve_linear(Z, targets, C, n_classes=len(self.classes_))
+    def solve(self, training: Training) -> Solution:
+        """Fit every problem of a batch; a problem never feels the others."""
+        Z, targets = training.Z, training.targets
+        candidates = Z.new_tensor(_strengths(self.C, "C")).expand(len(Z), -1)
+        if Z.shape[2] == 1 and training.n_classes == 2 and candidates.shape[1] == 1:
+            function, n_iter = solve_units(Z, targets, float(candidates[0, 0]))
+            return Solution(function, {"C_": candidates[:, 0], "n_iter_": n_iter})
+        solve = partial(solve_logistic, n_classes=training.n_classes)
+        C = choose_C(Z, targets, candidates, solve, n_folds=self.cv, seed=self._seed())
+        function, n_iter = solve(Z, targets, C)
+        return Solution(function, {"C_": C, "n_iter_": n_iter})
 
-        C, _ = choose_C(Z, targets, strengths(self.C, "C"), solve, n_folds=self.cv, seed=self.random_state)
-        self.C_ = float(C[0])
-        self._finish(*solve(Z, targets, C))
-        return self
 
-
+@register_probe
 class SparseProbe(_Linear):
     """L1-regularized logistic regression along a path of strengths: which few units carry a concept.
 
@@ -167,6 +332,7 @@ class SparseProbe(_Linear):
     classes_, coef_, intercept_
         As in `LinearProbe`; most weights are exactly 0.
     C_ : float
+    n_iter_ : int
     path_ : ndarray, [n_strengths]
         The values of C that were tried.
     path_coef_ : ndarray, [n_strengths, 1 or n_classes, n_units]
@@ -179,7 +345,7 @@ class SparseProbe(_Linear):
     """
 
     kind = "sparse"
-    _rotates = False  # the sum of absolute weights is another one in rotated coordinates
+    rotates = False  # the sum of absolute weights is another one in rotated coordinates
 
     def __init__(self, *, path: Sequence[float] = PATH, scaling: Scaling = "unit", cv: int = 5, random_state: int = 0) -> None:
         self.path = path
@@ -187,26 +353,35 @@ class SparseProbe(_Linear):
         self.cv = cv
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> Self:
-        """Fit on [n_images, n_units] and two classes or more."""
-        factors = strengths(self.path, "path")
-        Z, targets = self._begin(X, y)
-        n_classes = len(self.classes_)
+    def check(self) -> None:
+        """Raise `InputError` for parameters with which a fit would go wrong, or silently do nothing."""
+        super().check()
+        _strengths(self.path, "path")
+        check_count("cv", self.cv, low=2)
 
-        def solve(Z: torch.Tensor, targets: torch.Tensor, C: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            return solve_sparse(Z, targets, C, n_classes=n_classes)
+    def solve(self, training: Training) -> Solution:
+        """Fit every problem of a batch; a problem never feels the others."""
+        Z, targets, n_classes = training.Z, training.targets, training.n_classes
+        rough = partial(solve_sparse, n_classes=n_classes, max_iter=300, tol=1e-3)  # as well as it takes to compare strengths
+        C = choose_C(Z, targets, self._path_of(training), rough, n_folds=self.cv, seed=self._seed())
+        function, n_iter = solve_sparse(Z, targets, C, n_classes=n_classes)
+        return Solution(function, {"C_": C, "n_iter_": n_iter})
 
-        self.path_ = np.array([factor * least_C(Z, targets, n_classes) for factor in factors])
-        C, _ = choose_C(Z, targets, tuple(self.path_), roughly_sparse(n_classes), n_folds=self.cv, seed=self.random_state)
-        self.C_ = float(C[0])
-        n = len(self.path_)
-        weights, offsets = solve(Z.expand(n, -1, -1), targets.expand(n, -1), torch.from_numpy(self.path_))
-        self.path_coef_ = self._coordinates.in_units(weights.mT.numpy())
-        chosen = int(np.argmin(np.abs(self.path_ - self.C_)))
-        self._finish(weights[chosen : chosen + 1], offsets[chosen : chosen + 1])
-        return self
+    def _path_of(self, training: Training) -> torch.Tensor:
+        """The values of C that are tried, [n_problems, n_strengths]."""
+        least = least_C(training.Z, training.targets, training.n_classes)
+        return least[:, None] * training.Z.new_tensor(_strengths(self.path, "path"))
+
+    def _take_over(self, coordinates: Coordinates, training: Training, solution: Solution) -> None:
+        super()._take_over(coordinates, training, solution)
+        path = self._path_of(training)[0]
+        Z, targets = training.Z.expand(len(path), -1, -1), training.targets.expand(len(path), -1)
+        along, _ = solve_sparse(Z, targets, path, n_classes=training.n_classes)
+        self.path_ = path.numpy()
+        self.path_coef_ = np.stack([coordinates.in_units(w, o)[0] for w, o in zip(along.weights, along.offsets, strict=True)])
 
 
+@register_probe
 class MeanDifferenceProbe(_Linear):
     """The nearest class mean: the direction from one class's mean to the other's, with the threshold in their middle.
 
@@ -233,17 +408,17 @@ class MeanDifferenceProbe(_Linear):
     """
 
     kind = "mean_difference"
+    linear = per_unit = True
 
     def __init__(self, *, scaling: Scaling = "unit") -> None:
         self.scaling = scaling
 
-    def fit(self, X: Any, y: Any) -> Self:
-        """Fit on [n_images, n_units] and two classes or more."""
-        Z, targets = self._begin(X, y)
-        self._finish(*class_means(Z, targets, n_classes=len(self.classes_)))
-        return self
+    def solve(self, training: Training) -> Solution:
+        """Fit every problem of a batch; a problem never feels the others."""
+        return Solution(class_means(training.Z, training.targets, n_classes=training.n_classes))
 
 
+@register_probe
 class NonlinearProbe(_Classifier):
     """One hidden ReLU layer, fitted by L-BFGS with L2 regularization.
 
@@ -262,7 +437,7 @@ class NonlinearProbe(_Classifier):
     max_iter : int, default 8
         Steps of L-BFGS; few, so that the training part is not learned by heart. With this and `alpha` as they are, held-out accuracy
         is that of scikit-learn's MLPClassifier of the same width and scaling on average over layers (see benchmarks/probing.py).
-    random_state : int, RandomState or None, default None
+    random_state : int, RandomState or None, default 0
         Of the first weights.
 
     Attributes
@@ -279,9 +454,11 @@ class NonlinearProbe(_Classifier):
     """
 
     kind = "nonlinear"
+    per_unit = True
+    dtype = torch.float32
 
     def __init__(
-        self, *, hidden: int = 32, alpha: float = 0.02, scaling: Scaling = "unit", max_iter: int = 8, random_state: Any = None
+        self, *, hidden: int = 32, alpha: float = 0.02, scaling: Scaling = "unit", max_iter: int = 8, random_state: Any = 0
     ) -> None:
         self.hidden = hidden
         self.alpha = alpha
@@ -289,49 +466,44 @@ class NonlinearProbe(_Classifier):
         self.max_iter = max_iter
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> Self:
-        """Fit on [n_images, n_units] and two classes or more."""
-        Z, targets = self._begin(X, y)
-        generator = check_random_state(self.random_state)
-        first = generator.normal(size=(self.n_features_in_, self.hidden)) / np.sqrt(self.n_features_in_)
-        n_outputs = 1 if len(self.classes_) == 2 else len(self.classes_)
-        second = generator.normal(size=(self.hidden, n_outputs)) / np.sqrt(self.hidden)
-        zeros = torch.zeros(1, self.hidden + n_outputs, dtype=torch.float64)
-        along, across, lengths = self._parted(first)
-        if self._coordinates.basis is not None:  # one more coordinate, in which no training image varies
-            Z = torch.cat([Z, torch.zeros_like(Z[:, :, :1])], dim=2)
-            along = np.concatenate([along, lengths[None]])
-        start = HiddenLayer(torch.from_numpy(along)[None], zeros[:, : self.hidden], torch.from_numpy(second)[None], zeros[:, self.hidden :])
-        layer, loss, n_iter = fit_hidden_layer(Z, targets, start, alpha=self.alpha, max_iter=self.max_iter)
-        self._take_over(layer, across, lengths)
-        self.loss_, self.n_iter_ = float(loss[0]), max(int(n_iter[0]), 1)
-        return self
+    def check(self) -> None:
+        """Raise `InputError` for parameters with which a fit would go wrong, or silently do nothing."""
+        super().check()
+        check_count("hidden", self.hidden)
+        check_number("alpha", self.alpha, low=0)
+        check_count("max_iter", self.max_iter)
 
-    def _parted(self, first: _Array) -> tuple[_Array, _Array, _Array]:
-        """First weights [n_units, hidden] in the coordinates, what is left of them across, and the lengths of that."""
-        basis = self._coordinates.basis
-        if basis is None:
-            return first, np.zeros_like(first), np.zeros(self.hidden)
-        along = basis.T.astype(np.float64) @ first
-        across = first - basis @ along
-        return along, across, np.linalg.norm(across, axis=0)
+    def solve(self, training: Training) -> Solution:
+        """Fit every problem of a batch; a problem never feels the others."""
+        n_outputs = 1 if training.n_classes == 2 else training.n_classes
+        start = first_weights(training.Z, self.hidden, training.seeds, n_features=training.n_features, n_outputs=n_outputs)
+        layer, loss, n_iter = fit_hidden_layer(training.Z, training.targets, start, alpha=self.alpha, max_iter=self.max_iter)
+        return Solution(layer, {"loss_": loss, "n_iter_": n_iter.clamp(min=1)})
 
-    def _take_over(self, layer: HiddenLayer, across: _Array, lengths: _Array) -> None:
-        first, basis = layer.first[0].numpy(), self._coordinates.basis
-        if basis is not None:
-            first = basis @ first[:-1] + across * (first[-1] / np.maximum(lengths, np.finfo(float).tiny))
-        self._first, self._bias = first, layer.bias[0].numpy()
-        self._second, self._offset = layer.second[0].numpy(), layer.offset[0].numpy()
+    def _take_over(self, coordinates: Coordinates, training: Training, solution: Solution) -> None:
+        layer, rank = solution.function, training.Z.shape[2]
+        first = coordinates.in_scaled_units(layer.first[0, :rank])
+        if layer.first.shape[1] > rank:  # the weights across the images' span: of their length, in random directions
+            generator = torch.Generator().manual_seed(training.seeds[0])
+            across = torch.randn(len(first), self.hidden, generator=generator, dtype=first.dtype)
+            across -= coordinates.in_scaled_units(coordinates.along(across))
+            first += across / across.norm(dim=0) * layer.first[0, rank]
+        self._scaler, self._first = coordinates.scaler, first
+        self._bias, self._second, self._offset = layer.bias[0], layer.second[0], layer.offset[0]
 
     def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
         """Log-odds of the second of two classes, [n_images]; or a value per class, [n_images, n_classes]."""
         X = self._checked(X)
-        before = sum(self._coordinates.part(X, columns) @ self._first[columns] for columns in column_blocks(X.shape[1]))
-        values = np.maximum(before + self._bias, 0) @ self._second + self._offset
+        before = sum(self._scaler(X, columns) @ self._first[columns] for columns in column_blocks(X.shape[1]))
+        values = ((before + self._bias).relu() @ self._second + self._offset).numpy()
         return np.asarray(values[:, 0] if values.shape[1] == 1 else values)
 
 
-class RegressionProbe(RegressorMixin, _Probe):  # type: ignore[misc]
+# --- regression
+
+
+@register_probe
+class RegressionProbe(RegressorMixin, Probe):  # type: ignore[misc]
     """Ridge regression of a number, such as the concept's likelihood.
 
     Parameters
@@ -355,20 +527,29 @@ class RegressionProbe(RegressorMixin, _Probe):  # type: ignore[misc]
     """
 
     kind = "regression"
+    predicts = "number"
 
     def __init__(self, *, alpha: float | Sequence[float] = ALPHAS, scaling: Scaling = "unit") -> None:
         self.alpha = alpha
         self.scaling = scaling
 
-    def fit(self, X: Any, y: Any) -> Self:
-        """Fit on [n_images, n_units] and a number per image."""
+    def check(self) -> None:
+        """Raise `InputError` for parameters with which a fit would go wrong, or silently do nothing."""
+        super().check()
+        _strengths(self.alpha, "alpha")
+
+    def solve(self, training: Training) -> Solution:
+        """Fit every problem of a batch; a problem never feels the others."""
+        function, alpha = solve_ridge(training.Z, training.targets, _strengths(self.alpha, "alpha"))
+        return Solution(function, {"alpha_": alpha})
+
+    def _validated(self, X: Any, y: Any) -> tuple[_Array, torch.Tensor, int]:
         X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], y_numeric=True, ensure_min_samples=2)
-        Z = self._enter(X)
-        weights, offsets, alpha = solve_ridge(Z, torch.from_numpy(np.array(y, dtype=np.float64))[None], strengths(self.alpha, "alpha"))
-        self.alpha_ = float(alpha[0])
-        self.coef_ = self._coordinates.in_units(weights.numpy())[0]
-        self.intercept_ = float(offsets[0]) - float(self.coef_ @ self._coordinates.mean)
-        return self
+        return X, torch.from_numpy(np.array(y, dtype=np.float64)), 0
+
+    def _take_over(self, coordinates: Coordinates, training: Training, solution: Solution) -> None:
+        (self.coef_,), (intercept,) = coordinates.in_units(solution.function.weights[0], solution.function.offsets[0])
+        self.intercept_ = float(intercept)
 
     def predict(self, X: Any) -> npt.NDArray[np.float64]:
         """The number expected of every image, [n_images]."""
@@ -377,22 +558,3 @@ class RegressionProbe(RegressorMixin, _Probe):  # type: ignore[misc]
     def rank_correlation(self, X: Any, y: Any) -> float:
         """Spearman's correlation of predictions and numbers, beside `score`, which is R2."""
         return float(spearmanr(self.predict(X), y).statistic)
-
-
-Probe: TypeAlias = LinearProbe | NonlinearProbe | SparseProbe | MeanDifferenceProbe | RegressionProbe
-
-#: The classes of probes by their kinds.
-PROBES: dict[str, type[Any]] = {c.kind: c for c in (LinearProbe, NonlinearProbe, SparseProbe, MeanDifferenceProbe, RegressionProbe)}
-
-
-def make_probe(kind: str, *, scaling: Scaling = "unit", seed: int = 0) -> Probe:
-    """A probe by its kind: "linear", "nonlinear", "sparse", "mean_difference" or "regression".
-
-    Raises
-    ------
-    UnknownNameError
-    """
-    if kind not in PROBES:
-        raise UnknownNameError(f"Expected a kind of probe, but got {kind!r}. {suggest(str(kind), PROBES)}")
-    probe: Probe = PROBES[kind](scaling=scaling, **({"random_state": seed} if kind == "nonlinear" else {}))
-    return probe

@@ -18,13 +18,12 @@ from neuroprobe.concepts import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.images import Images, Transform
 from neuroprobe.models import FEATURES, Checkpoint, Layout, check_layers, fingerprint_checkpoints, load_checkpoint, placed
-from neuroprobe.probing._cells import AnyProbe, Split
 from neuroprobe.probing._estimators import EstimatorProbe
-from neuroprobe.probing._layer import Features, Options, Scope, Task
-from neuroprobe.probing._probe_parameters import check_parameters
+from neuroprobe.probing._layer import SCALINGS, Features, Scope, Task
+from neuroprobe.probing._problems import AnyProbe, Split
 from neuroprobe.probing._run import Plan, Run, RunSettings
-from neuroprobe.probing._unit_cells import UNIT_KINDS
-from neuroprobe.probing.probes import PROBES, make_probe
+from neuroprobe.probing._statistics import Options, check_needs
+from neuroprobe.probing.probes import Probe, list_probes, make_probe
 from neuroprobe.reports import ProbeReport
 
 __all__ = ["BLOG_PROBES", "FEATURES", "Features", "ProbingStudy", "check_jobs", "check_probes", "check_seeds", "check_split", "split"]
@@ -36,9 +35,6 @@ BLOG_PROBES: tuple[tuple[str, Features], ...] = (("linear", "pooled"), ("nonline
 Scopes: TypeAlias = Sequence[Scope] | Mapping[Scope, Sequence[str]]
 
 _SCOPES = ("neuron", "layer", "full")
-
-#: The online code needs two blocks; see `neuroprobe.statistics.scores.codelength_ends`.
-_FEWEST_CODED = 16
 
 
 class ProbingStudy:
@@ -261,9 +257,9 @@ def check_probes(probes: Sequence[tuple[str | ClassifierMixin | RegressorMixin, 
         probe = make_probe(kind) if isinstance(kind, str) else kind
         if features not in FEATURES:
             raise UnknownNameError(f"Expected features 'pooled' or 'spatial', but got {features!r}.")
-        if type(probe) in PROBES.values():
-            check_parameters(probe.get_params())
-            found.append((clone(probe).set_params(scaling="unit" if features == "pooled" else "layer"), features))
+        if isinstance(probe, Probe):
+            probe.check()
+            found.append((clone(probe).set_params(scaling=SCALINGS[features]), features))
         else:
             found.append((EstimatorProbe(probe), features))
     if not found:
@@ -290,20 +286,17 @@ def make_tasks(probes: Sequence[tuple[str | ClassifierMixin | RegressorMixin, Fe
         if scope not in _SCOPES:
             raise UnknownNameError(f"Expected a scope, but got {scope!r}. {suggest(str(scope), _SCOPES)}")
         kinds = scopes[scope] if isinstance(scopes, Mapping) else [probe.kind for probe, _ in checked]
-        taken = [Task(scope, probe, features) for probe, features in checked if probe.kind in kinds and _takes(scope, probe, features)]
+        taken = [task for task in (Task(scope, *pair) for pair in checked if pair[0].kind in kinds) if task.fits]
         if not taken:
+            units, rotating = (
+                ", ".join(kind for kind, cls in list_probes().items() if getattr(cls, name)) for name in ("per_unit", "rotates")
+            )
             raise InputError(
                 f"Expected a probe that scope {scope!r} can take, but it takes none of these. Neuron: pooled features and one of "
-                f"{', '.join(UNIT_KINDS)}; full: any of neuroprobe's but sparse; layer: any, sparse and your own with pooled features."
+                f"{units}; full: one of {rotating}; layer: these, and others and your own with pooled features."
             )
         tasks += taken
     return tuple(tasks)
-
-
-def _takes(scope: Scope, probe: AnyProbe, features: Features) -> bool:
-    if scope == "neuron":
-        return features == "pooled" and probe.kind in UNIT_KINDS
-    return not Task(scope, probe, features).sees_units or (scope == "layer" and features == "pooled")
 
 
 def _check_sets(concept_sets: ConceptSets, tasks: Sequence[Task], options: Options) -> None:
@@ -315,18 +308,5 @@ def _check_sets(concept_sets: ConceptSets, tasks: Sequence[Task], options: Optio
         raise InputError("Expected at least one concept, but `concept_sets` is empty.")
     check_counts(low=0, controls=options.controls, permutations=options.permutations)
     for concept_set in concept_sets.values():
-        if options.codelength and len(concept_set.ids) < _FEWEST_CODED:
-            raise InputError(
-                f"Expected at least {_FEWEST_CODED} images of {concept_set.concept!r} for an online codelength, but its set has "
-                f"{len(concept_set.ids)}. Give more images, or leave codelength=False."
-            )
-        if options.controls and len(set(concept_set.types)) < 2:
-            raise InputError(
-                f"Expected types of the images of {concept_set.concept!r} for control labels, but its set knows none. Make the sets with "
-                "ConceptScores.rank, give classes with ConceptSets.with_types, or leave controls=0."
-            )
-        if any(task.probe.kind == "regression" for task in tasks) and not concept_set.likelihoods:
-            raise InputError(
-                f"Expected likelihoods of {concept_set.concept!r} for a regression, but its set has none. Make the sets with "
-                "ConceptScores.rank, or leave the kind 'regression' out."
-            )
+        for task in tasks:
+            check_needs(concept_set, task.probe, options)

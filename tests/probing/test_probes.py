@@ -12,8 +12,7 @@ from sklearn.neighbors import NearestCentroid
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.probing import LinearProbe, MeanDifferenceProbe, NonlinearProbe, RegressionProbe, SparseProbe, make_probe
-from neuroprobe.probing.probes import PROBES
+from neuroprobe.probing import LinearProbe, MeanDifferenceProbe, NonlinearProbe, RegressionProbe, SparseProbe, list_probes, make_probe
 
 CLASSIFIERS = [LinearProbe(), NonlinearProbe(max_iter=100, random_state=0), SparseProbe(path=(2, 5), cv=3), MeanDifferenceProbe()]
 each_probe = pytest.mark.parametrize("probe", CLASSIFIERS, ids=lambda probe: probe.kind)
@@ -232,8 +231,8 @@ def test_an_unknown_scaling_is_refused(probe) -> None:
         (SparseProbe(cv=2.5), "`cv` to be a whole number of at least 2, but got 2.5"),
         (NonlinearProbe(hidden=0), "`hidden` to be a whole number of at least 1, but got 0"),
         (NonlinearProbe(max_iter=0), "`max_iter` to be a whole number of at least 1, but got 0"),
-        (NonlinearProbe(alpha=-1), "`alpha` to be a number above 0"),
-        (NonlinearProbe(alpha=float("nan")), "`alpha` to be a number above 0"),
+        (NonlinearProbe(alpha=-1), "`alpha` to be a number, at least 0, but got -1"),
+        (NonlinearProbe(alpha=float("nan")), "`alpha` to be a number, at least 0, but got nan"),
     ],
 )
 def test_parameters_that_cannot_be_are_refused(probe, message: str) -> None:
@@ -281,7 +280,7 @@ def test_the_global_random_state_stays(probe) -> None:
 def test_probes_by_their_kind() -> None:
     assert make_probe("linear", scaling="layer").get_params() == LinearProbe(scaling="layer").get_params()
     assert make_probe("nonlinear", seed=5).get_params() == NonlinearProbe(random_state=5).get_params()
-    assert [type(make_probe(kind)) for kind in PROBES] == list(PROBES.values())
+    assert [type(make_probe(kind)) for kind in list_probes()] == list(list_probes().values())
     with pytest.raises(UnknownNameError, match=r"a kind of probe, but got 'nonlinaer'\. Did you mean 'nonlinear'"):
         make_probe("nonlinaer")
 

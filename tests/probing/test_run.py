@@ -15,6 +15,7 @@ from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.images import Images
 from neuroprobe.probing import LinearProbe, NonlinearProbe, ProbingStudy
 from neuroprobe.probing import _run as running
+from neuroprobe.probing._run import Pass, plan_passes
 from neuroprobe.statistics import corrected_interval
 from neuroprobe.world import ATTRIBUTES, LAYERS, WorldDataset, load_target, target_checkpoints, target_transform, world_images
 
@@ -70,6 +71,22 @@ def test_all_concepts_are_recorded_in_one_pass_and_in_several_where_memory_is_sh
     parts = probing.run(IMAGES, transform=TRANSFORM, memory=10_000).table
     assert passes == [1, 120, 120, 120, 120]
     pd.testing.assert_frame_equal(whole, parts, atol=0.03)  # other batches in the forward pass: other last bits
+
+
+def test_everything_in_one_pass_if_it_fits() -> None:
+    concepts = {"a": ["1", "2"], "b": ["2", "3"]}
+    wanted = {"a": ["x", "y"], "b": ["x", "y"]}
+    assert plan_passes({"x": 10, "y": 5}, concepts, wanted, memory=45) == [Pass(("x", "y"), ("a", "b"))]
+
+
+def test_fewer_concepts_and_then_fewer_layers_where_it_does_not() -> None:
+    concepts = {"a": ["1", "2"], "b": ["2", "3"]}
+    wanted = {"a": ["x", "y"], "b": ["x", "y"]}
+    assert plan_passes({"x": 10, "y": 5}, concepts, wanted, memory=44) == [Pass(("x", "y"), ("a",)), Pass(("x", "y"), ("b",))]
+    assert plan_passes({"x": 10, "y": 5}, concepts, wanted, memory=20) == [
+        Pass(("x",), ("a",)), Pass(("x",), ("b",)), Pass(("y",), ("a", "b"))
+    ]  # fmt: skip
+    assert plan_passes({"x": 10}, concepts, {"a": [], "b": ["x"]}, memory=1) == [Pass(("x",), ("b",))]
 
 
 # --- finished cells

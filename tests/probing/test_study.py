@@ -313,7 +313,7 @@ def test_a_layer_that_does_not_exist_is_refused(model) -> None:
 @pytest.mark.parametrize(
     ("probes", "error", "message"),
     [
-        ([("quadratic", "pooled")], UnknownNameError, "a kind of probe, but got 'quadratic'. Known: 'linear', 'nonlinear'"),
+        ([("quadratic", "pooled")], UnknownNameError, "a kind of probe, but got 'quadratic'. Known: 'linear', 'sparse'"),
         ([("linear", "gap")], UnknownNameError, "features 'pooled' or 'spatial', but got 'gap'"),
         ([], InputError, "at least one probe, but got none"),
     ],

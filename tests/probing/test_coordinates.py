@@ -4,11 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from neuroprobe.probing._gram import coordinates, gram_matrix, layer_scaled, reduced, unit_scaled
+from neuroprobe.probing._coordinates import Coordinates, column_blocks, coordinates, reduced, scaled
+from neuroprobe.probing._coordinates import gram_matrix as gram_of_blocks
 
 
 def matrix(n: int, d: int, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def gram_matrix(X: torch.Tensor, *, columns: int = 4096) -> torch.Tensor:
+    return gram_of_blocks(X[:, block] for block in column_blocks(X.shape[1], columns))
 
 
 def centered_by_hand(X: torch.Tensor) -> np.ndarray:
@@ -62,19 +67,19 @@ TRAIN = torch.tensor([[0, 2, 4, 6, 8], [1, 2, 3, 9, 0]])
 
 def test_units_are_scaled_by_the_training_part_alone() -> None:
     X = matrix(10, 4) * torch.tensor([1.0, 10, 0.1, 3]) + 5
-    scaled = unit_scaled(X, TRAIN)
-    for split, rows in zip(scaled, TRAIN, strict=True):
+    found = scaled(X, TRAIN, "unit")
+    for split, rows in zip(found, TRAIN, strict=True):
         part = X[rows].numpy()
         np.testing.assert_allclose(split, (X.numpy() - part.mean(axis=0)) / part.std(axis=0))
     changed = X.clone()
     changed[7] += 100  # an image that is in no training part
     keep = [i for i in range(10) if i != 7]
-    assert torch.equal(unit_scaled(changed, TRAIN)[:, keep], scaled[:, keep])
+    assert torch.equal(scaled(changed, TRAIN, "unit")[:, keep], found[:, keep])
 
 
 def test_a_layer_is_scaled_by_one_number_of_the_training_part() -> None:
     X = matrix(10, 4) * torch.tensor([1.0, 10, 0.1, 3]) + 5
-    for split, rows in zip(layer_scaled(X, TRAIN, n_features=4), TRAIN, strict=True):
+    for split, rows in zip(scaled(X, TRAIN, "layer"), TRAIN, strict=True):
         part = X[rows].numpy()
         centered = part - part.mean(axis=0)
         np.testing.assert_allclose(split, (X.numpy() - part.mean(axis=0)) / np.sqrt((centered**2).mean()))
@@ -82,19 +87,55 @@ def test_a_layer_is_scaled_by_one_number_of_the_training_part() -> None:
 
 def test_scaling_in_coordinates_is_scaling_of_the_features() -> None:
     X = matrix(10, 300) + 2
-    whole = layer_scaled(X, TRAIN, n_features=300)
-    small = layer_scaled(coordinates(gram_matrix(X)), TRAIN, n_features=300)
+    whole = scaled(X, TRAIN, "layer")
+    small = scaled(coordinates(gram_matrix(X)), TRAIN, "layer", n_features=300)
     np.testing.assert_allclose(small @ small.mT, whole @ whole.mT, atol=1e-8)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e6])
 def test_constants_become_zero(value: float) -> None:
     X = torch.full((10, 3), value, dtype=torch.float64)
-    assert unit_scaled(X, TRAIN).abs().max() < 1e-6
-    assert layer_scaled(coordinates(gram_matrix(X)), TRAIN, n_features=3).abs().max() < 1e-6
+    assert scaled(X, TRAIN, "unit").abs().max() < 1e-6
+    assert scaled(coordinates(gram_matrix(X)), TRAIN, "layer", n_features=3).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("size", [1e-25, 1e25])
 def test_features_whose_squares_float32_cannot_hold(size: float) -> None:
     X = torch.randn(12, 5000, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(gram_matrix(X * size) / size**2, gram_matrix(X), rtol=1e-4, atol=1e-2)
+
+
+# --- one training part, and the way back
+
+
+@pytest.mark.parametrize("scaling", ["unit", "layer"])
+@pytest.mark.parametrize("d", [4, 30, 5000])
+def test_one_training_part_is_scaled_like_those_of_a_batch(scaling: str, d: int) -> None:
+    X = matrix(12, d) * torch.linspace(0.1, 10, d) + 5
+    found = Coordinates(X.numpy(), scaling)
+    (whole,) = scaled(X, torch.arange(12)[None], scaling)
+    assert found.Z.shape[1] == min(d, 11)
+    np.testing.assert_allclose(found.Z @ found.Z.T, whole @ whole.T, atol=1e-8 * d)
+    np.testing.assert_allclose(torch.cat([found.scaler(X.numpy(), block) for block in column_blocks(d)], dim=1), whole, rtol=1e-9)
+
+
+@pytest.mark.parametrize("scaling", ["unit", "layer"])
+@pytest.mark.parametrize("d", [4, 30, 5000])
+def test_weights_of_coordinates_are_weights_of_the_units(scaling: str, d: int) -> None:
+    X = (matrix(12, d) * torch.linspace(0.1, 10, d) + 5).numpy()
+    found = Coordinates(X, scaling)
+    weights, offsets = matrix(found.Z.shape[1], 2, seed=1), torch.tensor([0.5, -2.0], dtype=torch.float64)
+    coef, intercept = found.in_units(weights, offsets)
+    np.testing.assert_allclose(X @ coef.T + intercept, found.Z @ weights + offsets, atol=1e-8)
+    np.testing.assert_allclose(found.along(found.in_scaled_units(weights)), weights, atol=1e-9)
+    values = found.Z @ weights[:, 0] + offsets[0]
+    again, constant = found.weights_of(values)
+    np.testing.assert_allclose(again[0], coef[0], atol=1e-9)
+    assert constant[0] == pytest.approx(intercept[0])
+
+
+def test_a_part_without_any_variance_has_no_coordinates() -> None:
+    found = Coordinates(np.full((6, 20), 0.1, dtype=np.float32), "unit")
+    coef, intercept = found.in_units(torch.zeros(found.Z.shape[1], 1, dtype=torch.float64), torch.ones(1, dtype=torch.float64))
+    assert found.Z.abs().sum() == 0
+    assert (coef.shape, coef.any(), intercept.tolist()) == ((1, 20), False, [1])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
@@ -18,7 +19,7 @@ from sklearn.tree import DecisionTreeClassifier
 from neuroprobe import ActivationRecorder, ProbeReport, ProbingStudy
 from neuroprobe.concepts import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError
-from neuroprobe.probing import split
+from neuroprobe.probing import Training, split
 from neuroprobe.probing._estimators import EstimatorProbe
 from neuroprobe.world import ATTRIBUTES, WorldDataset, load_target, target_transform, world_images
 
@@ -149,7 +150,8 @@ def test_what_is_random_in_a_pipeline_follows_the_seed() -> None:
     rows = generator.normal(size=(60, 4))
     targets = (rows[:, 0] + generator.normal(size=60) > 0).astype(int)
     probe = EstimatorProbe(make_pipeline(StandardScaler(), RandomForestClassifier(5)))
-    found = [probe.decide(rows, targets, np.arange(40), seed) for seed in (3, 3, 4)]
+    Z, wanted = torch.from_numpy(rows).expand(3, -1, -1), torch.from_numpy(targets).expand(3, -1)
+    found = probe.solve(Training(Z[:, :40], wanted[:, :40], (3, 3, 4), 4)).function.values(Z).numpy()
     assert np.array_equal(found[0], found[1])
     assert not np.array_equal(found[0], found[2])
 

@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -10,7 +7,6 @@ from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, r2_score, roc_auc_score
 
 from neuroprobe.concepts import ConceptSet
-from neuroprobe.exceptions import StoreError
 from neuroprobe.probing import (
     LinearProbe,
     MeanDifferenceProbe,
@@ -23,12 +19,9 @@ from neuroprobe.probing import (
     make_tasks,
     split,
 )
-from neuroprobe.probing._cell_store import CellStore, cell_name
-from neuroprobe.probing._cells import Problems, decisions, score
-from neuroprobe.probing._gram import unit_scaled
-from neuroprobe.probing._layer import CellResult, FullScope, layer_grams
-from neuroprobe.probing._run import Pass, plan_passes
-from neuroprobe.probing._unit_cells import UnitScores
+from neuroprobe.probing._layer import FullScope, layer_grams, scaled_problems
+from neuroprobe.probing._problems import Problems, decisions
+from neuroprobe.probing._statistics import measure
 
 CPU = torch.device("cpu")
 
@@ -60,10 +53,8 @@ def fitted(samples: list[Sample], *, scopes=("layer",), options: Options | None 
 
 def problems(d: int, *, concept: str = "a") -> tuple[Problems, Sample]:
     s = sample(d, types=True)
-    train, test = (torch.from_numpy(np.stack([getattr(part, name) for part in s.splits.values()])) for name in ("train", "test"))
-    targets = torch.from_numpy(s.concept_set.targets).expand(2, -1)
-    values = torch.tensor(s.concept_set.likelihoods, dtype=torch.float64).expand(2, -1)
-    return Problems(unit_scaled(torch.from_numpy(s.X), train), targets, train, test, (0, 1), d, values), s
+    (found,) = scaled_problems(s, "pooled", CPU)
+    return found, s
 
 
 @pytest.mark.parametrize("d", [5, 90])
@@ -81,7 +72,7 @@ def test_a_regression_is_scored_by_what_it_explains() -> None:
     probe = RegressionProbe()
     values = decisions(probe, batch)
     wanted = np.array(s.concept_set.likelihoods)
-    for row, value, part in zip(score(values, batch, kind="regression"), values, s.splits.values(), strict=True):
+    for row, value, part in zip(measure(probe, batch, values, options=Options()), values, s.splits.values(), strict=True):
         estimator = RegressionProbe().fit(s.X[part.train], wanted[part.train])
         np.testing.assert_allclose(value, estimator.predict(s.X), atol=1e-4)
         assert row["r2"] == pytest.approx(r2_score(wanted[part.test], value[part.test]))
@@ -96,7 +87,7 @@ def test_every_score_is_of_the_part_it_says() -> None:
     values = np.random.default_rng(0).normal(size=(2, 60))
     for i, part in enumerate(s.splits.values()):
         values[i, part.train] = np.where(targets[part.train] == 1, 9, -9)
-    for row, value, part in zip(score(values, batch, kind="linear"), values, s.splits.values(), strict=True):
+    for row, value, part in zip(measure(LinearProbe(), batch, values, options=Options()), values, s.splits.values(), strict=True):
         held_out, decision = targets[part.test], value[part.test]
         assert row["train_accuracy"] == 1
         assert row["test_accuracy"] == np.mean((decision > 0) == held_out) < 0.8
@@ -207,71 +198,6 @@ def test_directions_give_the_probes_decisions(kind: str, features: str, d: int) 
         estimator.fit(s.X[part.train].astype(float), s.concept_set.targets[part.train])
         np.testing.assert_allclose(weights, estimator.coef_[0], rtol=1e-3, atol=1e-5)
         assert bias == pytest.approx(estimator.intercept_[0], abs=1e-3)
-
-
-# --- passes
-
-
-def test_everything_in_one_pass_if_it_fits() -> None:
-    concepts = {"a": ["1", "2"], "b": ["2", "3"]}
-    wanted = {"a": ["x", "y"], "b": ["x", "y"]}
-    assert plan_passes({"x": 10, "y": 5}, concepts, wanted, memory=45) == [Pass(("x", "y"), ("a", "b"))]
-
-
-def test_fewer_concepts_and_then_fewer_layers_where_it_does_not() -> None:
-    concepts = {"a": ["1", "2"], "b": ["2", "3"]}
-    wanted = {"a": ["x", "y"], "b": ["x", "y"]}
-    assert plan_passes({"x": 10, "y": 5}, concepts, wanted, memory=44) == [Pass(("x", "y"), ("a",)), Pass(("x", "y"), ("b",))]
-    assert plan_passes({"x": 10, "y": 5}, concepts, wanted, memory=20) == [
-        Pass(("x",), ("a",)), Pass(("x",), ("b",)), Pass(("y",), ("a", "b"))
-    ]  # fmt: skip
-    assert plan_passes({"x": 10}, concepts, {"a": [], "b": ["x"]}, memory=1) == [Pass(("x",), ("b",))]
-
-
-# --- finished cells on disk
-
-CELL = CellResult(
-    [{"seed": 0, "auroc": 0.5, "r2": float("nan")}],
-    UnitScores(*(np.array([0.1, v]) for v in (0.2, 0.3, 0.4, 0.5))),
-    {3: (np.array([1.5, -2], dtype=np.float32), 0.25)},
-)
-
-
-def test_a_cell_comes_back_as_it_went(tmp_path: Path) -> None:
-    store = CellStore(tmp_path / "cells")
-    store.put({"layer": "x"}, CELL)
-    found = CellStore(tmp_path / "cells").get({"layer": "x"})
-    assert found is not None
-    assert json.dumps(found.rows) == json.dumps(CELL.rows)
-    np.testing.assert_array_equal(found.units.p_value, CELL.units.p_value)
-    np.testing.assert_array_equal(found.directions[3][0], CELL.directions[3][0])
-    assert found.directions[3][1] == 0.25
-    assert store.get({"layer": "y"}) is None
-
-
-def test_a_damaged_cell_is_none(tmp_path: Path) -> None:
-    store = CellStore(tmp_path)
-    store.put({"layer": "x"}, CELL)
-    path = tmp_path / cell_name({"layer": "x"})
-    whole = path.read_text()
-    for damaged in (
-        "",
-        whole[: len(whole) // 2],
-        whole.replace("0.25", "0.75"),
-        "[]",
-        "null",
-        '{"key": {"layer": "x"}, "check": "", "cell": null}',
-        "[" * 100_000,
-        whole.replace('"layer": "x"', '"layer": "z"'),
-    ):
-        path.write_text(damaged)
-        assert store.get({"layer": "x"}) is None
-
-
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match=r"a folder for finished cells, but '.*file.cells' cannot be made"):
-        CellStore(tmp_path / "file" / "cells")
 
 
 def test_splits_put_negatives_first() -> None:

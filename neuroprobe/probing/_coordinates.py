@@ -1,0 +1,207 @@
+"""Features as probes see them: centered, scaled by the training part, and rotated into few dimensions where there are fewer images.
+
+A Gram matrix is all that a rotation-invariant probe can use of n images with d features, in [n, n]. With G = X X' = U L U', the
+rows of Z = U L^(1/2) have the same inner products as those of X: Z is X in rotated coordinates, n of them instead of d. Shifting,
+scaling and splitting Z is shifting, scaling and splitting X, so that one Gram matrix of all a concept's images serves every split
+of a study. It has to be of training and test images together: a hidden layer's first weights reach into directions that the
+training images do not span, and test images lie there too.
+
+Spatial features are large, so what is done with all of them is done some columns at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from neuroprobe._core import check_choice
+
+Scaling: TypeAlias = Literal["unit", "layer"]
+
+_Array: TypeAlias = npt.NDArray[Any]
+
+#: Columns that are worked on at a time: products of a block are added up in the features' type, the blocks in float64.
+COLUMNS = 4096
+
+#: Rows of a block of a Gram matrix; blocks below the diagonal are copied, not computed.
+_ROWS = 64
+
+#: Eigenvalues (squared singular values) below this share of the greatest are rounding.
+_RELATIVE_RANK = 1e-10
+
+
+# --- scaling
+
+
+def _divisors(mean: torch.Tensor, squares: torch.Tensor, scaling: Scaling, *, n_images: int, n_features: float) -> torch.Tensor:
+    """What centered features are divided by, [..., d] or [..., 1]; 1 where what is left of a constant is rounding.
+
+    Parameters
+    ----------
+    mean, squares : Tensor, [..., d]
+        Means, and mean squares of what is centered, over the training part.
+    scaling : {"unit", "layer"}
+        Every feature has its own divisor, or all have one.
+    n_images : int
+        Of the training part.
+    n_features : float
+        How many features the d columns stand for.
+    """
+    sizes = mean.square()
+    if scaling == "layer":
+        squares, sizes = (values.sum(dim=-1, keepdim=True) / n_features for values in (squares, sizes))
+    rounding = max(1e-13, n_images * np.finfo(float).eps)
+    return torch.where(squares > rounding**2 * sizes, squares, 1).sqrt()
+
+
+def scaled(X: torch.Tensor, train: torch.Tensor, scaling: Scaling, *, n_features: float | None = None) -> torch.Tensor:
+    """Subtract every feature's mean over the training part, and divide by its standard deviation there, or by one number for all.
+
+    Parameters
+    ----------
+    X : Tensor, [n_images, d]
+    train : LongTensor, [n_splits, n_train]
+        Rows of the training part of every split.
+    scaling : {"unit", "layer"}
+        With "layer" the training part has a mean square of 1.
+    n_features : float, optional
+        How many features the columns stand for; by default d.
+
+    Returns
+    -------
+    Tensor, [n_splits, n_images, d], float64
+    """
+    X = X.double()
+    means = X[train].mean(dim=1)  # [n_splits, d]
+    centered = X - means[:, None]
+    squares = torch.take_along_dim(centered, train[:, :, None], dim=1).square().mean(dim=1)
+    divisors = _divisors(means, squares, scaling, n_images=train.shape[1], n_features=n_features or X.shape[1])
+    return centered / divisors[:, None]
+
+
+# --- rotation
+
+
+def column_blocks(n: int, size: int = COLUMNS) -> list[slice]:
+    """Slices that cover n columns."""
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def feature_blocks(X: torch.Tensor, rows: torch.Tensor, device: torch.device) -> Iterator[torch.Tensor]:
+    """Some rows of X, some columns at a time, so that no copy of them all is made."""
+    return (X[:, columns][rows].to(device) for columns in column_blocks(X.shape[1]))
+
+
+def gram_matrix(blocks: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Inner products of the rows of X, from which their mean was subtracted first (of float32 rows, to its last digits but one).
+
+    Centering only afterward would lose the digits that rows with a large common part need for it.
+
+    Parameters
+    ----------
+    blocks : iterable of Tensor, each [n_images, some columns of X], float32 or float64
+
+    Returns
+    -------
+    Tensor, [n_images, n_images], float64
+    """
+    total = torch.zeros(())
+    for number, block in enumerate(blocks):
+        if number == 0:
+            total = torch.zeros(len(block), len(block), dtype=torch.float64, device=block.device)
+        part = block.double() if block.is_cuda else block  # a float32 product may be one of TF32 there
+        part = part - part.mean(dim=0)  # its last digits do not matter: whatever is common to all goes with the training part's mean
+        low, high = part.aminmax()
+        largest = max(-float(low), float(high))
+        unsafe = 0 < largest < 1e-15 or largest > 1e15  # float32 may not hold its squares
+        factor = largest if unsafe else 1.0
+        part = part / factor if unsafe else part
+        for first in range(0, len(part), _ROWS):
+            products = (part[first : first + _ROWS] @ part[first:].T).double()
+            total[first : first + _ROWS, first:] += products * factor**2 if unsafe else products
+    return total.triu() + total.triu(1).T
+
+
+def coordinates(gram: torch.Tensor) -> torch.Tensor:
+    """Rows with the inner products of a Gram matrix: [..., n, n] -> [..., n, n], float64; the least of them come first."""
+    values, vectors = torch.linalg.eigh(gram)
+    roots: torch.Tensor = values.clamp(min=0).sqrt()
+    return torch.mul(vectors, roots[..., None, :])
+
+
+def reduced(X: torch.Tensor) -> torch.Tensor:
+    """[..., n_images, d] in at most n_images dimensions, rotated; as it is if d is no more than that."""
+    return X if X.shape[-1] <= X.shape[-2] else coordinates(X @ X.mT)
+
+
+# --- one training part, and the way back to its units
+
+
+class Scaler:
+    """Centers and scales units by a training part, in float64."""
+
+    def __init__(self, X: _Array, scaling: Scaling) -> None:
+        check_choice("scaling", scaling, ("unit", "layer"))
+        self.mean, self.divisor = torch.from_numpy(X.mean(axis=0, dtype=np.float64)), torch.ones(X.shape[1], dtype=torch.float64)
+        squares = torch.cat([self(X, columns).square().mean(dim=0) for columns in column_blocks(X.shape[1])])
+        divisors = _divisors(self.mean, squares, scaling, n_images=len(X), n_features=X.shape[1])
+        self.divisor = divisors.expand(X.shape[1]).contiguous()
+
+    def __call__(self, X: _Array, columns: slice) -> torch.Tensor:
+        """Some columns of X, centered and scaled."""
+        return (torch.from_numpy(X[:, columns].astype(np.float64)) - self.mean[columns]) / self.divisor[columns]
+
+
+class Coordinates:
+    """The scaled units of a training part, rotated into the span of its images if there are fewer images than units.
+
+    Attributes
+    ----------
+    Z : Tensor, [n_images, rank], float64
+    scaler : Scaler
+    """
+
+    def __init__(self, X: _Array, scaling: Scaling, *, rotate: bool = True) -> None:
+        self._X, self.scaler = X, Scaler(X, scaling)
+        self._combined: torch.Tensor | None = None  # [n_images, rank]: what of the images is of length 1 along each coordinate
+        if not rotate or X.shape[1] <= X.shape[0]:
+            self.Z = self.scaler(X, slice(None))
+            return
+        values, vectors = torch.linalg.eigh(gram_matrix(self.scaler(X, columns) for columns in column_blocks(X.shape[1])))
+        kept = values > values[-1] * _RELATIVE_RANK
+        roots, vectors = values[kept].sqrt(), vectors[:, kept]
+        self.Z, self._combined = vectors * roots, vectors / roots
+
+    @property
+    def rotated(self) -> bool:
+        """Whether the coordinates are others than the scaled units."""
+        return self._combined is not None
+
+    def in_scaled_units(self, weights: torch.Tensor) -> torch.Tensor:
+        """[rank, k] of the coordinates -> [n_units, k] of the scaled units."""
+        if self._combined is None:
+            return weights
+        of_images = self._combined @ weights  # [n_images, k]
+        return torch.cat([self.scaler(self._X, columns).T @ of_images for columns in column_blocks(self._X.shape[1])])
+
+    def along(self, weights: torch.Tensor) -> torch.Tensor:
+        """[n_units, k] of the scaled units -> [rank, k] of the coordinates: the part of them that lies in the images' span."""
+        if self._combined is None:
+            return weights
+        seen = sum(self.scaler(self._X, columns) @ weights[columns] for columns in column_blocks(self._X.shape[1]))
+        return self._combined.T @ torch.as_tensor(seen)
+
+    def in_units(self, weights: torch.Tensor, offsets: torch.Tensor) -> tuple[_Array, _Array]:
+        """Weights [rank, k] and offsets [k] of the coordinates -> [k, n_units] and [k] of the units as they came."""
+        coef = (self.in_scaled_units(weights) / self.scaler.divisor[:, None]).T
+        return coef.numpy(), (offsets - coef @ self.scaler.mean).numpy()
+
+    def weights_of(self, values: torch.Tensor) -> tuple[_Array, _Array]:
+        """The shortest weights (of scaled units) with these decision values [n_images]: [1, n_units] of the units as they came, and [1]."""
+        center = values.mean()
+        weights = torch.linalg.pinv(self.Z, rtol=_RELATIVE_RANK**0.5) @ (values - center)
+        return self.in_units(weights[:, None], center[None])

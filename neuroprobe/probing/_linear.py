@@ -1,0 +1,383 @@
+"""Linear functions fitted in batches: logistic regression, an L1 path, class means, ridge regression, and the strength of each.
+
+Tensors are [n_problems, n_images, r] on any device. A problem never feels which others are in its batch: what has converged stays as
+it is while others go on. All but the L1 path follow rotations: in rotated coordinates they take the same steps.
+
+References
+----------
+Beck and Teboulle, A fast iterative shrinkage-thresholding algorithm, 2009. O'Donoghue and Candes, Adaptive restart, 2015.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from neuroprobe.probing._lbfgs import minimize
+
+#: Numbers of Z that a processor keeps at hand: so large a part of a batch takes its steps together.
+_CACHED = 2**17
+
+#: A Newton step of a single unit is cut to this, so that one from far away does not jump over the minimum.
+_LONGEST = 4.0
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """A linear function for every problem: weights [n_problems, r, n_outputs] and offsets [n_problems, n_outputs]."""
+
+    weights: torch.Tensor
+    offsets: torch.Tensor
+
+    def values(self, Z: torch.Tensor) -> torch.Tensor:
+        """[n_problems, n_images, r] -> [n_problems, n_images, n_outputs]"""
+        return Z @ self.weights + self.offsets[:, None]
+
+
+#: From Z, targets and C [n_problems] to the weights, and how many steps each problem took, [n_problems].
+Solver: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], tuple[Weights, torch.Tensor]]
+
+
+# --- logistic regression
+
+
+def solve_logistic(
+    Z: torch.Tensor, targets: torch.Tensor, C: torch.Tensor, *, n_classes: int = 2, max_iter: int = 100, tol: float = 1e-10
+) -> tuple[Weights, torch.Tensor]:
+    """L2-regularized logistic regression: minimize ``|w|^2 / 2`` + C * the sum of the log-losses, the offset left out of the first.
+
+    Two classes have one output and are solved by Newton steps; more have one output each, and are solved by L-BFGS.
+
+    Parameters
+    ----------
+    Z : Tensor, [n_problems, n_images, r], float64
+    targets : LongTensor, [n_problems, n_images]
+        Numbers of the classes.
+    C : Tensor, [n_problems]
+    n_classes : int, default 2
+    max_iter : int, default 100
+        Newton steps.
+    tol : float, default 1e-10
+        A problem of two classes is solved when its gradient is this small beside the one at zero.
+
+    Returns
+    -------
+    Weights
+        The offsets of several classes add up to 0.
+    n_iter : LongTensor, [n_problems]
+    """
+    if n_classes > 2:
+        return _solve_softmax(Z, targets, C, n_classes)
+    n_problems, _, r = Z.shape
+    problem = _Logistic(Z, targets.to(Z.dtype), C)
+    theta = torch.zeros(n_problems, r + 1, dtype=Z.dtype, device=Z.device)
+    n_iter = torch.zeros(n_problems, dtype=torch.long, device=Z.device)
+    active = torch.arange(n_problems, device=Z.device)
+    limit = problem.gradient(theta).norm(dim=1) * tol
+    for _ in range(max_iter):
+        found, gradient = problem.step(theta[active])
+        theta[active] = found
+        n_iter[active] += 1
+        going = gradient.norm(dim=1) > limit[active]
+        if not going.all():
+            active, problem = active[going], problem.subset(going)
+        if not len(active):
+            break
+    return Weights(theta[:, :-1, None], theta[:, -1:]), n_iter
+
+
+@dataclass(frozen=True)
+class _Logistic:
+    """Problems of logistic regression; the last parameter is the offset."""
+
+    Z: torch.Tensor
+    targets: torch.Tensor
+    C: torch.Tensor
+
+    def subset(self, rows: torch.Tensor) -> _Logistic:
+        return _Logistic(self.Z[rows], self.targets[rows], self.C[rows])
+
+    def logits(self, theta: torch.Tensor) -> torch.Tensor:
+        return torch.bmm(self.Z, theta[:, :-1, None])[..., 0] + theta[:, -1:]
+
+    def loss(self, theta: torch.Tensor) -> torch.Tensor:
+        logits = self.logits(theta)
+        return theta[:, :-1].square().sum(dim=1) / 2 + self.C * (F.softplus(logits) - self.targets * logits).sum(dim=1)
+
+    def gradient(self, theta: torch.Tensor) -> torch.Tensor:
+        error = self.C[:, None] * (self.logits(theta).sigmoid() - self.targets)
+        return torch.cat([torch.bmm(error[:, None], self.Z)[:, 0] + theta[:, :-1], error.sum(dim=1, keepdim=True)], dim=1)
+
+    def step(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """One Newton step, halved until the loss falls, and the gradient there."""
+        probability = self.logits(theta).sigmoid()
+        curvature = self.C[:, None] * probability * (1 - probability)
+        hessian = _bordered(self.Z, curvature)
+        direction = -torch.linalg.solve(hessian, self.gradient(theta))
+        size = torch.ones_like(self.C)
+        before = self.loss(theta)
+        for _ in range(30):
+            found = theta + size[:, None] * direction
+            worse = self.loss(found) > before + 1e-12 * before.abs()
+            if not worse.any():
+                break
+            size = torch.where(worse, size / 2, size)
+        return found, self.gradient(found)
+
+
+def _bordered(Z: torch.Tensor, curvature: torch.Tensor) -> torch.Tensor:
+    """The Hessian [n_problems, r + 1, r + 1] of weights and offset."""
+    weighted = Z * curvature[..., None]
+    r = Z.shape[2]
+    hessian = Z.new_empty(len(Z), r + 1, r + 1)
+    hessian[:, :r, :r] = torch.bmm(Z.mT, weighted)
+    hessian[:, :r, :r].diagonal(dim1=1, dim2=2).add_(1)
+    hessian[:, r, :r] = hessian[:, :r, r] = weighted.sum(dim=1)
+    hessian[:, r, r] = curvature.sum(dim=1).clamp(min=1e-12)
+    return hessian
+
+
+def _solve_softmax(Z: torch.Tensor, targets: torch.Tensor, C: torch.Tensor, n_classes: int) -> tuple[Weights, torch.Tensor]:
+    problem = _Softmax(Z, targets, C, n_classes)
+    start = Z.new_zeros(len(Z), (Z.shape[2] + 1) * n_classes)
+    theta, _, n_iter = minimize(problem, start, max_iter=2000, tol=1e-15, gradient_tol=1e-9, history=20)
+    weights, offsets = problem.parts(theta)
+    return Weights(weights, offsets - offsets.mean(dim=1, keepdim=True)), n_iter
+
+
+@dataclass(frozen=True)
+class _Softmax:
+    """Problems of logistic regression with several classes, as `minimize` wants them; losses are per image and C."""
+
+    Z: torch.Tensor
+    targets: torch.Tensor
+    C: torch.Tensor
+    n_classes: int
+
+    def subset(self, rows: torch.Tensor) -> _Softmax:
+        return _Softmax(self.Z[rows], self.targets[rows], self.C[rows], self.n_classes)
+
+    def parts(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        r = self.Z.shape[2]
+        weights, offsets = theta[:, : r * self.n_classes], theta[:, r * self.n_classes :]
+        return weights.reshape(-1, r, self.n_classes), offsets
+
+    def loss_and_gradient(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        weights, offsets = self.parts(theta)
+        losses, error = log_losses(torch.baddbmm(offsets[:, None], self.Z, weights), self.targets)
+        ridge = 1 / (self.C * self.Z.shape[1])
+        gradient = torch.cat([(torch.bmm(self.Z.mT, error) + ridge[:, None, None] * weights).flatten(1), error.sum(dim=1)], dim=1)
+        return losses + ridge / 2 * weights.square().sum(dim=(1, 2)), gradient
+
+
+def log_losses(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean log-loss [n_problems] of logits [n_problems, n_images, n_outputs], and its gradient by them."""
+    n = logits.shape[1]
+    if logits.shape[2] == 1:
+        wanted = targets[..., None].to(logits.dtype)
+        return (F.softplus(logits) - wanted * logits).mean(dim=(1, 2)), (logits.sigmoid() - wanted) / n
+    wanted = F.one_hot(targets.long(), logits.shape[2]).to(logits.dtype)
+    return -(logits.log_softmax(dim=2) * wanted).sum(dim=2).mean(dim=1), (logits.softmax(dim=2) - wanted) / n
+
+
+def solve_units(
+    values: torch.Tensor, targets: torch.Tensor, C: float, *, max_iter: int = 30, tol: float = 1e-8
+) -> tuple[Weights, torch.Tensor]:
+    """L2-regularized logistic regression on every unit by itself, by Newton steps in two numbers: much faster than `solve_logistic`.
+
+    Parameters
+    ----------
+    values : Tensor, [n_units, n_images, 1]
+        Standardized, so that a Newton step is never far too long.
+    targets : Tensor, [n_units, n_images]
+        0 or 1.
+    C : float
+    max_iter : int, default 30
+    tol : float, default 1e-8
+        Until no unit's gradient, per image, is larger than this.
+
+    Returns
+    -------
+    Weights
+    n_iter : LongTensor, [n_units]
+    """
+    values, targets = values[..., 0], targets.to(values.dtype)
+    share = targets.mean(dim=1).clamp(1e-6, 1 - 1e-6)
+    weights, offsets, n_iter = torch.zeros_like(share), share.logit(), torch.zeros_like(share, dtype=torch.long)
+    for _ in range(max_iter):
+        probability = torch.addcmul(offsets[:, None], values, weights[:, None]).sigmoid_()
+        error = probability - targets
+        curvature = probability.mul_(1 - probability)
+        moment = curvature * values
+        by_weight = (error * values).sum(dim=1) + weights / C
+        by_offset = error.sum(dim=1)
+        going = torch.maximum(by_weight.abs(), by_offset.abs()) > tol * values.shape[1]
+        if not going.any():
+            break
+        n_iter += going
+        a, b, c = (moment * values).sum(dim=1) + 1 / C, moment.sum(dim=1), curvature.sum(dim=1).clamp(min=1e-9)
+        size = going / (a * c - b * b).clamp(min=1e-12)
+        weights = weights - (size * (c * by_weight - b * by_offset)).clamp(-_LONGEST, _LONGEST)
+        offsets = offsets - (size * (a * by_offset - b * by_weight)).clamp(-_LONGEST, _LONGEST)
+    return Weights(weights[:, None, None], offsets[:, None]), n_iter
+
+
+# --- an L1 path
+
+
+def solve_sparse(
+    Z: torch.Tensor, targets: torch.Tensor, C: torch.Tensor, *, n_classes: int = 2, max_iter: int = 3000, tol: float = 1e-6
+) -> tuple[Weights, torch.Tensor]:
+    """L1-regularized logistic regression: minimize the sum of ``|w|`` + C * the sum of the log-losses, by FISTA with restarts.
+
+    Parameters and results as in `solve_logistic`; `tol` is the largest change of a weight at which a problem is done.
+    """
+    at_a_time = max(1, _CACHED // max(Z[0].numel(), 1)) if Z.device.type == "cpu" else len(Z)
+    parts = [
+        _solve_sparse(Z[i : i + at_a_time], targets[i : i + at_a_time], C[i : i + at_a_time], n_classes, max_iter, tol)
+        for i in range(0, len(Z), at_a_time)
+    ]
+    W, n_iter = (torch.cat(found) for found in zip(*parts, strict=True))
+    return Weights(W[:, :-1], W[:, -1]), n_iter
+
+
+def _solve_sparse(
+    Z: torch.Tensor, targets: torch.Tensor, C: torch.Tensor, n_classes: int, max_iter: int, tol: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights with the offset last, [n_problems, r + 1, n_outputs], of problems that take their steps together till the last is done."""
+    n_problems, _, r = Z.shape
+    n_outputs = 1 if n_classes == 2 else n_classes
+    W, extended = Z.new_zeros(n_problems, r + 1, n_outputs), F.pad(Z, (0, 1), value=1.0)
+    wanted = targets[..., None].to(Z.dtype) if n_outputs == 1 else F.one_hot(targets.long(), n_classes).to(Z.dtype)
+    largest = torch.linalg.matrix_norm(extended, ord=2).square() * (0.25 if n_outputs == 1 else 0.5)
+    step = 1 / largest.clamp(min=1e-12)[:, None, None]
+    threshold = step / C[:, None, None] * torch.cat([Z.new_ones(r), Z.new_zeros(1)])[:, None]
+    ahead, momentum = W, Z.new_ones(n_problems, 1, 1)
+    going, n_iter = torch.ones_like(momentum, dtype=torch.bool), torch.zeros_like(targets[:, 0], dtype=torch.long)
+    for _ in range(max_iter):
+        n_iter += going[:, 0, 0]
+        logits = extended @ ahead
+        error = (logits.sigmoid() if n_outputs == 1 else logits.softmax(dim=2)) - wanted
+        moved = ahead - step * (extended.mT @ error)
+        found = torch.where(going, moved.sign() * (moved.abs() - threshold).clamp(min=0), W)
+        turned = ((ahead - found) * (found - W)).sum(dim=(1, 2), keepdim=True) > 0
+        following = torch.where(turned, 1.0, (1 + (1 + 4 * momentum.square()).sqrt()) / 2)
+        ahead = found + torch.where(turned, 0.0, (momentum - 1) / following) * (found - W)
+        going &= (found - W).abs().amax(dim=(1, 2), keepdim=True) > tol
+        W, momentum = found, following
+        if not going.any():
+            break
+    return W, n_iter
+
+
+def least_C(Z: torch.Tensor, targets: torch.Tensor, n_classes: int) -> torch.Tensor:
+    """The C, [n_problems], below which every weight of L1-regularized logistic regression is 0."""
+    member = F.one_hot(targets, n_classes).to(Z.dtype)
+    pull = Z.mT @ (member - member.mean(dim=1, keepdim=True))
+    return 1 / pull.abs().amax(dim=(1, 2)).clamp(min=1e-12)
+
+
+# --- in closed form
+
+
+def class_means(Z: torch.Tensor, targets: torch.Tensor, *, n_classes: int = 2) -> Weights:
+    """The nearest class mean as a linear function: weights are differences of means, the offset puts zero in their middle.
+
+    Parameters as in `solve_logistic`.
+    """
+    member = F.one_hot(targets.long(), n_classes).to(Z.dtype)  # [n_problems, n_images, n_classes]
+    means = (Z.mT @ member) / member.sum(dim=1, keepdim=True).clamp(min=1)  # [n_problems, r, n_classes]
+    offsets = -means.square().sum(dim=1) / 2
+    if n_classes > 2:
+        return Weights(means, offsets)
+    return Weights(means[..., 1:] - means[..., :1], offsets[:, 1:] - offsets[:, :1])
+
+
+def solve_ridge(Z: torch.Tensor, values: torch.Tensor, alphas: Sequence[float]) -> tuple[Weights, torch.Tensor]:
+    """Ridge regression; of several strengths, the one with the least squared error of leaving each image out, in closed form.
+
+    Parameters
+    ----------
+    Z : Tensor, [n_problems, n_images, r], float64
+    values : Tensor, [n_problems, n_images]
+    alphas : sequence of float
+
+    Returns
+    -------
+    Weights
+    alpha : Tensor, [n_problems]
+        The chosen strength.
+    """
+    center, mean = Z.mean(dim=1, keepdim=True), values.mean(dim=1, keepdim=True)
+    left, sizes, right = torch.linalg.svd(Z - center, full_matrices=False)
+    along = (left.mT @ (values - mean)[..., None])[..., 0]  # [n_problems, rank]
+    strengths = torch.as_tensor(list(alphas), dtype=Z.dtype, device=Z.device)
+    shrunk = sizes.square()[:, None] / (sizes.square()[:, None] + strengths[:, None])  # [n_problems, n_alphas, rank]
+    residuals = (values - mean)[:, None] - (shrunk * along[:, None]) @ left.mT
+    leverage = shrunk @ left.square().mT + 1 / Z.shape[1]
+    errors = (residuals / (1 - leverage).clamp(min=1e-12)).square().mean(dim=2)
+    chosen = strengths[errors.argmin(dim=1)]
+    kept = sizes > 1e-12 * sizes[:, :1]
+    scaled = torch.where(kept, along * sizes / (sizes.square() + chosen[:, None]), 0)
+    weights = right.mT @ scaled[..., None]  # [n_problems, r, 1]
+    return Weights(weights, mean - (center @ weights)[:, 0]), chosen
+
+
+# --- the strength by cross-validation
+
+
+def choose_C(Z: torch.Tensor, targets: torch.Tensor, candidates: torch.Tensor, solve: Solver, *, n_folds: int, seed: int) -> torch.Tensor:
+    """For every problem the strength with the least log-loss on images left out, fold by fold, of these images alone.
+
+    Parameters
+    ----------
+    Z, targets
+        As in `solve_logistic`: the training part.
+    candidates : Tensor, [n_problems, n_candidates]
+    solve : callable
+        From Z, targets and C to weights.
+    n_folds : int
+        Every class is dealt out over all folds.
+    seed : int
+        Of the dealing.
+
+    Returns
+    -------
+    C : Tensor, [n_problems]
+    """
+    if candidates.shape[1] == 1:
+        return candidates[:, 0]
+    losses = torch.zeros_like(candidates)
+    for i in range(len(Z)):  # folds of several problems may have several sizes
+        folds = _dealt(targets[i].cpu(), n_folds, seed).to(Z.device)
+        for fold in range(n_folds):
+            out = folds == fold
+            if out.any() and not out.all():
+                losses[i] += _left_out_losses(Z[i], targets[i], out, candidates[i], solve)
+    return candidates.gather(1, losses.argmin(dim=1, keepdim=True))[:, 0]
+
+
+def _dealt(targets: torch.Tensor, n_folds: int, seed: int) -> torch.Tensor:
+    """The fold of every image."""
+    generator, fold = np.random.default_rng(seed), torch.empty(len(targets), dtype=torch.long)
+    start = 0
+    for target in np.unique(targets.numpy()):
+        rows = (targets == target).nonzero()[:, 0]
+        fold[rows[torch.from_numpy(generator.permutation(len(rows)))]] = (start + torch.arange(len(rows))) % n_folds
+        start += len(rows)
+    return fold
+
+
+def _left_out_losses(Z: torch.Tensor, targets: torch.Tensor, out: torch.Tensor, strengths: torch.Tensor, solve: Solver) -> torch.Tensor:
+    inside = Z[~out].expand(len(strengths), -1, -1)
+    found, _ = solve(inside, targets[~out].expand(len(strengths), -1), strengths)
+    logits = found.values(Z[out])  # [n_candidates, n_out, n_outputs]
+    if logits.shape[2] == 1:
+        logits = torch.cat([torch.zeros_like(logits), logits], dim=2)
+    wanted = targets[out].long().expand(len(strengths), -1)[..., None]
+    return -logits.log_softmax(dim=2).take_along_dim(wanted, dim=2).sum(dim=(1, 2))
