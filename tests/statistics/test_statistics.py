@@ -8,7 +8,6 @@ from scipy import stats
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
 from neuroprobe.exceptions import InputError
-from neuroprobe.probing.controls import codelength_ends, control_labels, online_codelength
 from neuroprobe.statistics import auroc, auroc_p_value, average_precision, balanced_accuracy, benjamini_hochberg, permutation_p_value
 
 
@@ -86,53 +85,6 @@ def test_what_has_no_score_is_refused(score) -> None:
         score([0.1, np.nan], [1, 0])
 
 
-# --- controls
-
-
-def test_control_labels_are_one_per_type() -> None:
-    types = np.random.default_rng(0).integers(0, 40, size=600)
-    labels = control_labels(types, seed=1, share=1 / 3)
-    assert labels.dtype == bool
-    for one in np.unique(types):
-        assert len(set(labels[types == one])) == 1
-    assert labels.mean() == pytest.approx(1 / 3, abs=0.03)
-    np.testing.assert_array_equal(labels, control_labels(types, seed=1, share=1 / 3))
-    assert any((labels != control_labels(types, seed=seed, share=1 / 3)).any() for seed in (2, 3))
-
-
-def test_every_type_is_as_often_positive_over_seeds() -> None:
-    types = np.repeat(np.arange(10), 5)
-    often = np.mean([control_labels(types, seed=seed, share=0.5)[::5] for seed in range(600)], axis=0)
-    np.testing.assert_allclose(often, 0.5, atol=0.09)  # four standard errors
-
-
-def test_control_labels_do_not_depend_on_the_types_names() -> None:
-    types = np.random.default_rng(0).integers(0, 9, size=100)
-    np.testing.assert_array_equal(control_labels(types, seed=1, share=0.4), control_labels(types * 7 + 100, seed=1, share=0.4))
-
-
-@pytest.mark.parametrize("share", [0.001, 0.999])
-def test_control_labels_always_have_two_classes(share: float) -> None:
-    for seed in range(5):
-        assert set(control_labels([0, 0, 1, 2], seed=seed, share=share).tolist()) == {True, False}
-
-
-def test_impossible_control_labels_are_refused() -> None:
-    with pytest.raises(InputError, match="at least two types"):
-        control_labels([3, 3, 3], seed=0, share=0.5)
-    with pytest.raises(InputError, match="`share` to be a number, above 0 and below 1"):
-        control_labels([0, 1], seed=0, share=1)
-
-
-def test_a_probe_that_knows_types_by_heart_scores_on_held_out_images() -> None:
-    # which is what selectivity takes away: nothing but the type can be read here
-    generator = np.random.default_rng(0)
-    types = generator.integers(0, 10, size=400)
-    labels = control_labels(types, seed=0, share=0.4)
-    learned = {one: labels[:300][types[:300] == one].mean() > 0.5 for one in range(10)}
-    assert [learned[one] for one in types[300:]] == labels[300:].tolist()
-
-
 # --- p-values
 
 
@@ -180,46 +132,3 @@ def test_false_discovery_rates_by_hand_without_those_not_tested() -> None:
     assert np.isnan(benjamini_hochberg([np.nan, np.nan])).all()
     with pytest.raises(InputError, match="p-values from 0 to 1"):
         benjamini_hochberg([0.5, 1.5])
-
-
-# --- online codelength
-
-
-def test_codelength_by_hand() -> None:
-    # two images uniformly: 2 bits; then a probability of 3/4 and of 1/2 for what came: log2(4/3) + 1
-    found = online_codelength([[np.nan, np.nan, -np.log(3), 0.0]], [1, 0, 0, 1], ends=(2, 4))
-    np.testing.assert_allclose(found, [3 + np.log2(4 / 3)])
-
-
-def test_codelength_is_the_sum_over_blocks() -> None:
-    generator = np.random.default_rng(0)
-    decision, targets, ends = generator.normal(size=(2, 3, 40)), generator.random(40) < 0.5, codelength_ends(40)
-    found = online_codelength(decision, targets, ends=ends)
-    for i, j in np.ndindex(2, 3):
-        bits = ends[0] * np.log2(2)
-        for start, end in itertools.pairwise(ends):
-            for k in range(start, end):
-                positive = 1 / (1 + np.exp(-decision[i, j, k]))
-                bits -= np.log2(positive if targets[k] else 1 - positive)
-        assert found[i, j] == pytest.approx(bits)
-
-
-def test_knowing_nothing_costs_a_bit_per_label() -> None:
-    targets = np.random.default_rng(0).random(100) < 0.5
-    assert float(online_codelength(np.zeros(100), targets, ends=codelength_ends(100))) == pytest.approx(100)
-
-
-def test_blocks_double() -> None:
-    assert codelength_ends(300) == (10, 19, 38, 75, 150, 300)
-    assert codelength_ends(16) == (8, 16)
-    assert codelength_ends(1000, fewest=1)[:3] == (1, 2, 4)
-    with pytest.raises(InputError, match="at least 16 images"):
-        codelength_ends(15)
-
-
-def test_a_code_that_cannot_be_is_refused() -> None:
-    with pytest.raises(InputError, match="Expected both classes among the first 2 images"):
-        online_codelength(np.zeros(4), [1, 1, 0, 0], ends=(2, 4))
-    for ends in ((), (2, 3), (3, 2, 4), (0, 4), (2, 5)):
-        with pytest.raises(InputError, match="ends that rise"):
-            online_codelength(np.zeros(4), [1, 0, 0, 0], ends=ends)
