@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from neuroprobe.concepts import ConceptSource, ImageTextEncoder, Vocabulary
+    from neuroprobe.concepts import ConceptSource, Vocabulary
     from neuroprobe.images import Images, Transform
     from neuroprobe.reports import Report
 
@@ -201,7 +201,7 @@ def _probe(arguments: argparse.Namespace) -> None:
 def _inputs(arguments: argparse.Namespace, vocabulary: Vocabulary) -> tuple[Images, ConceptSource, nn.Module, Transform]:
     """What both commands need; the cheap checks come first."""
     from neuroprobe._core import check_writable
-    from neuroprobe.concepts import ConceptSource
+    from neuroprobe.concepts import ConceptSource, load_encoder
     from neuroprobe.images import Images
     from neuroprobe.models import check_layers, load_model, resolve_device
 
@@ -210,22 +210,8 @@ def _inputs(arguments: argparse.Namespace, vocabulary: Vocabulary) -> tuple[Imag
     images = Images(arguments.images, on_error=arguments.on_error)
     model, transform = load_model(arguments.model, weights=_weights(arguments))
     check_layers(model, arguments.layers)
-    source = ConceptSource(_encoder(arguments.clip, device, trust=arguments.trust), vocabulary, text_cache=arguments.text_cache)
+    source = ConceptSource(load_encoder(arguments.clip, device=device, trust=arguments.trust), vocabulary, text_cache=arguments.text_cache)
     return images, source, model.to(device), transform
-
-
-def _encoder(name: str, device: torch.device, *, trust: bool) -> ImageTextEncoder:
-    from neuroprobe.concepts import ClipEncoder, OpenClipEncoder, TransformersEncoder
-
-    kind, _, rest = name.partition(":")
-    if kind == "open_clip" and rest:
-        model, _, pretrained = rest.rpartition("/")
-        if not model:
-            raise InputError(f"Expected open_clip:MODEL/PRETRAINED, such as open_clip:ViT-B-32/laion2b_s34b_b79k, but got {name!r}.")
-        return OpenClipEncoder(model, pretrained=pretrained, device=device)
-    if kind == "transformers" and rest:
-        return TransformersEncoder(rest, device=device)
-    return ClipEncoder(name, device=device, trust=trust)
 
 
 def _vocabulary(words: str, template: str, duplicates: Literal["raise", "drop"]) -> Vocabulary:

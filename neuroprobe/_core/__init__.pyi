@@ -10,6 +10,7 @@ from .checks import check_share as check_share
 from .checks import check_unit as check_unit
 from .checks import check_units as check_units
 from .checks import is_whole as is_whole
+from .extras import import_extra as import_extra
 from .extremes import N_ROWS as N_ROWS
 from .extremes import Extremes as Extremes
 from .extremes import places_at as places_at
@@ -70,6 +71,7 @@ __all__ = [
     "fingerprint_texts",
     "identify_function",
     "is_whole",
+    "import_extra",
     "layer_ticks",
     "picture_grid",
     "places_at",

@@ -8,6 +8,9 @@ from .curation import load_curation as load_curation
 from .curation import save_curation as save_curation
 from .encoders._base import ImageTextEncoder as ImageTextEncoder
 from .encoders._base import PromptTooLongError as PromptTooLongError
+from .encoders._base import list_encoders as list_encoders
+from .encoders._base import load_encoder as load_encoder
+from .encoders._base import register_encoder as register_encoder
 from .encoders._clip import ClipEncoder as ClipEncoder
 from .encoders._clip import import_clip as import_clip
 from .encoders._open_clip import OpenClipEncoder as OpenClipEncoder
@@ -54,7 +57,10 @@ __all__ = [
     "contact_sheet",
     "estimate_set_quality",
     "import_clip",
+    "list_encoders",
     "load_curation",
+    "load_encoder",
+    "register_encoder",
     "save_curation",
     "set_quality",
     "shown_concepts",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from neuroprobe._core import check_choice, check_count, fingerprint_texts
-from neuroprobe.exceptions import InputError, MissingDependencyError, UnknownNameError, suggest
+from neuroprobe._core import check_choice, check_count, fingerprint_texts, import_extra
+from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
@@ -351,12 +350,7 @@ def _find_weights(weights: str | WeightsEnum) -> WeightsEnum:
 
 
 def _frequent_words(language: str) -> Iterator[str]:
-    try:
-        wordfreq = importlib.import_module("wordfreq")
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Expected the package wordfreq for the most frequent words. Install it: pip install 'neuroprobe-clip[words]'"
-        ) from error
+    wordfreq = import_extra("wordfreq", wanted_by="the most frequent words", extra="words")
     try:
         words = wordfreq.iter_wordlist(language)
         return (word for word in words if not any(character.isdigit() for character in word))

@@ -22,8 +22,12 @@ from neuroprobe.concepts import (
     PromptTooLongError,
     TransformersEncoder,
     Vocabulary,
+    list_encoders,
+    load_encoder,
+    register_encoder,
 )
-from neuroprobe.exceptions import InputError
+from neuroprobe.concepts.encoders import _base
+from neuroprobe.exceptions import InputError, UnknownNameError
 
 TEXTS = ["red", "This image has a concept: striped", "a", "縞 and 🔴", "one two three four"]
 CLASSES: dict[str, Any] = {"clip": ClipEncoder, "open_clip": OpenClipEncoder, "transformers": TransformersEncoder}
@@ -186,3 +190,41 @@ def test_one_models_weights_give_one_vector_in_each_format(encoders: dict[str, A
         assert other.logit_scale == pytest.approx(clip.logit_scale)
         assert other.logit_bias is None
     torch.testing.assert_close(others[1].transform(noise_images(1, side=80)[0]), pixels[0], rtol=0, atol=0.02)  # resized by other code
+
+
+# --- by name
+
+
+@pytest.mark.parametrize("kind", [kind for kind in OURS if "open_clip" not in str(kind.values[0])])
+def test_encoders_are_loaded_by_their_names(paths: dict[str, Path], encoders: dict[str, Any], kind: str) -> None:
+    found = load_encoder(f"{kind.split()[0]}:{paths[kind]}", device="cpu")
+    assert (type(found), found.fingerprint) == (type(encoders[kind]), encoders[kind].fingerprint)
+
+
+def test_a_name_without_a_prefix_is_clips(paths: dict[str, Path], encoders: dict[str, Any]) -> None:
+    assert load_encoder(paths["clip vit"], device="cpu").fingerprint == encoders["clip vit"].fingerprint
+    with pytest.raises(UnknownNameError, match=r"a CLIP model's name or a checkpoint file, but got 'C:.*clip\.pt'"):
+        load_encoder(r"C:\clip.pt", device="cpu")  # a drive is no prefix
+
+
+@pytest.mark.skipif(not is_installed("open_clip"), reason="an optional package")
+def test_open_clips_model_and_weights_are_named_together() -> None:
+    with pytest.raises(UnknownNameError, match="weights of 'ViT-B-32' or a file, but got 'nothing'"):
+        load_encoder("open_clip:ViT-B-32/nothing", device="cpu")
+    with pytest.raises(InputError, match=r"MODEL/PRETRAINED for open_clip, such as .*, but got 'ViT-B-32'"):
+        load_encoder("open_clip:ViT-B-32", device="cpu")
+
+
+def test_somebodys_own_encoder_registers_itself_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_base, "_KINDS", dict(_base._KINDS))
+
+    @register_encoder("pixels")
+    class Mine(PixelEncoder):
+        @classmethod
+        def from_text(cls, text: str, *, device: Any, trust: bool) -> Mine:
+            return cls(d=int(text))
+
+    assert list_encoders() == ["clip", "open_clip", "pixels", "transformers"]
+    assert load_encoder("pixels:5", device="cpu").encode_texts(["red"]).shape == (1, 5)
+    with pytest.raises(InputError, match="a prefix that no encoder has yet, but 'pixels' is Mine"):
+        register_encoder("pixels")(Mine)

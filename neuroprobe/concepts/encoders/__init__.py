@@ -1,1 +1,1 @@
-"""encoders."""
+"""Image-text encoders: a file for each kind, which registers itself."""

@@ -5,25 +5,21 @@ from __future__ import annotations
 import sys
 import threading
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
-from neuroprobe._core import fingerprint_model
-from neuroprobe.concepts.encoders._base import PromptTooLongError, check_texts
+from neuroprobe.concepts.encoders._base import PromptTooLongError, TorchEncoder, register_encoder
 from neuroprobe.exceptions import CheckpointError, InputError, UnknownNameError, suggest
-from neuroprobe.images import Transform
 from neuroprobe.models import is_torchscript, load_state_dict, resolve_device
 
-_TEXT_BATCH = 256
 
-
-class ClipEncoder:
+@register_encoder("clip")
+class ClipEncoder(TorchEncoder):
     """OpenAI's CLIP through clip-anytorch: one of its names, or a file of weights in its format.
 
     Parameters
@@ -65,37 +61,24 @@ class ClipEncoder:
         trust: bool = False,
         download_root: str | Path | None = None,
     ) -> None:
-        self._clip = import_clip()
-        self.device = resolve_device(device)
+        device, self._clip = resolve_device(device), import_clip()
         state = _clip_state_dict(self._clip, name_or_path, trust=trust, download_root=download_root)
-        self.model: Any = _build_clip(self._clip, state, str(name_or_path)).to(self.device).eval()
-        self.transform: Transform = self._clip.clip._transform(self.model.visual.input_resolution)
-        self.logit_scale = float(self.model.logit_scale.detach().exp())
-        self.fingerprint = fingerprint_model(self.model)
+        model = _build_clip(self._clip, state, str(name_or_path))
+        super().__init__(model, self._clip.clip._transform(model.visual.input_resolution), device=device)
 
-    @torch.no_grad()
-    def encode_images(self, batch: torch.Tensor) -> torch.Tensor:
-        """Unit vectors, float32 [n, d], of transformed images [n, 3, h, w]."""
-        return F.normalize(self.model.encode_image(batch.to(self.device)).float(), dim=1)
+    @classmethod
+    def from_text(cls, text: str, *, device: str | torch.device = "auto", trust: bool = False) -> ClipEncoder:
+        """The encoder of a name or file, as `neuroprobe.concepts.load_encoder` makes it."""
+        return cls(text, device=device, trust=trust)
 
-    @torch.no_grad()
-    def encode_texts(self, texts: list[str]) -> torch.Tensor:
-        """Unit vectors, float32 [n, d], of texts.
+    def _image_features(self, batch: torch.Tensor) -> torch.Tensor:
+        return self.model.encode_image(batch)  # type: ignore[no-any-return]
 
-        Raises
-        ------
-        InputError
-            No texts.
-        PromptTooLongError
-            One is longer than CLIP's context (77 tokens).
-        """
+    def _text_features(self, texts: list[str]) -> torch.Tensor:
         tokens = _tokenize(self._clip, texts, self.model.context_length)
-        return torch.cat([self._encode_tokens(part) for part in torch.split(tokens, _TEXT_BATCH)])
-
-    def _encode_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
         # attention is causal and the text's vector is read at its last token, so the padding behind can go
         longest = int(tokens.argmax(dim=1).max()) + 1
-        return F.normalize(self.model.encode_text(tokens[:, :longest].to(self.device)).float(), dim=1)
+        return self.model.encode_text(tokens[:, :longest].to(self.device))  # type: ignore[no-any-return]
 
 
 _clip_lock = threading.Lock()
@@ -192,10 +175,9 @@ def _build_clip(clip: Any, state: Mapping[str, torch.Tensor], name: str) -> Any:
     return model
 
 
-def _tokenize(clip: Any, texts: Sequence[str], context_length: int) -> torch.Tensor:
-    check_texts(texts)
+def _tokenize(clip: Any, texts: list[str], context_length: int) -> torch.Tensor:
     try:
-        return torch.as_tensor(clip.tokenize(list(texts), context_length=context_length))
+        return torch.as_tensor(clip.tokenize(texts, context_length=context_length))
     except RuntimeError as error:
         encode = clip.clip._tokenizer.encode
         longest = next((text for text in texts if len(encode(text)) + 2 > context_length), texts[0])  # 2: start and end

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import pickle
 from collections.abc import Mapping, Sequence
@@ -10,19 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
-from neuroprobe._core import fingerprint_model, fingerprint_texts
-from neuroprobe.concepts.encoders._base import PromptTooLongError, check_texts
+from neuroprobe._core import import_extra
+from neuroprobe.concepts.encoders._base import PromptTooLongError, TorchEncoder, reason, register_encoder
 from neuroprobe.concepts.encoders._transformers import identify_tokenizer
-from neuroprobe.exceptions import CheckpointError, InputError, MissingDependencyError, UnknownNameError, suggest
+from neuroprobe.exceptions import CheckpointError, InputError, UnknownNameError, suggest
 from neuroprobe.images import Transform
 from neuroprobe.models import is_torchscript, resolve_device
 
-_TEXT_BATCH = 256
 
-
-class OpenClipEncoder:
+@register_encoder("open_clip")
+class OpenClipEncoder(TorchEncoder):
     """A CLIP, CoCa or SigLIP of open_clip (extra ``openclip``): one of its names with weights, or a folder.
 
     Parameters
@@ -68,51 +65,28 @@ class OpenClipEncoder:
         device: str | torch.device = "auto",
         cache_dir: str | Path | None = None,
     ) -> None:
-        self.device = resolve_device(device)
-        open_clip = _import_open_clip()
+        device = resolve_device(device)
+        open_clip = import_extra("open_clip", wanted_by="OpenClipEncoder", extra="openclip", distribution="open_clip_torch")
         name = _full_name(open_clip, model_name)
         _check_pretrained(open_clip, name, pretrained)
         config = _config(open_clip, name)
-        model, self.transform = _created(open_clip, name, pretrained, cache_dir)
-        self.model: Any = model.float().to(self.device).eval()
+        model, transform = _created(open_clip, name, pretrained, cache_dir)
         self._tokenizer: Any = _tokenizer(open_clip, name, cache_dir)
-        self.logit_scale = float(self.model.logit_scale.detach().float().exp())
-        bias = getattr(self.model, "logit_bias", None)
-        self.logit_bias = None if bias is None else float(bias.detach())
-        self.fingerprint = _fingerprint(self.model, config, self._tokenizer)
+        super().__init__(model, transform, device=device, reads=_reads(model, config, self._tokenizer))
 
-    @torch.no_grad()
-    def encode_images(self, batch: torch.Tensor) -> torch.Tensor:
-        """Unit vectors, float32 [n, d], of transformed images [n, 3, h, w]."""
-        return F.normalize(self.model.encode_image(batch.to(self.device)).float(), dim=1)
+    @classmethod
+    def from_text(cls, text: str, *, device: str | torch.device = "auto", trust: bool = False) -> OpenClipEncoder:
+        """The encoder of "MODEL/PRETRAINED", as `neuroprobe.concepts.load_encoder` makes it."""
+        model, _, pretrained = text.rpartition("/")
+        if not model:
+            raise InputError(f"Expected MODEL/PRETRAINED for open_clip, such as open_clip:ViT-B-32/laion2b_s34b_b79k, but got {text!r}.")
+        return cls(model, pretrained=pretrained, device=device)
 
-    @torch.no_grad()
-    def encode_texts(self, texts: list[str]) -> torch.Tensor:
-        """Unit vectors, float32 [n, d], of texts.
+    def _image_features(self, batch: torch.Tensor) -> torch.Tensor:
+        return self.model.encode_image(batch)  # type: ignore[no-any-return]
 
-        Raises
-        ------
-        InputError
-            No texts.
-        PromptTooLongError
-            One is longer than the model's context; open_clip alone would cut it.
-        """
-        check_texts(texts)
-        parts = (texts[start : start + _TEXT_BATCH] for start in range(0, len(texts), _TEXT_BATCH))
-        return torch.cat([self._encode_part(part) for part in parts])
-
-    def _encode_part(self, texts: Sequence[str]) -> torch.Tensor:
-        tokens = _whole_tokens(self._tokenizer, texts)
-        return F.normalize(self.model.encode_text(tokens.to(self.device)).float(), dim=1)
-
-
-def _import_open_clip() -> Any:
-    try:
-        return importlib.import_module("open_clip")
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Expected the package open_clip_torch for OpenClipEncoder. Install it: pip install 'neuroprobe-clip[openclip]'"
-        ) from error
+    def _text_features(self, texts: list[str]) -> torch.Tensor:
+        return self.model.encode_text(_whole_tokens(self._tokenizer, texts).to(self.device))  # type: ignore[no-any-return]
 
 
 def _full_name(open_clip: Any, model_name: str | Path) -> str:
@@ -156,7 +130,7 @@ def _config(open_clip: Any, name: str) -> Mapping[str, Any]:
     try:
         config: Mapping[str, Any] = open_clip.get_model_config(name)
     except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"Expected the configuration of {name!r}, but it cannot be read: {_reason(error)}") from error
+        raise CheckpointError(f"Expected the configuration of {name!r}, but it cannot be read: {_cause(error)}") from error
     if "trust_remote_code" in json.dumps(config):
         raise CheckpointError(f"Expected a model without code of its own, but the configuration of {name!r} asks for `trust_remote_code`.")
     return config
@@ -173,21 +147,21 @@ def _created(open_clip: Any, name: str, pretrained: str | Path | None, cache_dir
             )
     except Exception as error:  # readers of weights raise many kinds
         where = name if pretrained is None else f"{name} with {pretrained}"
-        raise CheckpointError(f"Expected a model of open_clip, but {where!r} cannot be loaded: {_reason(error)}") from error
+        raise CheckpointError(f"Expected a model of open_clip, but {where!r} cannot be loaded: {_cause(error)}") from error
 
 
-def _reason(error: Exception) -> str:
+def _cause(error: Exception) -> str:
     """One line; torch's own words on a file that it refuses advise to turn the safety off."""
     if isinstance(error, pickle.UnpicklingError):
         return "it is damaged or holds more than tensors. Save model.state_dict() with torch.save."
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return reason(error)
 
 
 def _tokenizer(open_clip: Any, name: str, cache_dir: str | Path | None) -> Any:
     try:
         return open_clip.get_tokenizer(name, cache_dir=None if cache_dir is None else str(cache_dir))
     except (OSError, ValueError, ImportError) as error:
-        raise CheckpointError(f"Expected the tokenizer of {name!r}, but it cannot be loaded: {_reason(error)}") from error
+        raise CheckpointError(f"Expected the tokenizer of {name!r}, but it cannot be loaded: {_cause(error)}") from error
 
 
 def _whole_tokens(tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
@@ -202,17 +176,13 @@ def _whole_tokens(tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:
     return tokens
 
 
-def _fingerprint(model: Any, config: Mapping[str, Any], tokenizer: Any) -> str:
-    preprocessing = json.dumps(model.visual.preprocess_cfg, sort_keys=True, default=str)
+def _reads(model: Any, config: Mapping[str, Any], tokenizer: Any) -> list[str]:
+    """What the vectors depend on beside the weights."""
     inner = getattr(tokenizer, "tokenizer", None)
-    reads = "open_clip's own" if inner is None else identify_tokenizer(inner)
-    return fingerprint_texts(
-        [
-            fingerprint_model(model),
-            json.dumps(config, sort_keys=True),
-            preprocessing,
-            type(tokenizer).__name__,
-            str(tokenizer.context_length),
-            reads,
-        ]
-    )
+    return [
+        json.dumps(config, sort_keys=True),
+        json.dumps(model.visual.preprocess_cfg, sort_keys=True, default=str),
+        type(tokenizer).__name__,
+        str(tokenizer.context_length),
+        "open_clip's own" if inner is None else identify_tokenizer(inner),
+    ]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +11,11 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import nn
-from torch.nn import functional as F
 
-from neuroprobe._core import fingerprint_model, fingerprint_texts
-from neuroprobe.concepts.encoders._base import PromptTooLongError, check_texts
-from neuroprobe.exceptions import CheckpointError, InputError, MissingDependencyError
-from neuroprobe.images import Transform
+from neuroprobe._core import fingerprint_texts, import_extra
+from neuroprobe.concepts.encoders._base import PromptTooLongError, TorchEncoder, reason, register_encoder
+from neuroprobe.exceptions import CheckpointError, InputError
 from neuroprobe.models import resolve_device
-
-_TEXT_BATCH = 256
 
 #: Of a configuration: what says where it comes from, not what it does.
 _PROVENANCE = {
@@ -38,7 +32,8 @@ _PROVENANCE = {
 }
 
 
-class TransformersEncoder:
+@register_encoder("transformers")
+class TransformersEncoder(TorchEncoder):
     """A CLIP or SigLIP of Hugging Face's transformers (extra ``transformers``).
 
     Parameters
@@ -90,59 +85,37 @@ class TransformersEncoder:
         device: str | torch.device = "auto",
         revision: str | None = None,
     ) -> None:
-        self.device = resolve_device(device)
-        transformers = _import_transformers()
+        device = resolve_device(device)
+        transformers = import_extra("transformers", wanted_by="TransformersEncoder", extra="transformers")
         found, processor = _model_and_processor(transformers, model, processor, revision)
         _check_kind(found, processor)
-        self.model: Any = found.float().to(self.device).eval()
         self._tokenizer: Any = processor.tokenizer
-        self.transform: Transform = _PixelValues(processor.image_processor)
-        _check_pixels(self.transform)
-        self.context_length = int(self.model.config.text_config.max_position_embeddings)
-        self.logit_scale = float(self.model.logit_scale.detach().exp())
-        bias = getattr(self.model, "logit_bias", None)
-        self.logit_bias = None if bias is None else float(bias.detach())
-        self.fingerprint = fingerprint_texts(
-            [
-                fingerprint_model(self.model),
-                _identify_config(self.model.config.to_dict()),
-                _identify_config(processor.image_processor.to_dict()),
-                identify_tokenizer(self._tokenizer),
-            ]
-        )
+        self.context_length = int(found.config.text_config.max_position_embeddings)
+        transform = _PixelValues(processor.image_processor)
+        transform(Image.new("RGB", (8, 8)))  # models whose images are more than one tensor show it here, not in the long run
+        reads = [_identify_config(found.config.to_dict()), _identify_config(processor.image_processor.to_dict())]
+        super().__init__(found, transform, device=device, reads=[*reads, identify_tokenizer(self._tokenizer)])
 
-    @torch.no_grad()
-    def encode_images(self, batch: torch.Tensor) -> torch.Tensor:
-        """Unit vectors, float32 [n, d], of transformed images [n, 3, h, w]."""
-        return _unit(self.model.get_image_features(pixel_values=batch.to(self.device)))
+    @classmethod
+    def from_text(cls, text: str, *, device: str | torch.device = "auto", trust: bool = False) -> TransformersEncoder:
+        """The encoder of a folder or a name on the hub, as `neuroprobe.concepts.load_encoder` makes it."""
+        return cls(text, device=device)
 
-    @torch.no_grad()
-    def encode_texts(self, texts: list[str]) -> torch.Tensor:
-        """Unit vectors, float32 [n, d], of texts.
+    def _image_features(self, batch: torch.Tensor) -> torch.Tensor:
+        return _tensor(self.model.get_image_features(pixel_values=batch))
 
-        Raises
-        ------
-        InputError
-            No texts.
-        PromptTooLongError
-            One is longer than the model's context.
-        """
-        check_texts(texts)
-        parts = (texts[start : start + _TEXT_BATCH] for start in range(0, len(texts), _TEXT_BATCH))
-        return torch.cat([self._encode_part(part) for part in parts])
-
-    def _encode_part(self, texts: Sequence[str]) -> torch.Tensor:
+    def _text_features(self, texts: list[str]) -> torch.Tensor:
         self._check_lengths(texts)
         if self.model.config.model_type.startswith("siglip"):  # trained with padding to the whole context, which it reads
-            tokens = self._tokenizer(list(texts), padding="max_length", max_length=self.context_length, return_tensors="pt")
+            tokens = self._tokenizer(texts, padding="max_length", max_length=self.context_length, return_tensors="pt")
             inputs = {"input_ids": tokens["input_ids"]}
         else:
-            tokens = self._tokenizer(list(texts), padding=True, return_tensors="pt")
+            tokens = self._tokenizer(texts, padding=True, return_tensors="pt")
             inputs = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
-        return _unit(self.model.get_text_features(**{name: value.to(self.device) for name, value in inputs.items()}))
+        return _tensor(self.model.get_text_features(**{name: value.to(self.device) for name, value in inputs.items()}))
 
-    def _check_lengths(self, texts: Sequence[str]) -> None:
-        for text, ids in zip(texts, self._tokenizer(list(texts), truncation=False)["input_ids"], strict=True):
+    def _check_lengths(self, texts: list[str]) -> None:
+        for text, ids in zip(texts, self._tokenizer(texts, truncation=False)["input_ids"], strict=True):
             if len(ids) > self.context_length:
                 raise PromptTooLongError(text, self.context_length)
 
@@ -158,15 +131,6 @@ class _PixelValues:
         if set(made) != {"pixel_values"}:
             raise InputError(f"Expected an image processor that makes `pixel_values` alone, but it makes {sorted(made)}.")
         return torch.as_tensor(made["pixel_values"])[0]
-
-
-def _import_transformers() -> Any:
-    try:
-        return importlib.import_module("transformers")
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Expected the package transformers for TransformersEncoder. Install it: pip install 'neuroprobe-clip[transformers]'"
-        ) from error
 
 
 def _model_and_processor(transformers: Any, model: Any, processor: Any, revision: str | None) -> tuple[Any, Any]:
@@ -185,20 +149,19 @@ def _model_and_processor(transformers: Any, model: Any, processor: Any, revision
             str(model), revision=revision or "main", trust_remote_code=False
         )
     except Exception as error:  # readers of configurations, weights and tokenizers raise many kinds
-        raise CheckpointError(_refusal(str(model), error)) from error
+        if "trust_remote_code" in str(error):
+            wrong = f"a model of transformers' own, but {str(model)!r} needs code of its own, which is not run."
+        else:
+            wrong = (
+                f"a folder or a name on the Hugging Face hub with a CLIP or SigLIP, but {str(model)!r} cannot be loaded: {reason(error)}"
+            )
+        raise CheckpointError(f"Expected {wrong}") from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise CheckpointError(
             f"Expected all weights of a {type(found).__name__}, but {str(model)!r} lacks {len(missing)}, such as {missing[0]!r}."
         )
     return found, processor
-
-
-def _refusal(name: str, error: Exception) -> str:
-    if "trust_remote_code" in str(error):
-        return f"Expected a model of transformers' own, but {name!r} needs code of its own, which is not run."
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"Expected a folder or a name on the Hugging Face hub with a CLIP or SigLIP, but {name!r} cannot be loaded: {reason}"
 
 
 def _check_kind(model: Any, processor: Any) -> None:
@@ -212,15 +175,9 @@ def _check_kind(model: Any, processor: Any) -> None:
         raise InputError(f"Expected a processor of images and texts, but {type(processor).__name__} lacks {', '.join(lacking)}.")
 
 
-def _check_pixels(transform: Transform) -> None:
-    """Models whose images are more than one tensor show it here, not in the long run."""
-    transform(Image.new("RGB", (8, 8)))
-
-
-def _unit(features: Any) -> torch.Tensor:
-    """Unit vectors from a tensor, or from what transformers 5 wraps it in."""
-    vectors = features if isinstance(features, torch.Tensor) else features.pooler_output
-    return F.normalize(vectors.float(), dim=1)
+def _tensor(features: Any) -> torch.Tensor:
+    """The vectors themselves, which transformers 5 wraps."""
+    return features if isinstance(features, torch.Tensor) else features.pooler_output
 
 
 def _identify_config(config: Any) -> str:
