@@ -37,8 +37,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "contrast 2": {"contrast": 2.0},
     "decay 0.5": {"decay": 0.5},
     "decay 1.5": {"decay": 1.5},
-    "phase": {"basis": "phase"},
-    "phase, 128 steps of 0.1": {"basis": "phase", "steps": 128, "step_size": 0.1},
+    "phase": {"parametrization": "phase"},
+    "phase, 128 steps of 0.1": {"parametrization": "phase", "steps": 128, "step_size": 0.1},
 }
 
 

@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from neuroprobe._core import check_count, check_number, fingerprint_bytes
+from neuroprobe._core import check_count, check_number
 from neuroprobe.exceptions import InputError, shown
-from neuroprobe.models import Axes, Direction
+from neuroprobe.models import Reading
 from neuroprobe.visualization._objectives import Target, likeness
-from neuroprobe.visualization._spectrum import ImageBasis
+from neuroprobe.visualization._spectrum import Parametrization
 
 _PER_STEP = 4  # random numbers: two shifts, a rotation, a scale
 
@@ -55,9 +55,7 @@ class Jitter:
 
     def __post_init__(self) -> None:
         for name, most in (("shift", 0.5), ("scale", 0.5), ("rotation", 90), ("noise", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= most:
-                raise InputError(f"Expected the jitter's `{name}` from 0 to {most}, but got {value!r}.")
+            check_number(f"jitter.{name}", getattr(self, name), low=0, high=most)
 
     def draws(self, generator: torch.Generator, steps: int) -> torch.Tensor:
         """The random numbers of one image, [steps, 4], in [-1, 1]: shift down, shift right, rotation, scale."""
@@ -108,10 +106,10 @@ def _resampling(n: int, zoom: torch.Tensor, shift: torch.Tensor) -> torch.Tensor
 _MOMENTUM = 0.9
 _ATTEMPTS = 8  # starts, until one has a gradient
 
-#: From images in [0, 1] to the layer's output for them and its axes.
-Forward = Callable[[torch.Tensor], tuple[torch.Tensor, Axes]]
-#: From a layer's output, its axes and the targets to what each says of its image, [n].
-Value = Callable[[torch.Tensor, Axes, Sequence[Target]], torch.Tensor]
+#: From images in [0, 1] to what the site gives for them.
+Forward = Callable[[torch.Tensor], Reading]
+#: From that and the targets to the value of each for its image, [n].
+Value = Callable[[Reading, Sequence[Target]], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,7 @@ class Settings:
         check_number("step_size", self.step_size, low=0, above=True)  # of 0, nothing would change
         check_number("diversity", self.diversity, low=0)
         if not isinstance(self.jitter, Jitter):
-            raise InputError(f"Expected `jitter` as a neuroprobe.visualization.jitter.Jitter, but got {shown(self.jitter)}.")
+            raise InputError(f"Expected `jitter` as a neuroprobe.visualization.Jitter, but got {shown(self.jitter)}.")
         if self.diversity and not 2 <= self.n_images <= self.batch_size:
             raise InputError(
                 f"Expected `n_images` from 2 to `batch_size` ({self.batch_size}) with `diversity`, but got {self.n_images}: the images of "
@@ -168,13 +166,8 @@ class _Item:
 
     def generator(self, seed: int, purpose: int) -> torch.Generator:
         """Random numbers of this image alone, so that no other has a part in it."""
-        key = [0, self.target] if isinstance(self.target, int) else [1, int(fingerprint_bytes(_bytes(self.target)), 16)]
-        state = np.random.SeedSequence([seed, *key, self.number, purpose]).generate_state(1, np.uint64)[0]
+        state = np.random.SeedSequence([seed, *self.target.entropy, self.number, purpose]).generate_state(1, np.uint64)[0]
         return torch.Generator().manual_seed(int(state) >> 1)
-
-
-def _bytes(direction: Direction) -> bytes:
-    return direction.features.encode() + direction.weights.tobytes()
 
 
 def batches(targets: Sequence[Target], settings: Settings) -> Iterator[list[_Item]]:
@@ -194,15 +187,15 @@ class Ascent:
     ----------
     items : list
         Of `batches`; the batch is filled up with copies of the last.
-    basis, forward, value, settings
+    made_of, forward, value, settings
     device : torch.device
         Of the model.
     """
 
     def __init__(
-        self, items: list[_Item], *, basis: ImageBasis, forward: Forward, value: Value, settings: Settings, device: torch.device
+        self, items: list[_Item], *, made_of: Parametrization, forward: Forward, value: Value, settings: Settings, device: torch.device
     ) -> None:
-        self._basis, self._forward, self._settings, self._device = basis, forward, settings, device
+        self._made_of, self._forward, self._settings, self._device = made_of, forward, settings, device
         self._n = len(items)
         self._items = items + [items[-1]] * (settings.batch_size - len(items))
         self._targets = [item.target for item in self._items]
@@ -220,19 +213,19 @@ class Ascent:
         for step in range(self._settings.steps):
             velocity = _MOMENTUM * velocity + (1 - _MOMENTUM) * self._direction(parameters, step)
             size = self._settings.step_size * (1 + math.cos(math.pi * step / self._settings.steps)) / 2
-            parameters = self._basis.allowed(parameters + size * velocity)
+            parameters = self._made_of.allowed(parameters + size * velocity)
             tick()
         return self._finished(parameters, moved)
 
-    def _value(self, output: torch.Tensor, axes: Axes) -> torch.Tensor:
-        return self._value_of(output, axes, self._targets)
+    def _value(self, reading: Reading) -> torch.Tensor:
+        return self._value_of(reading, self._targets)
 
     def _start(self) -> tuple[torch.Tensor, list[bool]]:
         """Noise that the targets' gradients are not zero at; those for which none is found keep the last."""
         parameters = self._noise(range(len(self._items)), 0)
         for attempt in range(1, _ATTEMPTS + 1):
-            images = self._basis.images(parameters).requires_grad_()
-            flat = (self._gradient(self._value(*self._forward(images)), images) == 0).flatten(1).all(1).tolist()
+            images = self._made_of.images(parameters).requires_grad_()
+            flat = (self._gradient(self._value(self._forward(images)), images) == 0).flatten(1).all(1).tolist()
             still = [i for i, none in enumerate(flat) if none]
             if not still or attempt == _ATTEMPTS:
                 break
@@ -241,19 +234,19 @@ class Ascent:
 
     def _noise(self, which: Sequence[int], attempt: int) -> torch.Tensor:
         seed = self._settings.seed
-        starts = [self._basis.start(self._items[i].generator(seed, 1 + attempt), attempt=attempt) for i in which]
+        starts = [self._made_of.start(self._items[i].generator(seed, 1 + attempt), attempt=attempt) for i in which]
         return torch.stack(starts).to(self._device)
 
     def _direction(self, parameters: torch.Tensor, step: int) -> torch.Tensor:
         """Where to go: the gradient of each image's value, at length 1 (root mean square), away from what makes images alike."""
         parameters = parameters.detach().requires_grad_()
-        images = self._basis.images(parameters)
-        output, axes = self._forward(self._jittered(images, step))
-        by_pixel = self._gradient(self._value(output, axes), images, again=bool(self._groups))
+        images = self._made_of.images(parameters)
+        reading = self._forward(self._jittered(images, step))
+        by_pixel = self._gradient(self._value(reading), images, again=bool(self._groups))
         self._importance = self._importance + by_pixel.abs().sum(1)
         found = _at_length_one(self._gradient((images * by_pixel).sum(), parameters, again=bool(self._groups)))
         if self._groups:
-            alike = likeness(output, axes, self._groups)
+            alike = likeness(reading.by_unit, self._groups)
             away = _at_length_one(self._gradient(alike, parameters))[: len(alike)]
             found[: len(alike)] -= self._settings.diversity * alike.detach().reshape(-1, *[1] * (away.ndim - 1)) * away
         return found
@@ -278,8 +271,8 @@ class Ascent:
 
     def _finished(self, parameters: torch.Tensor, moved: list[bool]) -> Climbed:
         with torch.no_grad():
-            images = self._basis.images(parameters)
-            values = self._value(*self._forward(images))
+            images = self._made_of.images(parameters)
+            values = self._value(self._forward(images))
         if not values[: self._n].isfinite().all():
             raise InputError("Expected finite values of the finished images, but the model gives others. Check its weights.")
         importance = torch.as_tensor(self._importance)[: self._n]

@@ -30,11 +30,11 @@ class Clustering:
     standings: Mapping[int, float]
     p_value: float
 
-    def chosen(self, significance: float, n: int) -> tuple[npt.NDArray[np.int64], str]:
+    def chosen(self, max_p_value: float, n: int) -> tuple[npt.NDArray[np.int64], str]:
         """The cluster of every image, and why."""
         if len(self.labels) == 1 and np.isnan(self.p_value):
             return next(iter(self.labels.values())), "as asked"
-        if not self.p_value <= significance:
+        if not self.p_value <= max_p_value:
             return np.zeros(n, np.int64), "one facet"
         standings = {m: standing for m, standing in self.standings.items() if not np.isnan(standing)}
         enough = _NEARLY * max(standings.values())

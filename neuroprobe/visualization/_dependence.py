@@ -40,20 +40,11 @@ class Dependence(TorchFunctionMode):
     `torch.no_grad`, as a frozen part, counts too.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._over = False
-
-    def end(self) -> None:
-        """What is computed from now on needs no gradients."""
-        self._over = True
-        torch.set_grad_enabled(False)
-
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         name, options = getattr(func, "__name__", ""), dict(kwargs or {})
-        if name == "_set_grad_enabled" and not self._over:  # of a torch.no_grad in the model
+        if name == "_set_grad_enabled":  # of a torch.no_grad in the model
             return None
         if not any(_from_image(value) for value in (*args, *options.values())):
             return func(*args, **options)  # a weight, an index or a mask that is clamped or rounded is what it is

@@ -109,7 +109,7 @@ class UnitFacets:
     standings : mapping from number of clusters to float
         How many standard deviations that is above the mean of random images; NaN for clusters that were too small.
     metadata : mapping
-        k, n_facets, max_facets, significance, n_null, seed, and what was recorded and scored.
+        k, n_facets, max_facets, max_p_value, n_null, seed, and what was recorded and scored.
     """
 
     layer: str
@@ -142,7 +142,7 @@ class UnitFacets:
 
 
 def facets(
-    recorded: Recorded,
+    activations: Recorded,
     scores: ConceptScores,
     layer: str,
     unit: int,
@@ -150,17 +150,17 @@ def facets(
     k: int = K,
     n_facets: int | None = None,
     max_facets: int = 5,
-    significance: float = 0.05,
+    max_p_value: float = 0.05,
     n_null: int = 99,
     seed: int = 0,
 ) -> UnitFacets:
     """The facets of one unit, as `layer_facets` finds those of several; parameters and errors as there."""
-    options: dict[str, Any] = {"k": k, "n_facets": n_facets, "max_facets": max_facets, "significance": significance}
-    return layer_facets(recorded, scores, layer, [unit], **options, n_null=n_null, seed=seed)[0]
+    options: dict[str, Any] = {"k": k, "n_facets": n_facets, "max_facets": max_facets, "max_p_value": max_p_value}
+    return layer_facets(activations, scores, layer, [unit], **options, n_null=n_null, seed=seed)[0]
 
 
 def layer_facets(
-    recorded: Recorded,
+    activations: Recorded,
     scores: ConceptScores,
     layer: str,
     units: Sequence[int] | None = None,
@@ -168,7 +168,7 @@ def layer_facets(
     k: int = K,
     n_facets: int | None = None,
     max_facets: int = 5,
-    significance: float = 0.05,
+    max_p_value: float = 0.05,
     n_null: int = 99,
     seed: int = 0,
 ) -> list[UnitFacets]:
@@ -179,12 +179,12 @@ def layer_facets(
     more; of these the largest of few numbers (12, 14, 16, 19, ..., 88), so that units share their random sets. For every number of
     clusters from 2 to `max_facets` the mean silhouette is compared with that of random images. The number that stands highest above
     them (the fewest that stand nine tenths as high) is taken, if random images stand as high, at any number, with a probability of at
-    most `significance`, and if the facets' labels stand out more, weighted by the facets' shares, than the best concept of all these
+    most `max_p_value`, and if the facets' labels stand out more, weighted by the facets' shares, than the best concept of all these
     images together does. Otherwise there is one facet.
 
     Parameters
     ----------
-    recorded : Activations or ActivationSummary
+    activations : Activations or ActivationSummary
         A summary has to have kept as many of the highest images.
     scores : ConceptScores
         Of the same images. Their image vectors are clustered, their concepts are the labels.
@@ -196,7 +196,7 @@ def layer_facets(
     n_facets : int, optional
         A number of facets that is taken untested.
     max_facets : int, default 5
-    significance : float, default 0.05
+    max_p_value : float, default 0.05
         Of the choice between one facet and several, for each unit by itself.
     n_null : int, default 99
         Random sets of images, of each size that occurs.
@@ -214,24 +214,24 @@ def layer_facets(
     UnknownNameError
         A layer that was not recorded.
     """
-    check_same_images(recorded, scores)
-    _check_numbers(len(scores.ids), k, n_facets, max_facets, significance, n_null, seed)
-    n_units = len(recorded[layer].mean) if not isinstance(recorded, Activations) else recorded[layer].shape[1]
+    check_same_images(activations, scores)
+    _check_numbers(len(scores.ids), k, n_facets, max_facets, max_p_value, n_null, seed)
+    n_units = len(activations[layer].mean) if not isinstance(activations, Activations) else activations[layer].shape[1]
     if units is not None and (isinstance(units, str) or not isinstance(units, Iterable)):
         raise InputError(f"Expected `units` to be a list of numbers, but got {units!r}. Write [{units!r}].")
     chosen = range(n_units) if units is None else list(units)
     for unit in chosen:
         check_unit(layer, unit, n_units)
     space = ClusterSpace(scores, [n_facets] if n_facets else list(range(2, max_facets + 1)), n_null=0 if n_facets else n_null, seed=seed)
-    parameters = {"k": k, "n_facets": n_facets, "max_facets": max_facets, "significance": significance, "n_null": n_null, "seed": seed}
-    metadata = {**parameters, "recorded": dict(recorded.metadata), "concept_scores": dict(scores.metadata)}
-    return [_unit_facets(recorded, space, layer, int(unit), k, significance, metadata) for unit in chosen]
+    parameters = {"k": k, "n_facets": n_facets, "max_facets": max_facets, "max_p_value": max_p_value, "n_null": n_null, "seed": seed}
+    metadata = {**parameters, "activations": dict(activations.metadata), "concept_scores": dict(scores.metadata)}
+    return [_unit_facets(activations, space, layer, int(unit), k, max_p_value, metadata) for unit in chosen]
 
 
 def _unit_facets(
-    recorded: Recorded, space: ClusterSpace, layer: str, unit: int, k: int, significance: float, metadata: Mapping[str, Any]
+    activations: Recorded, space: ClusterSpace, layer: str, unit: int, k: int, max_p_value: float, metadata: Mapping[str, Any]
 ) -> UnitFacets:
-    examples = active_examples(recorded, layer, unit, k=k)
+    examples = active_examples(activations, layer, unit, k=k)
     if not examples:
         return UnitFacets(layer, unit, (), "never varies", (), float("nan"), {}, {}, metadata)
     if len(examples) < FEWEST:
@@ -240,7 +240,7 @@ def _unit_facets(
     else:
         examples = examples[: _size(len(examples))]
         found = space.cluster(space.rows([example.image_id for example in examples]))
-        clusters, status = found.chosen(significance, len(examples))
+        clusters, status = found.chosen(max_p_value, len(examples))
     (whole,) = _facets(space, examples, np.zeros(len(examples), np.int64))
     made = _facets(space, examples, clusters)
     if status == "several facets" and whole.concepts[0].score > sum(facet.share * facet.concepts[0].score for facet in made):
@@ -248,13 +248,13 @@ def _unit_facets(
     return UnitFacets(layer, unit, tuple(made), status, whole.concepts, found.p_value, found.silhouettes, found.standings, metadata)
 
 
-def active_examples(recorded: Recorded, layer: str, unit: int, *, k: int) -> list[Example]:
+def active_examples(activations: Recorded, layer: str, unit: int, *, k: int) -> list[Example]:
     """A unit's strongest images, as far as it is at least half as far above its mean as on its five strongest; none if it never varies."""
-    if isinstance(recorded, Activations):
-        n, mean = len(recorded.ids), float(np.asarray(recorded[layer][:, unit], np.float64).mean())
+    if isinstance(activations, Activations):
+        n, mean = len(activations.ids), float(np.asarray(activations[layer][:, unit], np.float64).mean())
     else:
-        n, mean = recorded[layer].count, float(recorded[layer].mean[unit])
-    strongest = top_images(recorded, layer, unit, k=min(k, n, max(n // 10, 30)))
+        n, mean = activations[layer].count, float(activations[layer].mean[unit])
+    strongest = top_images(activations, layer, unit, k=min(k, n, max(n // 10, 30)))
     if not strongest[0].varies:
         return []
     peak = float(np.mean([example.value for example in strongest[:_PEAK]]))
@@ -283,13 +283,13 @@ def _facets(space: ClusterSpace, examples: Sequence[Example], clusters: npt.NDAr
     return sorted(found, key=lambda facet: (-facet.share, examples.index(facet.examples[0])))
 
 
-def _check_numbers(n: int, k: int, n_facets: int | None, max_facets: int, significance: float, n_null: int, seed: int) -> None:
+def _check_numbers(n: int, k: int, n_facets: int | None, max_facets: int, max_p_value: float, n_null: int, seed: int) -> None:
     check_count("k", k, low=FEWEST)
     for name, number in (("n_facets", 1 if n_facets is None else n_facets), ("max_facets", max_facets)):
         check_count(name, number, low=1 if name == "n_facets" else 2)
         if number > FEWEST:
             raise InputError(f"Expected `{name}` to be at most {FEWEST}, the fewest images that are clustered, but got {number}.")
-    check_number("significance", significance, low=0, high=1, above=True)
+    check_number("max_p_value", max_p_value, low=0, high=1, above=True)
     check_count("n_null", n_null, low=19)
     check_count("seed", seed, low=0)
     if n < FEWEST:

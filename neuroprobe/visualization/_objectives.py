@@ -1,148 +1,132 @@
-"""What an image is made for: what a unit or a direction of a layer says of it, and how unlike it is to the unit's other images."""
+"""What images are made for: targets, each of which values what a site gives for its images; and how alike a target's images are.
+
+A new kind of target is a subclass of `Target`, handed to `neuroprobe.visualize` in place of a unit's number.
+"""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
-from torch import nn
 
+from neuroprobe._core import check_unit, fingerprint_bytes, fingerprint_texts
 from neuroprobe.exceptions import InputError
-from neuroprobe.models import (
-    Axes,
-    Direction,
-    Layout,
-    Pooling,
-    Selection,
-    UnitAxisTracker,
-    check_layers,
-    check_layout,
-    check_model,
-    check_pooling,
-    pool,
-    select_output,
-)
+from neuroprobe.models import Direction, Pooling, Reading, Site, check_pooling, pool
 
-#: A unit's number, or a direction such as a probe's.
-Target: TypeAlias = "int | Direction"
-
-#: How a layer's output becomes one row of units; "center" is the position in the middle of a map.
+#: How what a layer gives becomes one row of units; "center" is the position in the middle of a map.
 Place: TypeAlias = "Pooling | Literal['center']"
 
 
-class _Enough(BaseException):
-    """The layer has run: nothing more is wanted of this forward pass. No `Exception`, so that no model catches it."""
+class Target(ABC):
+    """What images are made for.
 
-    def __init__(self, owner: LayerOutput) -> None:
-        self.owner = owner
-
-
-class LayerOutput:
-    """What one layer of a model gives, with gradients. All but the first forward pass end at that layer.
-
-    Parameters
+    Attributes
     ----------
-    model, layer
-    layout, select : optional
-        As in `neuroprobe.ActivationRecorder`.
-
-    Raises
-    ------
-    UnknownNameError
-        A layer or layout that there is not.
-    InputError
-        A model that hooks do not work in.
+    name : str
+        What tells it from other targets, and with the seed decides the noise that its images begin with.
     """
 
-    def __init__(self, model: nn.Module, layer: str, *, layout: Layout | None = None, select: Selection | None = None) -> None:
-        check_model(model)
-        (self.layer,) = check_layers(model, [layer])
-        if layout is not None:
-            check_layout(layout)
-        self._model, self._layout, self._select = model, layout, select
-        self._tracker = UnitAxisTracker()
-        self._found: tuple[torch.Tensor, Axes] | None = None
-        self._stopping = False
+    name: str
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Hooks on the model; removed whatever happens."""
-        module = dict(self._model.named_modules(remove_duplicate=False))[self.layer]
-        with ExitStack() as stack:
-            stack.enter_context(self._tracker.following(self._model))
-            stack.callback(module.register_forward_hook(self._note).remove)
-            yield
+    @abstractmethod
+    def fits(self, layer: str, n_pooled: int, n_spatial: int) -> None:
+        """Raise `InputError` if it is of no layer with so many units, and so many with every position counted by itself."""
 
-    def of(self, batch: torch.Tensor) -> tuple[torch.Tensor, Axes]:
-        """The layer's output for a batch, and the axes of its units and images.
+    @abstractmethod
+    def values(self, pooled: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+        """What is climbed, [n], from pooled units [n, n_units] and all that the layer gives [n, n_units, *positions], differentiably."""
 
-        Raises
-        ------
-        InputError
-            The layer does not run, or several times, or what it gives is no tensor.
-        """
-        self._found = None
-        try:
-            self._model(batch)
-        except _Enough as enough:
-            if enough.owner is not self:
-                raise
-        if self._found is None:
-            raise InputError(f"Expected {self.layer!r} to run in a forward pass, but it does not.")
-        self._stopping = True
-        return self._found
+    @property
+    def made_for(self) -> Any:
+        """What stands in `Visualization.units`."""
+        return self
 
-    def _note(self, module: nn.Module, args: Any, output: Any) -> None:
-        if self._found is not None:
-            raise InputError(f"Expected {self.layer!r} to run once in a forward pass, but it runs again. Take a module around it.")
-        tensor = select_output(output, self._select, layer=self.layer)
-        axes = self._tracker.axes(tensor, layer=self.layer, layout=self._layout if tensor.ndim > 2 else None)
-        self._found = tensor.clone(), axes  # the next module may write into its input
-        if self._stopping:
-            raise _Enough(self)
+    @property
+    def entropy(self) -> list[int]:
+        """Numbers that seed what is random in its images."""
+        return [2, int(fingerprint_texts([self.name]), 16)]
 
 
-def check_targets(layer: str, unit: Any) -> list[Target]:
-    """A unit, a direction, or several of one kind, as a list.
+class UnitTarget(Target):
+    """A unit, by its pooled activation."""
+
+    def __init__(self, unit: int) -> None:
+        self.unit, self.name = unit, str(unit)
+
+    def fits(self, layer: str, n_pooled: int, n_spatial: int) -> None:
+        check_unit(layer, self.unit, n_pooled)
+
+    def values(self, pooled: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+        return pooled[:, self.unit]
+
+    @property
+    def made_for(self) -> int:
+        return self.unit
+
+    @property
+    def entropy(self) -> list[int]:
+        return [0, self.unit]
+
+
+class DirectionTarget(Target):
+    """A direction, such as a probe's, by its log-odds."""
+
+    def __init__(self, direction: Direction) -> None:
+        self.direction, self.name = direction, direction.concept
+        if direction.features not in ("pooled", "spatial") or not direction.weights.any():
+            raise InputError(f"Expected directions with features 'pooled' or 'spatial' that are not 0, but {self.name!r} is none.")
+
+    def fits(self, layer: str, n_pooled: int, n_spatial: int) -> None:
+        n = n_spatial if self.direction.features == "spatial" else n_pooled
+        if len(self.direction.weights) != n:
+            raise InputError(
+                f"Expected directions of {layer!r} with {n} {self.direction.features} features, but {self.name!r} has "
+                f"{len(self.direction.weights)}: it is of another model or another size of image."
+            )
+
+    def values(self, pooled: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+        features = whole.flatten(1).float() if self.direction.features == "spatial" else pooled
+        return (features * torch.from_numpy(self.direction.weights).to(features)).sum(1) + self.direction.bias
+
+    @property
+    def made_for(self) -> Direction:
+        return self.direction
+
+    @property
+    def entropy(self) -> list[int]:
+        return [1, int(fingerprint_bytes(self.direction.features.encode() + self.direction.weights.tobytes()), 16)]
+
+
+def check_targets(site: Site, unit: Any) -> list[Target]:
+    """The targets that a unit, a direction or a target stands for, or several of them.
 
     Raises
     ------
     InputError
-        None, some twice, of both kinds, units that are no whole numbers from 0 up, or directions of another layer.
+        None, some twice, units that are no whole numbers from 0 up, or directions of another site.
     """
     several = isinstance(unit, (Sequence, range, set, frozenset)) or (isinstance(unit, np.ndarray) and unit.ndim > 0)
-    single = isinstance(unit, Direction) or not several
-    targets = [_target(layer, one) for one in ([unit] if single else unit)]
-    if not targets or len({isinstance(one, Direction) for one in targets}) > 1:
-        raise InputError(f"Expected a unit or units, or a direction or directions, of {layer!r}, but got {unit!r:.80}.")
-    if len({one.features for one in targets if isinstance(one, Direction)}) > 1:
-        raise InputError(
-            "Expected directions of one kind of features, but got pooled and spatial ones. Make images for each kind by itself."
-        )
-    keys = [id(one) if isinstance(one, Direction) else one for one in targets]
-    if len(set(keys)) < len(keys):
+    targets = [_target(site, one) for one in (unit if several else [unit])]
+    if not targets:
+        raise InputError(f"Expected a unit or units, or a direction or directions, of {site.key!r}, but got {unit!r:.80}.")
+    if len({tuple(target.entropy) for target in targets}) < len(targets):
         raise InputError("Expected each unit or direction once, but one is there twice. Take `n_images` for several images of one.")
     return targets
 
 
-def _target(layer: str, one: Any) -> Target:
-    if isinstance(one, Direction):
-        if one.layer != layer:
-            raise InputError(f"Expected directions of {layer!r}, but {one.concept!r} is one of {one.layer!r}.")
-        if one.features not in ("pooled", "spatial") or not one.weights.any():
-            raise InputError(f"Expected directions with features 'pooled' or 'spatial' that are not 0, but {one.concept!r} is none.")
+def _target(site: Site, one: Any) -> Target:
+    if isinstance(one, Target):
         return one
-    try:
-        number = operator.index(one)
-    except TypeError:
-        number = -1
-    if number < 0 or isinstance(one, (bool, np.bool_)):
-        raise InputError(f"Expected units as whole numbers from 0 up, or Directions, but got {one!r:.80}.")
-    return number
+    if isinstance(one, Direction):
+        if one.layer != site.key:
+            raise InputError(f"Expected directions of {site.key!r}, but {one.concept!r} is one of {one.layer!r}.")
+        return DirectionTarget(one)
+    number = one[()] if isinstance(one, np.ndarray) else one
+    check_unit(site.key, number)
+    return UnitTarget(int(number))
 
 
 def check_place(pooling: Place) -> None:
@@ -153,57 +137,44 @@ def check_place(pooling: Place) -> None:
         check_pooling(pooling)
 
 
-def target_values(output: torch.Tensor, axes: Axes, targets: Sequence[Target], *, pooling: Place, layer: str) -> torch.Tensor:
-    """What each target says of its own image, [n]: a unit's pooled activation, a direction's log-odds.
+def target_values(reading: Reading, targets: Sequence[Target], *, pooling: Place, layer: str) -> torch.Tensor:
+    """The value of each target for its own image, [n].
 
     Raises
     ------
     InputError
-        A unit that the layer does not have, or a direction that does not fit it.
+        A target that does not fit what the layer gives.
     """
-    spatial = isinstance(targets[0], Direction) and targets[0].features == "spatial"
-    rows = _rows(output, axes, "none" if spatial else pooling, layer)
-    for target in targets:
-        _check_fits(target, rows.shape[1], layer)
-    if isinstance(targets[0], Direction):
-        directions = [target for target in targets if isinstance(target, Direction)]
-        weights = torch.from_numpy(np.stack([direction.weights for direction in directions])).to(rows)
-        return (rows * weights).sum(1) + torch.tensor([direction.bias for direction in directions]).to(rows)
-    return rows.gather(1, torch.tensor(targets, device=rows.device)[:, None])[:, 0]
+    pooled, whole = _pooled(reading, pooling, layer), reading.by_unit
+    found = []
+    for i, target in enumerate(targets):
+        target.fits(layer, pooled.shape[1], whole[0].numel())
+        found.append(target.values(pooled[i : i + 1], whole[i : i + 1]))
+    return torch.cat(found)
 
 
-def _rows(output: torch.Tensor, axes: Axes, pooling: Place, layer: str) -> torch.Tensor:
-    if pooling == "center" and output.ndim > 2:
-        if output.ndim != 4:
-            shape = tuple(output.shape)
-            raise InputError(f"Expected maps for pooling='center', but {layer!r} gives {shape}. Take 'mean' or a token: ('token', 3).")
-        maps = output.movedim(axes.units, 1)  # [n, units, h, w]
-        return maps[:, :, maps.shape[2] // 2, maps.shape[3] // 2].float()
-    return pool(output, "mean" if pooling == "center" else pooling, unit_axis=axes.units, image_axis=axes.images, layer=layer)
+def _pooled(reading: Reading, pooling: Place, layer: str) -> torch.Tensor:
+    if pooling != "center" or reading.values.ndim == 2:
+        axes = reading.axes
+        return pool(reading.values, "mean" if pooling == "center" else pooling, unit_axis=axes.units, image_axis=axes.images, layer=layer)
+    maps = reading.by_unit  # [n, units, h, w]
+    if maps.ndim != 4:
+        shape = tuple(reading.values.shape)
+        raise InputError(f"Expected maps for pooling='center', but {layer!r} gives {shape}. Take 'mean' or a token: ('token', 3).")
+    return maps[:, :, maps.shape[2] // 2, maps.shape[3] // 2].float()
 
 
-def _check_fits(target: Target, n: int, layer: str) -> None:
-    if isinstance(target, Direction):
-        if len(target.weights) != n:
-            raise InputError(
-                f"Expected directions of {layer!r} with {n} {target.features} features, but {target.concept!r} has {len(target.weights)}: "
-                "it is of another model or another size of image."
-            )
-    elif target >= n:
-        raise InputError(f"Expected units of {layer!r} from 0 to {n - 1}, but got {target}.")
-
-
-def likeness(output: torch.Tensor, axes: Axes, groups: Sequence[slice]) -> torch.Tensor:
+def likeness(whole: torch.Tensor, groups: Sequence[slice]) -> torch.Tensor:
     """How alike each image is to the others of its group, [n]: the mean cosine of their Gram matrices of units, from 0 to 1.
 
-    The Gram matrix of an image holds the products of every two units, summed over positions: what is seen together, wherever it is.
+    The Gram matrix of an image holds the products of every two units of `whole` [n, n_units, *positions], summed over positions: what is
+    seen together, wherever it is.
 
     References
     ----------
     Olah, Mordvintsev and Schubert, Feature visualization, Distill 2017 (diversity).
     """
-    features = output.transpose(0, axes.images) if axes.images else output
-    features = features.movedim(axes.units, 1).flatten(2) if features.ndim > 2 else features[:, :, None]
+    features = whole.flatten(2) if whole.ndim > 2 else whole[:, :, None]
     product = _gram_products if features.shape[1] <= features.shape[2] else _position_products
     return torch.cat([_mean_cosine(product(features[group].float())) for group in groups])
 

@@ -86,7 +86,7 @@ def image_spectrum(
     size : int or (int, int), optional
         Without a transform: images are resized (shorter side) and cut to this many pixels; by default 224.
     batch_size, workers, progress
-        As in `neuroprobe.images.passes.collect`.
+        As in `neuroprobe.images.collect`.
 
     Raises
     ------
@@ -175,7 +175,7 @@ def imagenet_colors() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 _START = 0.1  # the contrast of the first image, of noise, in that of natural images
 
 
-class ImageBasis(Protocol):
+class Parametrization(Protocol):
     """What images are made of: parameters, and the way from them to pixels."""
 
     def start(self, generator: torch.Generator, *, attempt: int = 0) -> torch.Tensor:
@@ -204,7 +204,7 @@ class FourierImages:
     size : (int, int)
         Height and width.
     mean, colors : ndarray, [3] and [3, 3]
-        As of `neuroprobe.visualization.spectrum.ImageSpectrum`.
+        As of `ImageSpectrum`.
     decay : float, default 1
         Larger for smoother images.
     contrast : float, default 1.5

@@ -33,7 +33,10 @@ class Example:
     Attributes
     ----------
     layer : str
+        The site's key: for a plain one the layer's name.
     unit : int
+    site : str
+        The site's identity.
     row : int
         In the activations. An example of a summary has the image's place in the probing set, where images that were skipped count too.
     image_id : str
@@ -131,16 +134,8 @@ def quantile_examples(
     return dict(zip(chosen, _examples(activations, layer, unit, chosen, k), strict=True))
 
 
-def unit_values(activations: Activations, layer: str, unit: int) -> npt.NDArray[np.float32]:
-    """A unit's activation on every image, [n_images].
-
-    Raises
-    ------
-    UnknownNameError
-        A layer that was not recorded.
-    InputError
-        No activations but a summary or something else, or a unit that the layer does not have.
-    """
+def _unit_values(activations: Activations, layer: str, unit: int) -> npt.NDArray[np.float32]:
+    """A unit's activation on every image, [n_images]."""
     if not isinstance(activations, Activations):
         what = "a summary, which has a unit's ends only" if isinstance(activations, ActivationSummary) else shown(activations)
         raise InputError(f"Expected activations of every image, but got {what}. Make them with ActivationRecorder(...).record(images).")
@@ -190,7 +185,7 @@ def _top_of_summary(summary: ActivationSummary, layer: str, unit: int, k: int) -
 
 def _examples(activations: Activations, layer: str, unit: int, quantiles: Sequence[float], k: int) -> list[list[Example]]:
     """The k images at each quantile, strongest first."""
-    values = unit_values(activations, layer, unit)
+    values = _unit_values(activations, layer, unit)
     check_count("k", k)
     n, descending, ascending = len(values), np.argsort(-values, kind="stable"), np.sort(values)
     if k > n:

@@ -1,4 +1,4 @@
-"""Feature visualization: the image that a unit, or a direction, of a model says most of.
+"""Feature visualization: the image to which a unit, or a direction, of a model responds most.
 
 Gradient ascent on an image of noise, in a basis in which steps change images as natural ones vary, and under small random changes.
 """
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,31 +21,29 @@ from PIL import Image
 from torch import nn
 from tqdm import tqdm
 
-from neuroprobe._core import fingerprint_model, write_whole
-from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
+from neuroprobe._core import check_choice, fingerprint_model, write_whole
+from neuroprobe.exceptions import InputError, shown
 from neuroprobe.images import Transform
 from neuroprobe.models import (
-    Axes,
     Direction,
-    Layout,
     Normalize,
     Preprocessing,
-    Selection,
+    Reading,
+    Site,
+    check_site,
     describe_pooling,
     device_of,
     evaluating,
     preprocessing,
+    tapped,
 )
 from neuroprobe.visualization._ascent import Ascent, Climbed, Jitter, Settings, batches, repeatable
-from neuroprobe.visualization._objectives import LayerOutput, Place, Target, check_place, check_targets, target_values
-from neuroprobe.visualization._spectrum import FourierImages, ImageBasis, ImageSpectrum, PhaseImages, imagenet_colors
+from neuroprobe.visualization._objectives import Place, Target, check_place, check_targets, target_values
+from neuroprobe.visualization._spectrum import FourierImages, ImageSpectrum, Parametrization, PhaseImages, imagenet_colors
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Basis: TypeAlias = Literal["fourier", "phase"]
-
-_BASES = ("fourier", "phase")
 _STEPS = {"fourier": (128, 0.1), "phase": (512, 0.3)}  # steps and their size, elected where the truth is known
 _MASK_QUANTILE = 0.9
 
@@ -57,12 +55,12 @@ class Visualization:
     Attributes
     ----------
     layer : str
-    units : tuple of int or Direction
+    units : tuple of int, Direction or Target
         What each image was made for: one entry per image.
     images : ndarray, [n, 3, h, w], float32
         RGB in [0, 1], before the model's normalization.
     values : ndarray, [n], float32
-        What the model says of each finished image: the unit's activation, pooled as asked, or the direction's log-odds.
+        What each finished image reaches: the unit's activation, pooled as asked, the direction's log-odds, or the target's value.
     importance : ndarray, [n, h, w], float32
         How much each pixel mattered: the mean over all steps of the absolute gradient; the largest is 1.
     status : tuple of str
@@ -72,7 +70,7 @@ class Visualization:
     """
 
     layer: str
-    units: tuple[Target, ...]
+    units: tuple[int | Direction | Target, ...]
     images: npt.NDArray[np.float32]
     values: npt.NDArray[np.float32]
     importance: npt.NDArray[np.float32]
@@ -112,11 +110,11 @@ class Visualization:
 
     @property
     def table(self) -> pd.DataFrame:
-        """A row per image: layer, unit (missing for a direction), concept (of one), number (of the unit's images), value, status."""
+        """A row per image: layer, unit (missing for others), concept of a direction or name of a target, number, value, status."""
         import pandas as pd
 
         units = [unit if isinstance(unit, int) else None for unit in self.units]
-        concepts = [unit.concept if isinstance(unit, Direction) else "" for unit in self.units]
+        concepts = ["" if isinstance(unit, int) else getattr(unit, "concept", None) or unit.name for unit in self.units]
         numbers = [i % self.metadata["n_images"] for i in range(len(self))]
         columns = {"layer": self.layer, "unit": pd.array(units, dtype="Int64"), "concept": concepts, "number": numbers}
         return pd.DataFrame({**columns, "value": self.values, "status": list(self.status)})
@@ -132,7 +130,7 @@ class Visualization:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         table = self.table
-        table.insert(0, "file", _file_names(self.layer, table["unit"].tolist(), table["number"].tolist()))
+        table.insert(0, "file", self._file_names())
         for name, image in zip(table["file"], self.to_pil(), strict=True):
             buffer = io.BytesIO()
             image.save(buffer, format="PNG")
@@ -141,19 +139,25 @@ class Visualization:
         write_whole(folder / "visualizations.json", json.dumps(dict(self.metadata), indent=1).encode("utf-8"))
         return [folder / name for name in (*table["file"], "visualizations.csv", "visualizations.json")]
 
+    def _file_names(self) -> list[str]:
+        """A name per image; the layer's name is a module's, but may hold anything."""
+        layer, n = "".join(c if c.isascii() and (c.isalnum() or c in "._") else "_" for c in self.layer), self.metadata["n_images"]
+        kinds = ["" if isinstance(unit, int) else "direction" if isinstance(unit, Direction) else "target" for unit in self.units]
+        return [f"{layer}-{kind}{i // n if kind else self.units[i]}-{i % n}.png" for i, kind in enumerate(kinds)]
+
 
 @torch.inference_mode(False)  # what is made in inference mode cannot take part in gradients
 def visualize(
     model: nn.Module,
-    layer: str,
-    unit: int | Direction | Sequence[int] | Sequence[Direction],
+    layer: str | Site,
+    unit: int | Direction | Target | Sequence[int] | Sequence[Direction] | Sequence[Target],
     *,
     transform: Transform | None = None,
     size: int | tuple[int, int] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     normalize: Normalize | None = None,
-    basis: Basis = "fourier",
+    parametrization: Literal["fourier", "phase"] = "fourier",
     spectrum: ImageSpectrum | None = None,
     pooling: Place = "mean",
     n_images: int = 1,
@@ -165,11 +169,9 @@ def visualize(
     jitter: Jitter | None = None,
     seed: int = 0,
     batch_size: int = 8,
-    layout: Layout | None = None,
-    select: Selection | None = None,
     progress: bool | None = None,
 ) -> Visualization:
-    """Make the images that units, or directions, of a layer say most of.
+    """Make the images to which units, or directions, of a layer respond most.
 
     The model runs in evaluation mode and is left as it was found: its mode, gradients and hooks, and the global random state. An image
     depends on its unit, its number and the seed, and not on what else is asked for: on a CPU to the last bit, for one `batch_size`
@@ -179,10 +181,11 @@ def visualize(
     ----------
     model : torch.nn.Module
         On any device; that is where images are made.
-    layer : str
-        Exact name of a module.
-    unit : int or Direction, or a sequence of either
-        Several are made at once, in batches. A direction, such as a probe's, is climbed by its log-odds.
+    layer : str or Site
+        Exact name of a module, or where units are read: of a sparse autoencoder's latents, an input, one of several calls.
+    unit : int, Direction or Target, or a sequence of them
+        Several are made at once, in batches. A direction, such as a probe's, is climbed by its log-odds; a
+        `neuroprobe.visualization.Target` by its values.
     transform : callable, optional
         From a PIL image to the model's input, as everywhere in this library. Its size and its scaling of colors are measured.
     size : int or (int, int), optional
@@ -191,11 +194,11 @@ def visualize(
         Instead of a transform: of images in [0, 1]. By default ImageNet's.
     normalize : callable, optional
         Instead of these: any differentiable function from RGB images [n, 3, h, w] in [0, 1] to the model's input.
-    basis : {"fourier", "phase"}, default "fourier"
+    parametrization : {"fourier", "phase"}, default "fourier"
         "fourier": magnitudes and phases of the image's Fourier coefficients are free (Olah et al.). "phase": MACO (Fel et al.),
         phases are free and magnitudes those of `spectrum`.
     spectrum : ImageSpectrum, optional
-        Of `neuroprobe.visualization.spectrum` from the user's own images. With it, colors are decorrelated as they are in those images;
+        Of the user's own images, as `neuroprobe.visualization.image_spectrum` makes it. With it, colors are decorrelated as they are in those images;
         otherwise as in ImageNet. "phase" needs one, of images of this size.
     pooling : default "mean"
         What of the unit is climbed: "mean" over positions, "max", "center" (the position in the middle of a map, and so a small
@@ -218,8 +221,6 @@ def visualize(
     seed : int, default 0
     batch_size : int, default 8
         Images made at once. A batch is always filled up to this number, so that fewer take no less time: take 1 for a single image.
-    layout, select : optional
-        Where the units are, and which part of a tuple or dict is meant, as in `neuroprobe.ActivationRecorder`.
     progress : bool, optional
         Show a progress bar; by default only on a terminal.
 
@@ -247,29 +248,29 @@ def visualize(
     >>> found.images.shape, found.status
     ((1, 3, 64, 64), ('found',))
     """
-    targets = check_targets(layer, unit)
+    site = check_site(model, layer)
+    targets = check_targets(site, unit)
     check_place(pooling)
     jitter = Jitter() if jitter is None else jitter
     if spectrum is not None and not isinstance(spectrum, ImageSpectrum):
         raise InputError(f"Expected `spectrum` as neuroprobe.image_spectrum(images) makes it, but got {shown(spectrum)}.")
-    if basis not in _BASES:
-        raise UnknownNameError(f"Expected a basis, but got {basis!r}. {suggest(str(basis), _BASES)}")
-    usual_steps, usual_size = _STEPS[basis]
+    check_choice("parametrization", parametrization, _STEPS)
+    usual_steps, usual_size = _STEPS[parametrization]
     steps, step_size = usual_steps if steps is None else steps, usual_size if step_size is None else step_size
     settings = Settings(steps, step_size, jitter, diversity, n_images, seed, batch_size)
-    listener = LayerOutput(model, layer, layout=layout, select=select)
     prepared = preprocessing(transform, size=size, mean=mean, std=std, normalize=normalize)
-    images = _basis(basis, prepared.size, spectrum, decay, contrast)
-    value = partial(target_values, pooling=pooling, layer=layer)
-    found = _climb(model, listener, prepared, targets, images, value, settings, progress)
-    chosen = {"basis": basis, "decay": decay, "contrast": contrast, "spectrum": None if spectrum is None else spectrum.images}
+    images = _parametrized(parametrization, prepared.size, spectrum, decay, contrast)
+    value = partial(target_values, pooling=pooling, layer=site.layer)
+    found = _climb(model, site, prepared, targets, images, value, settings, progress)
     metadata = {
-        "model": fingerprint_model(model), "layer": layer, "pooling": "center" if pooling == "center" else describe_pooling(pooling),
-        **prepared.facts, **chosen, **dataclasses.asdict(settings),
+        "model": fingerprint_model(model), "layer": site.key, "site": site.identity,
+        "pooling": "center" if pooling == "center" else describe_pooling(pooling), **prepared.facts,
+        "parametrization": parametrization, "decay": decay, "contrast": contrast, "spectrum": None if spectrum is None else spectrum.images,
+        **dataclasses.asdict(settings),
     }  # fmt: skip
     return Visualization(
-        layer,
-        tuple(target for target in targets for _ in range(n_images)),
+        site.key,
+        tuple(target.made_for for target in targets for _ in range(n_images)),
         torch.cat([part.images for part in found]).numpy(),
         torch.cat([part.values for part in found]).numpy(),
         torch.cat([part.importance for part in found]).numpy(),
@@ -278,13 +279,13 @@ def visualize(
     )
 
 
-def _basis(basis: str, size: tuple[int, int], spectrum: ImageSpectrum | None, decay: float, contrast: float) -> ImageBasis:
-    if basis == "fourier":
+def _parametrized(kind: str, size: tuple[int, int], spectrum: ImageSpectrum | None, decay: float, contrast: float) -> Parametrization:
+    if kind == "fourier":
         mean, colors = imagenet_colors() if spectrum is None else (spectrum.mean, spectrum.colors)
         return FourierImages(size, mean=mean, colors=colors, decay=decay, contrast=contrast)
     if spectrum is None:
         raise InputError(
-            "Expected a `spectrum` for basis='phase', but got none. Make one of your images: neuroprobe.image_spectrum(images)."
+            "Expected a `spectrum` for parametrization='phase', but got none. Make one of your images: neuroprobe.image_spectrum(images)."
         )
     if spectrum.size != size:
         raise InputError(
@@ -295,10 +296,10 @@ def _basis(basis: str, size: tuple[int, int], spectrum: ImageSpectrum | None, de
 
 def _climb(
     model: nn.Module,
-    listener: LayerOutput,
+    site: Site,
     prepared: Preprocessing,
     targets: Sequence[Target],
-    basis: ImageBasis,
+    made_of: Parametrization,
     value: Any,
     settings: Settings,
     progress: bool | None,
@@ -306,30 +307,23 @@ def _climb(
     device = device_of(model)
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
-    def forward(images: torch.Tensor) -> tuple[torch.Tensor, Axes]:
+    def forward(images: torch.Tensor) -> Reading:
         # channels last is the same, and faster on a CPU
         inputs = prepared.normalize(images)
         if not isinstance(inputs, torch.Tensor) or inputs.ndim != 4:
             raise InputError(f"Expected `normalize` to give a model's input [n, channels, height, width], but got {shown(inputs)}.")
-        return listener.of(inputs.to(dtype).contiguous(memory_format=torch.channels_last))
+        with taps.forward():
+            model(inputs.to(dtype).contiguous(memory_format=torch.channels_last))
+        reading: Reading = taps[site]
+        return reading
 
     parts = list(batches(targets, settings))
     with (
-        torch.enable_grad(), evaluating(model), repeatable(device), listener.listening(),
+        torch.enable_grad(), evaluating(model, *site.modules), repeatable(device), tapped(model, [site], gradients=True) as taps,
         tqdm(total=len(parts) * settings.steps, unit="step", desc="images", disable=None if progress is None else not progress) as bar,
     ):  # fmt: skip
         found = []
         for items in parts:
-            ascent = Ascent(items, basis=basis, forward=forward, value=value, settings=settings, device=device)
+            ascent = Ascent(items, made_of=made_of, forward=forward, value=value, settings=settings, device=device)
             found.append(ascent.run(bar.update))
     return found
-
-
-def _file_names(layer: str, units: Sequence[Any], numbers: Sequence[int]) -> list[str]:
-    """A name per image; the layer's name is a module's, but may hold anything."""
-    safe = "".join(c if c.isascii() and (c.isalnum() or c in "._") else "_" for c in layer)
-    names, direction = [], -1
-    for unit, number in zip(units, numbers, strict=True):
-        direction += number == 0
-        names.append(f"{safe}-{f'direction{direction}' if not isinstance(unit, int) else unit}-{number}.png")
-    return names

@@ -1,15 +1,15 @@
 """Receptive fields: the input pixels on which one position of a layer's output depends, measured by gradient.
 
 The model's own forward pass is run in float64 on the CPU, with everything let through that a non-linearity or a max-pool could
-hide (`neuroprobe.visualization._dependence`), and the gradient of the output at one position with respect to the input is taken. Nothing is
+hide (see `Dependence`), and the gradient of the output at one position with respect to the input is taken. Nothing is
 derived from kernel sizes, so that padding, strides, dilation, branches, skips, groups, weights of zero and operations that see the
 whole image all count as they are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import dataclasses
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +18,9 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from neuroprobe._core import check_unit
+from neuroprobe._core import check_unit, is_whole
 from neuroprobe.exceptions import InputError, NeuroprobeError
-from neuroprobe.models import Axes, Layout, UnitAxisTracker, check_layers, check_layout, check_model, describe_output, evaluating
+from neuroprobe.models import Site, Taps, check_site, evaluating, tapped
 from neuroprobe.visualization._dependence import Dependence
 
 # Operations that choose among values or places and are not replaced may choose otherwise on another input.
@@ -34,6 +34,9 @@ class ReceptiveField:
     Attributes
     ----------
     layer : str
+        The site's key.
+    site : str
+        Its identity.
     unit : int or None
         None for any unit of the layer.
     position : tuple of int
@@ -43,6 +46,7 @@ class ReceptiveField:
     """
 
     layer: str
+    site: str
     unit: int | None
     position: tuple[int, int]
     mask: npt.NDArray[np.bool_]
@@ -73,12 +77,11 @@ class ReceptiveField:
 
 def receptive_field(
     model: nn.Module,
-    layer: str,
+    layer: str | Site,
     position: tuple[int, int],
     *,
     input_shape: Sequence[int],
     unit: int | None = None,
-    layout: Layout | None = None,
 ) -> ReceptiveField:
     """The input pixels on which a position of a layer's map depends.
 
@@ -88,16 +91,15 @@ def receptive_field(
     ----------
     model : Module
         In evaluation mode while it is measured.
-    layer : str
-        A module whose output has positions; it runs once in a forward pass.
+    layer : str or Site
+        A module whose output has positions; it runs once in a forward pass. In a basis, it is seen to depend on the channels on which
+        it could depend: a latent that neither of two random inputs reaches, as of a TopK autoencoder, on all of them.
     position : tuple of int
         Row and column in the layer's map; of tokens, ``(0, token)``; of rows without positions, ``(0, 0)``.
     input_shape : sequence of int
         Channels, height and width of the model's input.
     unit : int, optional
         By default any unit of the layer: units can differ, as the branches of an Inception block do.
-    layout : {"nchw", "nhwc", "nlc", "lnc"}, optional
-        As in `neuroprobe.ActivationRecorder`; needed only where the modules do not tell.
 
     Returns
     -------
@@ -128,51 +130,62 @@ def receptive_field(
     >>> receptive_field(model, "3", (4, 4), input_shape=(3, 32, 32)).box
     (5, 5, 13, 13)
     """
-    return receptive_fields(model, layer, [position], input_shape=input_shape, unit=unit, layout=layout)[0]
+    return receptive_fields(model, layer, [position], input_shape=input_shape, unit=unit)[0]
 
 
 def receptive_fields(
     model: nn.Module,
-    layer: str,
+    layer: str | Site,
     positions: Sequence[tuple[int, int]],
     *,
     input_shape: Sequence[int],
     unit: int | None = None,
-    layout: Layout | None = None,
 ) -> list[ReceptiveField]:
     """The receptive field of every position, from the same forward passes; otherwise as `receptive_field`."""
-    shape = _checked(model, layer, input_shape, unit, layout)
-    places = _checked_positions(positions)
-    masks = np.zeros((len(positions), *shape[1:]), bool)
-    # wherever it is called from, tensors are such as have gradients; and a model that draws numbers leaves the random state
-    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
-        tensors = {name: _copied(tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
-        generator = torch.Generator().manual_seed(0)
-        for number in range(_INPUTS):
-            image = (torch.rand(1, *shape, generator=generator, dtype=torch.float64) + 0.5).requires_grad_(True)
-            with torch.enable_grad():
-                output, axes = _run(model, tensors, layer, image, layout, whole=number == 0)
-            with torch.enable_grad():
-                values = _map(output, axes, layer, unit)
-            for i, place in enumerate(places):
-                masks[i] |= _reached(values, place, image, layer)
+    site = check_site(model, layer)
+    if unit is not None:
+        check_unit(site.key, unit)
+    shape, places = _checked_shape(input_shape), _checked_positions(positions)
+    masks = _masks(model, site, places, shape, unit)
+    if site.basis is not None and unit is not None and not all(mask.any() for mask in masks):
+        masks = _masks(model, site, places, shape, None)  # a latent that was chosen at neither input could be chosen at another
     for place, mask in zip(places, masks, strict=True):
         if not mask.any():
             raise InputError(
-                f"Expected an output that depends on the input, but {layer!r} at {place} does not: its weights are zero, or the model "
+                f"Expected an output that depends on the input, but {site.layer!r} at {place} does not: its weights are zero, or the model "
                 "computes it in inference mode, where gradients cannot follow."
             )
-    return [ReceptiveField(layer, unit, place, mask) for place, mask in zip(places, masks, strict=True)]
+    return [ReceptiveField(site.key, site.identity, unit, place, mask) for place, mask in zip(places, masks, strict=True)]
 
 
-def _map(output: torch.Tensor, axes: Axes, layer: str, unit: int | None) -> torch.Tensor:
-    """What the layer gives for the one image, summed over the units asked for, [height, width], with its graph."""
-    values = output.movedim((axes.images, axes.units), (0, 1))[0]  # [n_units, ...positions]
+def _masks(
+    model: nn.Module, site: Site, places: Sequence[tuple[int, int]], shape: tuple[int, int, int], unit: int | None
+) -> npt.NDArray[np.bool_]:
+    """The pixels that a unit, or any, depends on at each place, [n_places, height, width]."""
+    masks = np.zeros((len(places), *shape[1:]), bool)
+    plain = dataclasses.replace(site, basis=None)
+    # wherever it is called from, tensors are such as have gradients; and a model that draws numbers leaves the random state
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        tensors = {name: _copied(tensor) for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+        generator = torch.Generator().manual_seed(0)
+        with evaluating(model, *site.modules), tapped(model, [plain], gradients=True) as taps:
+            for _ in range(_INPUTS):
+                image = (torch.rand(1, *shape, generator=generator, dtype=torch.float64) + 0.5).requires_grad_(True)
+                values = _map(_run(model, tensors, plain, image, taps), site, unit)
+                for mask, place in zip(masks, places, strict=True):
+                    mask |= _reached(values, place, image, site.layer)
+    return masks
+
+
+def _map(values: torch.Tensor, site: Site, unit: int | None) -> torch.Tensor:
+    """What a layer gives for one image, [1, n_channels, *positions], summed over the units asked for: [height, width], with its graph."""
+    if site.basis is not None and unit is not None:
+        with Dependence():
+            values = site.basis.encode(values.movedim(1, -1).to(torch.float32)).movedim(-1, 1)
     if unit is not None:
-        if unit >= len(values):
-            raise InputError(f"Expected a unit from 0 to {len(values) - 1} of {layer!r}, but got {unit}.")
-        values = values[unit : unit + 1]
-    values = values.sum(dim=0)
+        check_unit(site.key, unit, values.shape[1])
+        values = values[:, unit : unit + 1]
+    values = values[0].sum(dim=0)
     return values.reshape((1,) * (2 - values.ndim) + tuple(values.shape)) if values.ndim < 2 else values
 
 
@@ -187,62 +200,23 @@ def _reached(values: torch.Tensor, position: tuple[int, int], image: torch.Tenso
     return found
 
 
-class _Done(BaseException):
-    """Nothing after the layer is wanted. No `Exception`, so that no model takes it for an error of its own."""
-
-
-def _run(
-    model: nn.Module, tensors: dict[str, torch.Tensor], layer: str, image: torch.Tensor, layout: Layout | None, *, whole: bool
-) -> tuple[torch.Tensor, Axes]:
-    """What the layer gives; if `whole`, the pass goes on behind it, to see whether it runs again."""
-    tracker = UnitAxisTracker()
-    found: list[tuple[torch.Tensor, Axes]] = []
+def _run(model: nn.Module, tensors: dict[str, torch.Tensor], site: Site, image: torch.Tensor, taps: Taps) -> torch.Tensor:
+    """What the site gives for an image, [1, n_units, *positions]; the first pass goes on behind it, to see whether it runs again."""
     dependence = Dependence()
     no_checkpoints = torch.autograd.graph.disable_saved_tensors_hooks("it uses gradient checkpointing, which has to be turned off")
-    with evaluating(model), tracker.following(model), _taking(model, layer, layout, tracker, found, dependence if whole else None):
-        try:
-            with dependence, no_checkpoints:
-                functional_call(model, tensors, (image.clone(),))  # a copy, which the model may change in place
-        except _Done:
-            pass
-        except NeuroprobeError:
-            raise
-        except Exception as error:
-            if not found:  # behind the layer, anything may go wrong on an input of another size than the model's own
-                raise InputError(
-                    f"Expected a model that runs in float64 on the CPU on an input {tuple(image.shape[1:])}, but got: {str(error)[:200]}. "
-                    "Give the `input_shape` it was made for."
-                ) from error
-    if not found:
-        raise InputError(f"Expected {layer!r} to run in a forward pass, but it does not.")
-    return found[0]
-
-
-@contextmanager
-def _taking(
-    model: nn.Module,
-    layer: str,
-    layout: Layout | None,
-    tracker: UnitAxisTracker,
-    found: list[tuple[torch.Tensor, Axes]],
-    whole: Dependence | None,
-) -> Iterator[None]:
-    def take(module: nn.Module, args: object, output: object) -> None:
-        if found:
-            raise InputError(f"Expected {layer!r} to run once in a forward pass, but it runs again. Take a module around it.")
-        if not isinstance(output, torch.Tensor):
-            raise InputError(f"Expected {layer!r} to return a tensor, but it gives {describe_output(output)}. Take a module inside it.")
-        axes = tracker.axes(output, layer=layer, layout=layout if output.ndim > 2 else None)
-        found.append((output.clone(), axes))  # what follows may change it in place
-        if whole is None:
-            raise _Done
-        whole.end()
-
-    handle = dict(model.named_modules(remove_duplicate=False))[layer].register_forward_hook(take)
     try:
-        yield
-    finally:
-        handle.remove()
+        with dependence, no_checkpoints, taps.forward():
+            functional_call(model, tensors, (image.clone(),))  # a copy, which the model may change in place
+    except NeuroprobeError:
+        raise
+    except Exception as error:
+        if site not in taps:  # behind the layer, anything may go wrong on an input of another size than the model's own
+            raise InputError(
+                f"Expected a model that runs in float64 on the CPU on an input {tuple(image.shape[1:])}, but got: {str(error)[:200]}. "
+                "Give the `input_shape` it was made for."
+            ) from error
+    found: torch.Tensor = taps[site].by_unit
+    return found
 
 
 def _copied(tensor: torch.Tensor) -> torch.Tensor:
@@ -257,20 +231,13 @@ def _checked_positions(positions: Sequence[tuple[int, int]]) -> list[tuple[int, 
     except TypeError:
         places = [()]
     for place in places:
-        whole = all(isinstance(p, (int, np.integer)) and not isinstance(p, bool) and p >= 0 for p in place)
-        if len(place) != 2 or not whole:
+        if len(place) != 2 or not all(is_whole(p) and p >= 0 for p in place):
             raise InputError(f"Expected positions (row, column) as whole numbers from 0 on, but got {positions!r}.")
     return [(int(row), int(column)) for row, column in places]
 
 
-def _checked(model: nn.Module, layer: str, input_shape: Sequence[int], unit: int | None, layout: Layout | None) -> tuple[int, int, int]:
-    check_model(model)
-    check_layers(model, [layer])
-    if layout is not None:
-        check_layout(layout)
-    if unit is not None:
-        check_unit(layer, unit)
+def _checked_shape(input_shape: Sequence[int]) -> tuple[int, int, int]:
     shape = tuple(input_shape) if isinstance(input_shape, Iterable) else ()
-    if len(shape) != 3 or not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n > 0 for n in shape):
+    if len(shape) != 3 or not all(is_whole(n) and n > 0 for n in shape):
         raise InputError(f"Expected `input_shape` as (channels, height, width), but got {input_shape!r}. Leave the batch out.")
     return int(shape[0]), int(shape[1]), int(shape[2])

@@ -134,7 +134,7 @@ def plot_regions(regions: Sequence[Region]) -> Figure:
 
 def _checked_regions(regions: Any) -> list[Region]:
     if not isinstance(regions, (list, tuple)) or not regions or not all(isinstance(region, Region) for region in regions):
-        raise InputError(f"Expected regions as `neuroprobe.visualization._regions.regions` finds them, but got {shown(regions)}.")
+        raise InputError(f"Expected regions as neuroprobe.visualization.regions finds them, but got {shown(regions)}.")
     check_examples([region.example for region in regions])
     return list(regions)
 

@@ -5,6 +5,7 @@ Regions are shown on the model's input, which is what the transform gave it; a c
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,28 +21,28 @@ from neuroprobe._core import check_number, check_unit
 from neuroprobe.exceptions import InputError, UnreadableImageError
 from neuroprobe.images import BatchRecord, Collected, Images, Transform, check_images, collect
 from neuroprobe.models import (
-    Layout,
-    UnitAxisTracker,
-    check_layers,
-    check_layout,
-    check_model,
-    describe_output,
+    Reading,
+    Site,
+    Taps,
+    check_same_site,
+    check_site,
     device_of,
     evaluating,
     picture_of,
+    tapped,
 )
 from neuroprobe.visualization.examples import Example, check_examples
-from neuroprobe.visualization.fields import ReceptiveField, receptive_fields
+from neuroprobe.visualization.fields import ReceptiveField
+from neuroprobe.visualization.fields import receptive_fields as fields_of
 
 
 def unit_maps(
     model: nn.Module,
     images: Images | Sequence[Image.Image],
-    layer: str,
+    layer: str | Site,
     unit: int,
     *,
     transform: Transform,
-    layout: Layout | None = None,
     batch_size: int = 64,
     workers: int = 0,
     progress: bool | None = None,
@@ -54,15 +55,13 @@ def unit_maps(
     ----------
     model : Module
     images : Images or sequence of PIL images
-    layer : str
+    layer : str or Site
         A module whose output has rows and columns: a convolution, a block of them, a layer of Swin. Tokens have none.
     unit : int
     transform : callable
         From a PIL image to the model's input, as in `neuroprobe.ActivationRecorder.record`.
-    layout : {"nchw", "nhwc"}, optional
-        As in `neuroprobe.ActivationRecorder`; needed only where the modules do not tell.
     batch_size, workers, progress
-        As in `neuroprobe.images.passes.collect`.
+        As in `neuroprobe.images.collect`.
 
     Returns
     -------
@@ -78,20 +77,18 @@ def unit_maps(
         A layer that the model does not have.
     """
     probing = check_images(Images(list(images)) if isinstance(images, (list, tuple)) else images)
-    maps = MapPass(model, layer, unit, transform=transform, layout=layout)
-    (found,) = collect(probing, [maps], batch_size=batch_size, workers=workers, progress=progress, description="maps")
-    return np.asarray(found[0])
+    reading = {"batch_size": batch_size, "workers": workers, "progress": progress, "description": "maps"}
+    return _read_again(model, check_site(model, layer), unit, probing, transform=transform, **reading)[0]
 
 
 def firing_threshold(
     model: nn.Module,
     images: Images,
-    layer: str,
+    layer: str | Site,
     unit: int,
     *,
     transform: Transform,
     share: float = 0.005,
-    layout: Layout | None = None,
     batch_size: int = 64,
     workers: int = 0,
     progress: bool | None = None,
@@ -100,7 +97,7 @@ def firing_threshold(
 
     Parameters
     ----------
-    model, images, layer, unit, transform, layout, batch_size, workers, progress
+    model, images, layer, unit, transform, batch_size, workers, progress
         As in `unit_maps`.
     share : float, default 0.005
         Of the positions, above 0 and at most 1.
@@ -121,68 +118,57 @@ def firing_threshold(
     """
     check_number("share", share, low=0, high=1, above=True)
     check_images(images)
-    options: dict[str, Any] = {"layout": layout, "batch_size": batch_size, "workers": workers, "progress": progress}
+    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "progress": progress}
     return float(np.quantile(unit_maps(model, images, layer, unit, transform=transform, **options), 1 - share))
 
 
-class MapPass:
-    """A consumer of `neuroprobe.images.passes.collect` that keeps a unit's maps, and the model's inputs if they are wanted.
+class _MapPass:
+    """A consumer that keeps a unit's maps [n, height, width], and the model's inputs if they are wanted."""
 
-    Its result: the maps [n, height, width], the inputs [n, channels, height, width] or None, and the images' ids.
-    """
-
-    def __init__(
-        self, model: nn.Module, layer: str, unit: int, *, transform: Transform, layout: Layout | None = None, inputs: bool = False
-    ) -> None:
-        check_model(model)
-        check_layers(model, [layer])
-        if layout is not None:
-            check_layout(layout)
-        check_unit(layer, unit)  # how many there are shows when the layer has run
+    def __init__(self, model: nn.Module, site: Site, unit: int, taps: Taps, *, transform: Transform, inputs: bool) -> None:
         self.transform = transform
-        self._model, self._layer, self._unit, self._layout = model, layer, unit, layout
+        self._model, self._site, self._unit, self._taps = model, site, unit, taps
         self._maps: list[torch.Tensor] = []
         self._inputs: list[torch.Tensor] | None = [] if inputs else None
 
     def consume(self, batch: torch.Tensor, record: BatchRecord) -> None:
         if not len(batch):
             return
-        found: list[torch.Tensor] = []
-        tracker, module = UnitAxisTracker(), dict(self._model.named_modules(remove_duplicate=False))[self._layer]
-        with torch.no_grad(), evaluating(self._model), tracker.following(self._model):
-            handle = module.register_forward_hook(lambda _, args, output: found.append(self._taken(output, tracker, again=bool(found))))
-            try:
-                self._model(batch.to(device_of(self._model)))
-            finally:
-                handle.remove()
-        if not found:
-            raise InputError(f"Expected {self._layer!r} to run in a forward pass, but it does not.")
-        if not found[0].isfinite().all():
+        with self._taps.forward():
+            self._model(batch.to(device_of(self._model)))
+        found = self._map(self._taps[self._site])
+        if not found.isfinite().all():
             raise InputError(
-                f"Expected finite activations, but unit {self._unit} of {self._layer!r} is not on one of {record.ids[0]!r} to "
+                f"Expected finite activations, but unit {self._unit} of {self._site.key!r} is not on one of {record.ids[0]!r} to "
                 f"{record.ids[-1]!r}. Check the model's weights and its transform."
             )
-        self._maps.append(found[0])
+        self._maps.append(found)
         if self._inputs is not None:
             self._inputs.append(batch)
 
-    def _taken(self, output: Any, tracker: UnitAxisTracker, *, again: bool) -> torch.Tensor:
-        """The unit's maps, [n, height, width]."""
-        layer = self._layer
-        if again:
-            raise InputError(f"Expected {layer!r} to run once in a forward pass, but it runs again. Take a module around it.")
-        if not isinstance(output, torch.Tensor) or output.ndim != 4:
+    def _map(self, reading: Reading) -> torch.Tensor:
+        layer, shape = self._site.key, tuple(reading.values.shape)
+        if len(shape) != 4:
             raise InputError(
-                f"Expected {layer!r} to give a map, [n, units, height, width] or [n, height, width, units], but it gives "
-                f"{describe_output(output)}. Take a convolution or a block of them; tokens and rows have no place in the image."
+                f"Expected {layer!r} to give a map, [n, units, height, width] or [n, height, width, units], but it gives {shape}. "
+                "Take a convolution or a block of them; tokens and rows have no place in the image."
             )
-        axes = tracker.axes(output, layer=layer, layout=self._layout)
-        check_unit(layer, self._unit, output.shape[axes.units])
-        return output.select(axes.units, self._unit).to("cpu", torch.float32, copy=True)  # what follows may change it in place
+        check_unit(layer, self._unit, reading.by_unit.shape[1])
+        return reading.by_unit[:, self._unit].to("cpu", torch.float32)
 
     def finish(self, collected: Collected) -> tuple[npt.NDArray[np.float32], torch.Tensor | None, tuple[str, ...]]:
         inputs = None if self._inputs is None else torch.cat(self._inputs)
         return torch.cat(self._maps).numpy(), inputs, collected.ids
+
+
+def _read_again(
+    model: nn.Module, site: Site, unit: int, images: Images, *, transform: Transform, inputs: bool = False, **reading: Any
+) -> tuple[npt.NDArray[np.float32], Any, tuple[str, ...]]:
+    """The unit's maps, the model's inputs if they are wanted, and the ids of the images that could be read."""
+    check_unit(site.key, unit)  # how many there are shows when the layer has run
+    with torch.no_grad(), evaluating(model, *site.modules), tapped(model, [site]) as taps:
+        ((maps, given, ids),) = collect(images, [_MapPass(model, site, unit, taps, transform=transform, inputs=inputs)], **reading)
+    return maps, given, ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,7 +183,7 @@ class Region:
     threshold : float
         From this activation on it counts as firing.
     picture : PIL.Image.Image
-        The model's input, as `neuroprobe.models.pictures.picture_of` shows it.
+        The model's input, as `neuroprobe.models.picture_of` shows it.
     field : ReceptiveField or None
         Of the strongest position; None if it was not asked for.
     """
@@ -255,11 +241,11 @@ def regions(
     examples: Sequence[Example] | Mapping[float, Sequence[Example]],
     *,
     transform: Transform,
+    layer: str | Site | None = None,
     threshold: float | None = None,
     receptive_fields: bool = True,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    layout: Layout | None = None,
     batch_size: int = 64,
 ) -> list[Region]:
     """The region that fired in every example of a unit of a convolution.
@@ -275,16 +261,16 @@ def regions(
         All of one unit, as `top_images` and `quantile_examples` find them.
     transform : callable
         As for the recording.
+    layer : str or Site, optional
+        Where the examples were recorded; needed if that is more than a layer's name.
     threshold : float, optional
         By default half of the highest activation at any position of any of these examples, so that in weak examples nothing
-        fires; infinite if none is above zero. For one that is made from all images see `neuroprobe.visualization.maps.firing_threshold`.
+        fires; infinite if none is above zero. For one that is made from all images see `neuroprobe.visualization.firing_threshold`.
     receptive_fields : bool, default True
         Whether the receptive field of the strongest position is measured: two forward passes in float64, and a backward pass for
         every such position.
     mean, std : sequence of float, optional
-        As in `neuroprobe.models.pictures.picture_of`; by default those of the transform's Normalize.
-    layout : {"nchw", "nhwc"}, optional
-        As in `neuroprobe.ActivationRecorder`.
+        As in `neuroprobe.models.picture_of`; by default those of the transform's Normalize.
     batch_size : int, default 64
 
     Returns
@@ -295,7 +281,7 @@ def regions(
     Raises
     ------
     InputError
-        No examples or those of several units, a layer without a map, or an image that cannot be read now.
+        No examples, those of several units or of another site, a layer without a map, or an image that cannot be read now.
     UnknownNameError
         A layer that the model does not have, or an example whose image is not there.
     """
@@ -303,10 +289,12 @@ def regions(
     check_images(images)
     if threshold is not None:
         check_number("threshold", threshold)
-    layer, unit = chosen[0].layer, chosen[0].unit
+    unit, identity = chosen[0].unit, chosen[0].site
+    site = check_site(model, identity.partition(" (")[0] if layer is None else layer)
+    check_same_site(site, identity, what="these examples")
     part = images.subset(dict.fromkeys(example.image_id for example in chosen))
-    maps = MapPass(model, layer, unit, transform=transform, layout=layout, inputs=True)
-    ((found, inputs, ids),) = collect(part, [maps], batch_size=batch_size, progress=False)
+    options: dict[str, Any] = {"inputs": True, "batch_size": batch_size, "progress": False}
+    found, inputs, ids = _read_again(model, site, unit, part, transform=transform, **options)
     if missing := set(part.ids) - set(ids):
         raise UnreadableImageError(f"Expected to read the examples again, but {sorted(missing)[0]!r} cannot be read.")
     row_of = {id_: row for row, id_ in enumerate(ids)}
@@ -317,12 +305,8 @@ def regions(
         Region(example, found[row], level, picture_of(inputs[row], transform=transform, mean=mean, std=std), None)
         for example, row in zip(chosen, rows, strict=True)
     ]
-    return _with_fields(model, made, tuple(inputs.shape[1:]), layout) if receptive_fields else made
-
-
-def _with_fields(model: nn.Module, made: list[Region], input_shape: tuple[int, ...], layout: Layout | None) -> list[Region]:
-    layer, unit = made[0].example.layer, made[0].example.unit
+    if not receptive_fields:
+        return made
     positions = list(dict.fromkeys(region.position for region in made))
-    measured = receptive_fields(model, layer, positions, input_shape=input_shape, unit=unit, layout=layout)
-    fields = dict(zip(positions, measured, strict=True))
-    return [Region(r.example, r.map, r.threshold, r.picture, fields[r.position]) for r in made]
+    fields = dict(zip(positions, fields_of(model, site, positions, input_shape=inputs.shape[1:], unit=unit), strict=True))
+    return [dataclasses.replace(region, field=fields[region.position]) for region in made]

@@ -236,7 +236,7 @@ def test_what_cannot_be_done_is_refused(made: Activations, scores: ConceptScores
             layer_facets(made, scores, "made", units)  # type: ignore[arg-type]
     with pytest.raises(UnknownNameError, match="made"):
         facets(made, scores, "mode", 0)
-    for options in ({"k": 5}, {"n_facets": 0}, {"max_facets": 1}, {"significance": 0.0}, {"n_null": 5}, {"seed": -1}, {"n_facets": 13}):
+    for options in ({"k": 5}, {"n_facets": 0}, {"max_facets": 1}, {"max_p_value": 0.0}, {"n_null": 5}, {"seed": -1}, {"n_facets": 13}):
         with pytest.raises(InputError, match=next(iter(options))):
             facets(made, scores, "made", 0, **options)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="at least 12 images"):

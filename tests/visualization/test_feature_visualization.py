@@ -15,7 +15,7 @@ from torch import nn
 from neuroprobe import ActivationRecorder, Images
 from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.models import Direction
-from neuroprobe.visualization import Jitter, Visualization, image_spectrum, visualize
+from neuroprobe.visualization import Jitter, Target, Visualization, image_spectrum, visualize
 from neuroprobe.world import target_transform
 
 QUICK = {"size": 16, "steps": 4, "batch_size": 3}
@@ -159,6 +159,37 @@ def test_directions_are_climbed_by_their_log_odds(net: Net) -> None:
     assert unit.units == (1,)
 
 
+class _Difference(Target):
+    """A target of one's own: a unit as far as it exceeds another."""
+
+    def __init__(self, unit: int, other: int) -> None:
+        self.name, self.unit, self.other = f"{unit} - {other}", unit, other
+
+    def fits(self, layer: str, n_pooled: int, n_spatial: int) -> None:
+        if max(self.unit, self.other) >= n_pooled:
+            raise InputError(f"Expected two of the {n_pooled} units of {layer!r}, but got {self.name}.")
+
+    def values(self, pooled: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+        return pooled[:, self.unit] - pooled[:, self.other]
+
+
+def test_a_target_of_ones_own_is_climbed_beside_others(net: Net, tmp_path: Path) -> None:
+    own, other = _Difference(0, 2), direction("head", [0, 1, 0])
+    found = visualize(net, "head", [own, 1, other], **QUICK)
+    with torch.no_grad():
+        outputs = net(_inputs(found)).numpy()
+    np.testing.assert_allclose(found.values, [outputs[0, 0] - outputs[0, 2], outputs[1, 1], outputs[2, 1]], rtol=1e-4, atol=1e-6)
+    for i, one in enumerate((own, 1, other)):
+        np.testing.assert_array_equal(visualize(net, "head", one, **QUICK).images[0], found.images[i])
+    assert found.units == (own, 1, other)
+    assert found.table["concept"].tolist() == ["0 - 2", "", "<b>red</b>"]
+    assert [path.name for path in found.save(tmp_path)[:3]] == ["head-target0-0.png", "head-1-0.png", "head-direction2-0.png"]
+    with pytest.raises(InputError, match="two of the 3 units of 'head', but got 0 - 7"):
+        visualize(net, "head", _Difference(0, 7), **QUICK)
+    with pytest.raises(InputError, match="each unit or direction once"):
+        visualize(net, "head", [own, _Difference(0, 2)], **QUICK)
+
+
 def _inputs(found: Visualization) -> torch.Tensor:
     mean, std = (torch.tensor(found.metadata[key])[:, None, None] for key in ("mean", "std"))
     return (torch.from_numpy(found.images) - mean) / std
@@ -203,9 +234,9 @@ def test_diverse_images_do_not_depend_on_other_units(net: Net) -> None:
     np.testing.assert_array_equal(several.images[4:], alone.images)
 
 
-def test_the_phase_basis_keeps_the_images_magnitudes(net: Net) -> None:
+def test_phase_images_keep_the_images_magnitudes(net: Net) -> None:
     spectrum = image_spectrum(noise_images(20, side=16), size=16, progress=False)
-    found = visualize(net, "head", 1, basis="phase", spectrum=spectrum, **QUICK)
+    found = visualize(net, "head", 1, parametrization="phase", spectrum=spectrum, **QUICK)
     pixels = torch.logit(torch.from_numpy(found.images).double()) / 4 + 0.5 - torch.from_numpy(spectrum.mean)[:, None, None]
     planes = torch.einsum("rc,nchw->nrhw", torch.linalg.inv(torch.from_numpy(spectrum.colors).double()), pixels)
     magnitudes = torch.fft.rfft2(planes, norm="ortho").abs()[0].numpy()
@@ -254,14 +285,13 @@ def test_other_sizes_and_double_precision(net: Net) -> None:
     [
         ([], {}, "Expected a unit or units"),
         ([1, 1], {}, "each unit or direction once"),
-        (-1, {}, "whole numbers from 0 up"),
-        (True, {}, "whole numbers from 0 up"),
-        (1.5, {}, "whole numbers from 0 up"),
-        ("1", {}, "whole numbers from 0 up"),
-        (3, {}, "units of 'head' from 0 to 2, but got 3"),
+        (-1, {}, "Expected a unit from 0 on of 'head', but got"),
+        (True, {}, "Expected a unit from 0 on of 'head', but got"),
+        (1.5, {}, "Expected a unit from 0 on of 'head', but got"),
+        ("1", {}, "Expected a unit from 0 on of 'head', but got"),
+        (3, {}, "Expected a unit from 0 to 2 of 'head', but got 3"),
         (direction("conv", [1.0]), {}, "directions of 'head'"),
         (direction("head", [0.0, 0, 0]), {}, "not 0"),
-        ([direction("head", [1.0, 0, 0]), direction("head", [1.0, 0, 0], features="spatial")], {}, "one kind of features"),
         (direction("head", [1.0, 0]), {}, "3 pooled features, but '<b>red</b>' has 2"),
         (0, {"steps": 0}, "`steps` to be a whole number of at least 1"),
         (0, {"seed": -1}, "`seed` to be a whole number of at least 0"),
@@ -270,7 +300,7 @@ def test_other_sizes_and_double_precision(net: Net) -> None:
         (0, {"contrast": 0}, "`contrast`"),
         (0, {"decay": -1.0}, "`decay`"),
         (0, {"pooling": "none"}, "one value per unit"),
-        (0, {"basis": "phase"}, "Expected a `spectrum`"),
+        (0, {"parametrization": "phase"}, "Expected a `spectrum`"),
         (0, {"size": 2}, "`size`"),
         (0, {"mean": (0, 0, 0)}, "`mean` and `std` together"),
         (0, {"mean": (0, 0, 0), "std": (1, 0, 1)}, "`std` above 0"),
@@ -286,8 +316,8 @@ def test_what_does_not_fit_is_refused(net: Net, unit: object, changes: dict, mes
 def test_unknown_names_are_told(net: Net) -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'head'"):
         visualize(net, "heat", 0, **QUICK)
-    with pytest.raises(UnknownNameError, match="'fourier', 'phase'"):
-        visualize(net, "head", 0, basis="maximum", **QUICK)
+    with pytest.raises(InputError, match="Expected `parametrization` to be 'fourier' or 'phase', but got 'maximum'"):
+        visualize(net, "head", 0, parametrization="maximum", **QUICK)
     with pytest.raises(InputError, match="maps for pooling='center'"):
         visualize(_Tokens(), "linear", 0, pooling="center", **QUICK)
 

@@ -13,11 +13,15 @@ import torchvision
 from torch import nn
 from torch.nn import functional as F
 
+from neuroprobe import Site
 from neuroprobe._core import fingerprint_model
 from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.visualization import receptive_field
 from neuroprobe.visualization._dependence import Dependence
 from neuroprobe.visualization.fields import receptive_fields
+
+
+OUT = Site("out", layout="nchw")  # where modules do not tell
 
 
 def stack(*layers: nn.Module) -> nn.Sequential:
@@ -28,7 +32,7 @@ def conv(k: int = 3, *, inputs: int = 2, outputs: int = 2, **options: int) -> nn
     return nn.Conv2d(inputs, outputs, k, **options)
 
 
-def box(model: nn.Module, layer: str, position: tuple[int, int], side: int = 32, **options: Any) -> tuple[int, int, int, int]:
+def box(model: nn.Module, layer: str | Site, position: tuple[int, int], side: int = 32, **options: Any) -> tuple[int, int, int, int]:
     return receptive_field(model, layer, position, input_shape=(2, side, side), **options).box
 
 
@@ -284,17 +288,17 @@ CHOOSING = {
 def test_all_that_could_be_chosen_counts(name: str) -> None:
     """Row 2 of the map sees rows 2 to 4 of the input, all columns; a maximum of everything, all."""
     model = Own(lambda self, x: CHOOSING[name](self.a(x)), a=conv())
-    found = receptive_field(model, "out", (2, 0), input_shape=(2, 9, 9), layout="nchw")
+    found = receptive_field(model, OUT, (2, 0), input_shape=(2, 9, 9))
     assert found.box == ((0, 0, 9, 9) if name == "all" else (0, 2, 9, 5))
     assert found.mask[found.box[1] : found.box[3]].all()
 
 
 def test_no_more_than_what_could_be_chosen() -> None:
     model = Own(lambda self, x: torch.cat([self.a(x).cummax(3)[0], torch.minimum(self.a(x), x[..., 2:, 2:])], 1), a=conv())
-    assert box(model, "out", (3, 3), 9, unit=0, layout="nchw") == (0, 3, 6, 6)
-    assert box(model, "out", (3, 3), 9, unit=3, layout="nchw") == (3, 3, 6, 6)
+    assert box(model, OUT, (3, 3), 9, unit=0) == (0, 3, 6, 6)
+    assert box(model, OUT, (3, 3), 9, unit=3) == (3, 3, 6, 6)
     pooled = Own(lambda self, x: F.max_pool2d(x, 2, return_indices=True)[0])
-    assert box(pooled, "out", (3, 3), 9, layout="nchw") == (6, 6, 8, 8)
+    assert box(pooled, OUT, (3, 3), 9) == (6, 6, 8, 8)
 
 
 def under_no_grad(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -320,7 +324,7 @@ def test_what_has_no_gradient_is_felt_too(
 ) -> None:
     model = Own(function, a=conv(), b=conv())
     with same_random_states():
-        found = receptive_field(model, "out", (2, 3), input_shape=(2, 9, 9), layout="nchw")
+        found = receptive_field(model, OUT, (2, 3), input_shape=(2, 9, 9))
     assert found.box == (3, 2, 8, 7)
     assert found.mask[2:7, 3:8].all()
     assert torch.is_grad_enabled()
@@ -341,7 +345,7 @@ def test_weights_and_indices_that_are_clamped_are_clamped() -> None:
     model = Clamped()
     with torch.no_grad():
         model.weight[0, 0, 1, 2] = 1.0
-    found = receptive_field(model, "out", (2, 2), input_shape=(1, 9, 9), layout="nchw")
+    found = receptive_field(model, OUT, (2, 2), input_shape=(1, 9, 9))
     assert np.argwhere(found.mask).tolist() == [[3, 4]]
 
 
@@ -353,8 +357,8 @@ def test_an_activation_is_not_what_it_was_made_from() -> None:
         return torch.cat([before, after], dim=1)
 
     model = Own(forward, a=conv(1), b=conv(5, padding=2))
-    assert box(model, "out", (5, 5), unit=0, layout="nchw") == (5, 5, 6, 6)
-    assert box(model, "out", (5, 5), unit=2, layout="nchw") == (3, 3, 8, 8)
+    assert box(model, OUT, (5, 5), unit=0) == (5, 5, 6, 6)
+    assert box(model, OUT, (5, 5), unit=2) == (3, 3, 8, 8)
 
 
 def test_masks_of_minus_a_hundred_separate_in_torchs_own_attention() -> None:
@@ -365,11 +369,11 @@ def test_masks_of_minus_a_hundred_separate_in_torchs_own_attention() -> None:
         found = F.scaled_dot_product_attention(tokens, tokens, tokens, attn_mask=mask)
         return found[:, 0].transpose(1, 2).unflatten(2, x.shape[2:])
 
-    assert box(Own(attend), "out", (1, 1), 8, layout="nchw") == (0, 0, 8, 4)
+    assert box(Own(attend), OUT, (1, 1), 8) == (0, 0, 8, 4)
     causal = Own(
         lambda self, x: F.scaled_dot_product_attention(x, x, x, is_causal=True)  # rows of each channel as tokens
     )
-    assert box(causal, "out", (3, 0), 8, layout="nchw") == (0, 0, 8, 4)
+    assert box(causal, OUT, (3, 0), 8) == (0, 0, 8, 4)
 
 
 def test_the_model_is_left_as_it_was(same_random_states: Callable[[], AbstractContextManager[None]]) -> None:
@@ -434,7 +438,7 @@ def test_models_that_cannot_run_say_why() -> None:
         return x
 
     with pytest.raises(InputError, match="inference mode"):
-        receptive_field(Own(unseen, a=conv()), "out", (2, 2), input_shape=(2, 9, 9), layout="nchw")
+        receptive_field(Own(unseen, a=conv()), OUT, (2, 2), input_shape=(2, 9, 9))
 
     def late(self: nn.Module, x: torch.Tensor) -> torch.Tensor:
         self.a(x)
