@@ -14,19 +14,20 @@ Rousseeuw, "Silhouettes", J. Comput. Appl. Math. 20, 1987.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from neuroprobe._core import check_count, check_number, check_unit
+from neuroprobe._core import check_count, check_seed, check_share, check_units
 from neuroprobe.concepts import ConceptScores, check_same_images
 from neuroprobe.exceptions import InputError
+from neuroprobe.models import Site
 from neuroprobe.recording import Activations, Recorded
 from neuroprobe.visualization._clusters import Clustering, ClusterSpace
-from neuroprobe.visualization.examples import Example, top_images
+from neuroprobe.visualization.examples import Example, located, top_images
 
 _Floats = npt.NDArray[np.float64]
 
@@ -92,6 +93,9 @@ class UnitFacets:
     Attributes
     ----------
     layer : str
+        The site's key: for a plain one the layer's name.
+    site : str
+        The site's identity.
     unit : int
     facets : tuple of Facet
         None for a unit that never varies.
@@ -113,6 +117,7 @@ class UnitFacets:
     """
 
     layer: str
+    site: str
     unit: int
     facets: tuple[Facet, ...]
     status: str
@@ -144,7 +149,7 @@ class UnitFacets:
 def facets(
     activations: Recorded,
     scores: ConceptScores,
-    layer: str,
+    layer: str | Site,
     unit: int,
     *,
     k: int = K,
@@ -162,7 +167,7 @@ def facets(
 def layer_facets(
     activations: Recorded,
     scores: ConceptScores,
-    layer: str,
+    layer: str | Site,
     units: Sequence[int] | None = None,
     *,
     k: int = K,
@@ -188,7 +193,7 @@ def layer_facets(
         A summary has to have kept as many of the highest images.
     scores : ConceptScores
         Of the same images. Their image vectors are clustered, their concepts are the labels.
-    layer : str
+    layer : str or Site
     units : sequence of int, optional
         By default all units of the layer.
     k : int, default 100
@@ -216,24 +221,21 @@ def layer_facets(
     """
     check_same_images(activations, scores)
     _check_numbers(len(scores.ids), k, n_facets, max_facets, max_p_value, n_null, seed)
-    n_units = len(activations[layer].mean) if not isinstance(activations, Activations) else activations[layer].shape[1]
-    if units is not None and (isinstance(units, str) or not isinstance(units, Iterable)):
-        raise InputError(f"Expected `units` to be a list of numbers, but got {units!r}. Write [{units!r}].")
-    chosen = range(n_units) if units is None else list(units)
-    for unit in chosen:
-        check_unit(layer, unit, n_units)
+    key, site = located(activations, layer)
+    n_units = len(activations[key].mean) if not isinstance(activations, Activations) else activations[key].shape[1]
+    chosen = range(n_units) if units is None else check_units(key, units, n_units)
     space = ClusterSpace(scores, [n_facets] if n_facets else list(range(2, max_facets + 1)), n_null=0 if n_facets else n_null, seed=seed)
     parameters = {"k": k, "n_facets": n_facets, "max_facets": max_facets, "max_p_value": max_p_value, "n_null": n_null, "seed": seed}
     metadata = {**parameters, "activations": dict(activations.metadata), "concept_scores": dict(scores.metadata)}
-    return [_unit_facets(activations, space, layer, int(unit), k, max_p_value, metadata) for unit in chosen]
+    return [_unit_facets(activations, space, key, site, unit, k, max_p_value, metadata) for unit in chosen]
 
 
 def _unit_facets(
-    activations: Recorded, space: ClusterSpace, layer: str, unit: int, k: int, max_p_value: float, metadata: Mapping[str, Any]
+    activations: Recorded, space: ClusterSpace, layer: str, site: str, unit: int, k: int, max_p_value: float, metadata: Mapping[str, Any]
 ) -> UnitFacets:
     examples = active_examples(activations, layer, unit, k=k)
     if not examples:
-        return UnitFacets(layer, unit, (), "never varies", (), float("nan"), {}, {}, metadata)
+        return UnitFacets(layer, site, unit, (), "never varies", (), float("nan"), {}, {}, metadata)
     if len(examples) < FEWEST:
         found = Clustering({}, {}, {}, float("nan"))
         clusters, status = np.zeros(len(examples), np.int64), "too few images"
@@ -245,7 +247,8 @@ def _unit_facets(
     made = _facets(space, examples, clusters)
     if status == "several facets" and whole.concepts[0].score > sum(facet.share * facet.concepts[0].score for facet in made):
         made, status = [whole], "one concept"
-    return UnitFacets(layer, unit, tuple(made), status, whole.concepts, found.p_value, found.silhouettes, found.standings, metadata)
+    facts = status, whole.concepts, found.p_value, found.silhouettes, found.standings
+    return UnitFacets(layer, site, unit, tuple(made), *facts, metadata)
 
 
 def active_examples(activations: Recorded, layer: str, unit: int, *, k: int) -> list[Example]:
@@ -289,8 +292,8 @@ def _check_numbers(n: int, k: int, n_facets: int | None, max_facets: int, max_p_
         check_count(name, number, low=1 if name == "n_facets" else 2)
         if number > FEWEST:
             raise InputError(f"Expected `{name}` to be at most {FEWEST}, the fewest images that are clustered, but got {number}.")
-    check_number("max_p_value", max_p_value, low=0, high=1, above=True)
+    check_share("max_p_value", max_p_value, one=True)
     check_count("n_null", n_null, low=19)
-    check_count("seed", seed, low=0)
+    check_seed(seed)
     if n < FEWEST:
         raise InputError(f"Expected at least {FEWEST} images to cluster some of them, but there are {n}.")

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from neuroprobe._core import check_count, check_number, check_unit, places_at
 from neuroprobe.exceptions import InputError, shown
+from neuroprobe.models import Site, as_site, check_same_site
 from neuroprobe.recording import Activations, ActivationSummary, Recorded
 
 #: The top, and what lies below it.
@@ -35,8 +35,6 @@ class Example:
     layer : str
         The site's key: for a plain one the layer's name.
     unit : int
-    site : str
-        The site's identity.
     row : int
         In the activations. An example of a summary has the image's place in the probing set, where images that were skipped count too.
     image_id : str
@@ -48,6 +46,8 @@ class Example:
         On how many images, this one included, the unit has this very value; None where a summary cannot tell.
     n_images : int
         Of the probing set.
+    site : str
+        The site's identity.
     """
 
     layer: str
@@ -58,6 +58,7 @@ class Example:
     quantile: float
     tied: int | None
     n_images: int
+    site: str
 
     @property
     def varies(self) -> bool:
@@ -65,13 +66,13 @@ class Example:
         return self.tied != self.n_images
 
 
-def top_images(activations: Recorded, layer: str, unit: int, k: int = 9) -> list[Example]:
+def top_images(activations: Recorded, layer: str | Site, unit: int, k: int = 9) -> list[Example]:
     """The images on which a unit is most active, strongest first; of equal ones those that come first.
 
     Parameters
     ----------
     activations : Activations or ActivationSummary
-    layer : str
+    layer : str or Site
     unit : int
     k : int, default 9
 
@@ -85,7 +86,7 @@ def top_images(activations: Recorded, layer: str, unit: int, k: int = 9) -> list
     UnknownNameError
         A layer that was not recorded.
     InputError
-        A unit that the layer does not have, or k above the number of images, or above what a summary keeps.
+        Another site, a unit that it does not have, or k above the number of images, or above what a summary keeps.
 
     Examples
     --------
@@ -94,12 +95,12 @@ def top_images(activations: Recorded, layer: str, unit: int, k: int = 9) -> list
     [('b', 2.0), ('c', 1.0)]
     """
     if isinstance(activations, ActivationSummary):
-        return _top_of_summary(activations, layer, unit, k)
+        return _top_of_summary(activations, *located(activations, layer), unit, k)
     return _examples(activations, layer, unit, [1.0], k)[0]
 
 
 def quantile_examples(
-    activations: Activations, layer: str, unit: int, *, quantiles: Sequence[float] = QUANTILES, k: int = 3
+    activations: Activations, layer: str | Site, unit: int, *, quantiles: Sequence[float] = QUANTILES, k: int = 3
 ) -> dict[float, list[Example]]:
     """Images at quantiles of a unit's activation, so that one sees its whole range and not only the peak.
 
@@ -111,7 +112,7 @@ def quantile_examples(
     ----------
     activations : Activations
         A summary has the ends only.
-    layer : str
+    layer : str or Site
     unit : int
     quantiles : sequence of float, default (1, 0.99, 0.9, 0.5)
         From 0, the weakest images, to 1, the same as `top_images`.
@@ -128,20 +129,19 @@ def quantile_examples(
     UnknownNameError
         A layer that was not recorded.
     InputError
-        A summary, a unit that the layer does not have, k above the number of images, or a quantile outside of [0, 1] or twice.
+        A summary, another site, a unit that it does not have, k above the number of images, or a quantile outside of [0, 1] or twice.
     """
     chosen = _checked_quantiles(quantiles)
     return dict(zip(chosen, _examples(activations, layer, unit, chosen, k), strict=True))
 
 
-def _unit_values(activations: Activations, layer: str, unit: int) -> npt.NDArray[np.float32]:
-    """A unit's activation on every image, [n_images]."""
-    if not isinstance(activations, Activations):
-        what = "a summary, which has a unit's ends only" if isinstance(activations, ActivationSummary) else shown(activations)
-        raise InputError(f"Expected activations of every image, but got {what}. Make them with ActivationRecorder(...).record(images).")
-    array = activations[layer]
-    check_unit(layer, unit, array.shape[1])
-    return np.array(array[:, unit], np.float32) + np.float32(0)  # negative zero is zero
+def located(activations: Recorded, layer: str | Site) -> tuple[str, str]:
+    """The key by which recorded units are found, and the identity of their site; of a `Site`, that must be its own."""
+    key = as_site(layer).key
+    identity = activations.metadata.get("sites", {}).get(key, key)
+    if isinstance(layer, Site):
+        check_same_site(layer, identity)
+    return key, identity
 
 
 def check_examples(examples: Any) -> list[Example]:
@@ -157,13 +157,13 @@ def check_examples(examples: Any) -> list[Example]:
     sequences = all(isinstance(part, (list, tuple)) for part in lists)
     if not sequences or not chosen or not all(isinstance(example, Example) for example in chosen):
         raise InputError(f"Expected examples as top_images or quantile_examples find them, but got {shown(examples)}.")
-    units = sorted({(example.layer, example.unit) for example in chosen})
+    units = {(example.site, example.unit): (example.layer, example.unit) for example in chosen}
     if len(units) > 1:
-        raise InputError(f"Expected examples of one unit, but got those of {units[:3]}. Take each by itself.")
+        raise InputError(f"Expected examples of one unit, but got those of {list(units.values())[:3]}. Take each by itself.")
     return chosen
 
 
-def _top_of_summary(summary: ActivationSummary, layer: str, unit: int, k: int) -> list[Example]:
+def _top_of_summary(summary: ActivationSummary, layer: str, site: str, unit: int, k: int) -> list[Example]:
     found = summary[layer]
     check_unit(layer, unit, len(found.mean))
     check_count("k", k)
@@ -179,13 +179,19 @@ def _top_of_summary(summary: ActivationSummary, layer: str, unit: int, k: int) -
         cut_off = bool(value == values[-1]) and len(values) < found.count  # more of them may have been left out
         known = found.count if constant else (None if cut_off else tied)
         share = (found.count - above) / found.count
-        examples.append(Example(layer, int(unit), int(row), found.image_ids[int(row)], float(value), share, known, found.count))
+        examples.append(Example(layer, int(unit), int(row), found.image_ids[int(row)], float(value), share, known, found.count, site))
     return examples
 
 
-def _examples(activations: Activations, layer: str, unit: int, quantiles: Sequence[float], k: int) -> list[list[Example]]:
+def _examples(activations: Activations, layer: str | Site, unit: int, quantiles: Sequence[float], k: int) -> list[list[Example]]:
     """The k images at each quantile, strongest first."""
-    values = _unit_values(activations, layer, unit)
+    if not isinstance(activations, Activations):
+        what = "a summary, which has a unit's ends only" if isinstance(activations, ActivationSummary) else shown(activations)
+        raise InputError(f"Expected activations of every image, but got {what}. Make them with ActivationRecorder(...).record(images).")
+    key, site = located(activations, layer)
+    array = activations[key]
+    check_unit(key, unit, array.shape[1])
+    values = np.array(array[:, unit], np.float32) + np.float32(0)  # negative zero is zero
     check_count("k", k)
     n, descending, ascending = len(values), np.argsort(-values, kind="stable"), np.sort(values)
     if k > n:
@@ -193,7 +199,7 @@ def _examples(activations: Activations, layer: str, unit: int, quantiles: Sequen
 
     def example(row: int) -> Example:
         low, high = (int(np.searchsorted(ascending, values[row], side=side)) for side in ("left", "right"))
-        return Example(layer, int(unit), row, activations.ids[row], float(values[row]), high / n, high - low, n)
+        return Example(key, int(unit), row, activations.ids[row], float(values[row]), high / n, high - low, n, site)
 
     return [[example(int(descending[place])) for place in places_at(ascending, quantile, k)] for quantile in quantiles]
 

@@ -114,7 +114,7 @@ class Visualization:
         import pandas as pd
 
         units = [unit if isinstance(unit, int) else None for unit in self.units]
-        concepts = ["" if isinstance(unit, int) else getattr(unit, "concept", None) or unit.name for unit in self.units]
+        concepts = ["" if isinstance(u, int) else u.concept if isinstance(u, Direction) else u.name for u in self.units]
         numbers = [i % self.metadata["n_images"] for i in range(len(self))]
         columns = {"layer": self.layer, "unit": pd.array(units, dtype="Int64"), "concept": concepts, "number": numbers}
         return pd.DataFrame({**columns, "value": self.values, "status": list(self.status)})
@@ -198,8 +198,8 @@ def visualize(
         "fourier": magnitudes and phases of the image's Fourier coefficients are free (Olah et al.). "phase": MACO (Fel et al.),
         phases are free and magnitudes those of `spectrum`.
     spectrum : ImageSpectrum, optional
-        Of the user's own images, as `neuroprobe.visualization.image_spectrum` makes it. With it, colors are decorrelated as they are in those images;
-        otherwise as in ImageNet. "phase" needs one, of images of this size.
+        Of the user's own images, as `neuroprobe.visualization.image_spectrum` makes it. With it, colors are decorrelated as they are in
+        those images; otherwise as in ImageNet. "phase" needs one, of images of this size.
     pooling : default "mean"
         What of the unit is climbed: "mean" over positions, "max", "center" (the position in the middle of a map, and so a small
         picture), "class_token", ("token", i), or a function, as in `neuroprobe.ActivationRecorder`.

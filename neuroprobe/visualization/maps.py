@@ -77,7 +77,7 @@ def unit_maps(
         A layer that the model does not have.
     """
     probing = check_images(Images(list(images)) if isinstance(images, (list, tuple)) else images)
-    reading = {"batch_size": batch_size, "workers": workers, "progress": progress, "description": "maps"}
+    reading: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "progress": progress, "description": "maps"}
     return _read_again(model, check_site(model, layer), unit, probing, transform=transform, **reading)[0]
 
 

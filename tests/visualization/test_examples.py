@@ -27,10 +27,10 @@ def summary_of(activations: Activations, *, k: int) -> ActivationSummary:
 def test_the_strongest_images_by_hand() -> None:
     found = top_images(column(0, 5, 2, 5, -1), "fc", 0, k=4)
     assert found == [
-        Example("fc", 0, 1, "image 1", 5.0, 1.0, 2, 5),  # of equal ones that which comes first
-        Example("fc", 0, 3, "image 3", 5.0, 1.0, 2, 5),
-        Example("fc", 0, 2, "image 2", 2.0, 0.6, 1, 5),
-        Example("fc", 0, 0, "image 0", 0.0, 0.4, 1, 5),
+        Example("fc", 0, 1, "image 1", 5.0, 1.0, 2, 5, "fc"),  # of equal ones that which comes first
+        Example("fc", 0, 3, "image 3", 5.0, 1.0, 2, 5, "fc"),
+        Example("fc", 0, 2, "image 2", 2.0, 0.6, 1, 5, "fc"),
+        Example("fc", 0, 0, "image 0", 0.0, 0.4, 1, 5, "fc"),
     ]
 
 
@@ -44,7 +44,7 @@ def test_a_summary_gives_the_same(rounded: bool) -> None:
         for one, other in zip(whole, kept, strict=True):
             last = summary["fc"].top_values[unit, -1]
             tied = None if one.value == last else one.tied  # of the last value kept, some may have been left out
-            assert other == Example(one.layer, one.unit, one.row, one.image_id, one.value, one.quantile, tied, one.n_images)
+            assert other == Example(one.layer, one.unit, one.row, one.image_id, one.value, one.quantile, tied, one.n_images, one.site)
 
 
 def test_shares_against_counting() -> None:

@@ -231,9 +231,8 @@ def test_what_cannot_be_done_is_refused(made: Activations, scores: ConceptScores
         facets(made, scores_of(N, ["a"]), "made", 0)
     with pytest.raises(InputError, match="Expected a unit from 0 to 8"):
         facets(made, scores, "made", 9)
-    for units in (3, "12"):
-        with pytest.raises(InputError, match="Expected `units` to be a list"):
-            layer_facets(made, scores, "made", units)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="Expected a unit from 0 to 8 of 'made', but got '12'"):
+        layer_facets(made, scores, "made", "12")  # type: ignore[arg-type]
     with pytest.raises(UnknownNameError, match="made"):
         facets(made, scores, "mode", 0)
     for options in ({"k": 5}, {"n_facets": 0}, {"max_facets": 1}, {"max_p_value": 0.0}, {"n_null": 5}, {"seed": -1}, {"n_facets": 13}):

@@ -20,7 +20,6 @@ from neuroprobe.visualization import receptive_field
 from neuroprobe.visualization._dependence import Dependence
 from neuroprobe.visualization.fields import receptive_fields
 
-
 OUT = Site("out", layout="nchw")  # where modules do not tell
 
 
