@@ -125,15 +125,15 @@ def speed(threads: int, *, quick: bool) -> None:
     ours = {name: seconds * scale for name, seconds in ours.items()}
     n = len(CONCEPTS) * len(SEEDS)
     theirs = {
-        "spatial": n * sum(loop["nonlinear", "spatial", samples[layer].recorded.shape[1]] for layer in LAYERS),
-        "pooled": n * sum(loop[kind, "pooled", pooled[layer][0].recorded.shape[1]] for layer in LAYERS for kind in ("linear", "nonlinear")),
+        "spatial": n * sum(loop["nonlinear", "spatial", samples[layer].activations.shape[1]] for layer in LAYERS),
+        "pooled": n * sum(loop[kind, "pooled", pooled[layer][0].activations.shape[1]] for layer in LAYERS for kind in ("linear", "nonlinear")),
     }
     for name in ("pooled", "spatial"):
         print(f"{name}: loop {theirs[name]:.0f} s (extrapolated), neuroprobe {ours[name]:.1f} s, ratio {theirs[name] / ours[name]:.0f}")
     whole, took = sum(theirs.values()), sum(ours.values())
     print(f"whole grid: loop {whole:.0f} s, neuroprobe {took:.1f} s (aim 60), ratio {whole / took:.0f} (aim 100; spatial 300)")
     seconds, _ = fit_all([(pooled[layer], UNITS) for layer in LAYERS], threads=threads)
-    n_units = sum(pooled[layer][0].recorded.shape[1] for layer in LAYERS)
+    n_units = sum(pooled[layer][0].activations.shape[1] for layer in LAYERS)
     print(f"scope neuron, linear, {n_units} units x {len(concepts)} concepts x {len(SEEDS)} seeds: {seconds:.2f} s (aim 5)")
     if torch.cuda.is_available():
         on_cuda([(pooled[layer], TASKS[:2]) for layer in LAYERS], [([samples[layer]], TASKS[2:]) for layer in LAYERS])

@@ -18,8 +18,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from neuroprobe._core import check_choice
-
 Scaling: TypeAlias = Literal["unit", "layer"]
 
 _Array: TypeAlias = npt.NDArray[Any]
@@ -37,50 +35,39 @@ _RELATIVE_RANK = 1e-10
 # --- scaling
 
 
-def _divisors(mean: torch.Tensor, squares: torch.Tensor, scaling: Scaling, *, n_images: int, n_features: float) -> torch.Tensor:
-    """What centered features are divided by, [..., d] or [..., 1]; 1 where what is left of a constant is rounding.
+class Scaler:
+    """Centers features by their means over a training part, and divides each by its standard deviation there, or all by one number.
 
-    Parameters
-    ----------
-    mean, squares : Tensor, [..., d]
-        Means, and mean squares of what is centered, over the training part.
-    scaling : {"unit", "layer"}
-        Every feature has its own divisor, or all have one.
-    n_images : int
-        Of the training part.
-    n_features : float
-        How many features the d columns stand for.
-    """
-    sizes = mean.square()
-    if scaling == "layer":
-        squares, sizes = (values.sum(dim=-1, keepdim=True) / n_features for values in (squares, sizes))
-    rounding = max(1e-13, n_images * np.finfo(float).eps)
-    return torch.where(squares > rounding**2 * sizes, squares, 1).sqrt()
-
-
-def scaled(X: torch.Tensor, train: torch.Tensor, scaling: Scaling, *, n_features: float | None = None) -> torch.Tensor:
-    """Subtract every feature's mean over the training part, and divide by its standard deviation there, or by one number for all.
+    What is left of a constant is rounding, and divided by 1.
 
     Parameters
     ----------
     X : Tensor, [n_images, d]
-    train : LongTensor, [n_splits, n_train]
-        Rows of the training part of every split.
+        The training part. Everything is computed in float64.
     scaling : {"unit", "layer"}
         With "layer" the training part has a mean square of 1.
     n_features : float, optional
         How many features the columns stand for; by default d.
-
-    Returns
-    -------
-    Tensor, [n_splits, n_images, d], float64
     """
-    X = X.double()
-    means = X[train].mean(dim=1)  # [n_splits, d]
-    centered = X - means[:, None]
-    squares = torch.take_along_dim(centered, train[:, :, None], dim=1).square().mean(dim=1)
-    divisors = _divisors(means, squares, scaling, n_images=train.shape[1], n_features=n_features or X.shape[1])
-    return centered / divisors[:, None]
+
+    def __init__(self, X: torch.Tensor, scaling: Scaling, *, n_features: float | None = None) -> None:
+        blocks = column_blocks(X.shape[1])
+        self.mean = torch.cat([X[:, columns].double().mean(dim=0) for columns in blocks])
+        self.divisor = torch.ones_like(self.mean)
+        squares, sizes = torch.cat([self(X, columns).square().mean(dim=0) for columns in blocks]), self.mean.square()
+        if scaling == "layer":
+            squares, sizes = (values.sum() / (n_features or len(values)) for values in (squares, sizes))
+        rounding = max(1e-13, len(X) * np.finfo(float).eps)
+        self.divisor = self.divisor * torch.where(squares > rounding**2 * sizes, squares, 1).sqrt()
+
+    def __call__(self, X: torch.Tensor, columns: slice = slice(None)) -> torch.Tensor:
+        """Some columns of X, centered and scaled, float64."""
+        return (X[:, columns].double() - self.mean[columns]) / self.divisor[columns]
+
+
+def scaled(X: torch.Tensor, train: torch.Tensor, scaling: Scaling, *, n_features: float | None = None) -> torch.Tensor:
+    """[n_images, d], scaled by every split's rows of the training part [n_splits, n_train] -> [n_splits, n_images, d]; as `Scaler`."""
+    return torch.stack([Scaler(X[rows], scaling, n_features=n_features)(X) for rows in train])
 
 
 # --- rotation
@@ -141,19 +128,9 @@ def reduced(X: torch.Tensor) -> torch.Tensor:
 # --- one training part, and the way back to its units
 
 
-class Scaler:
-    """Centers and scales units by a training part, in float64."""
-
-    def __init__(self, X: _Array, scaling: Scaling) -> None:
-        check_choice("scaling", scaling, ("unit", "layer"))
-        self.mean, self.divisor = torch.from_numpy(X.mean(axis=0, dtype=np.float64)), torch.ones(X.shape[1], dtype=torch.float64)
-        squares = torch.cat([self(X, columns).square().mean(dim=0) for columns in column_blocks(X.shape[1])])
-        divisors = _divisors(self.mean, squares, scaling, n_images=len(X), n_features=X.shape[1])
-        self.divisor = divisors.expand(X.shape[1]).contiguous()
-
-    def __call__(self, X: _Array, columns: slice) -> torch.Tensor:
-        """Some columns of X, centered and scaled."""
-        return (torch.from_numpy(X[:, columns].astype(np.float64)) - self.mean[columns]) / self.divisor[columns]
+def as_tensor(X: _Array) -> torch.Tensor:
+    """An array as a tensor, without a copy where torch can."""
+    return torch.from_numpy(np.require(X, requirements=["C", "W"]))
 
 
 class Coordinates:
@@ -166,34 +143,30 @@ class Coordinates:
     """
 
     def __init__(self, X: _Array, scaling: Scaling, *, rotate: bool = True) -> None:
-        self._X, self.scaler = X, Scaler(X, scaling)
+        self._X = as_tensor(X)
+        self.scaler, self._blocks = Scaler(self._X, scaling), column_blocks(X.shape[1])
         self._combined: torch.Tensor | None = None  # [n_images, rank]: what of the images is of length 1 along each coordinate
         if not rotate or X.shape[1] <= X.shape[0]:
-            self.Z = self.scaler(X, slice(None))
+            self.Z = self.scaler(self._X)
             return
-        values, vectors = torch.linalg.eigh(gram_matrix(self.scaler(X, columns) for columns in column_blocks(X.shape[1])))
+        values, vectors = torch.linalg.eigh(gram_matrix(self.scaler(self._X, columns) for columns in self._blocks))
         kept = values > values[-1] * _RELATIVE_RANK
         roots, vectors = values[kept].sqrt(), vectors[:, kept]
         self.Z, self._combined = vectors * roots, vectors / roots
-
-    @property
-    def rotated(self) -> bool:
-        """Whether the coordinates are others than the scaled units."""
-        return self._combined is not None
 
     def in_scaled_units(self, weights: torch.Tensor) -> torch.Tensor:
         """[rank, k] of the coordinates -> [n_units, k] of the scaled units."""
         if self._combined is None:
             return weights
         of_images = self._combined @ weights  # [n_images, k]
-        return torch.cat([self.scaler(self._X, columns).T @ of_images for columns in column_blocks(self._X.shape[1])])
+        return torch.cat([self.scaler(self._X, columns).T @ of_images for columns in self._blocks])
 
-    def along(self, weights: torch.Tensor) -> torch.Tensor:
-        """[n_units, k] of the scaled units -> [rank, k] of the coordinates: the part of them that lies in the images' span."""
+    def across(self, weights: torch.Tensor) -> torch.Tensor:
+        """What of weights [n_units, k] of the scaled units lies across the span of the images, where no training image sees it."""
         if self._combined is None:
-            return weights
-        seen = sum(self.scaler(self._X, columns) @ weights[columns] for columns in column_blocks(self._X.shape[1]))
-        return self._combined.T @ torch.as_tensor(seen)
+            return torch.zeros_like(weights)
+        seen = torch.stack([self.scaler(self._X, columns) @ weights[columns] for columns in self._blocks]).sum(dim=0)
+        return weights - self.in_scaled_units(self._combined.T @ seen)
 
     def in_units(self, weights: torch.Tensor, offsets: torch.Tensor) -> tuple[_Array, _Array]:
         """Weights [rank, k] and offsets [k] of the coordinates -> [k, n_units] and [k] of the units as they came."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -22,9 +22,6 @@ from neuroprobe.probing._lbfgs import minimize
 
 #: Numbers of Z that a processor keeps at hand: so large a part of a batch takes its steps together.
 _CACHED = 2**17
-
-#: A Newton step of a single unit is cut to this, so that one from far away does not jump over the minimum.
-_LONGEST = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,61 +70,56 @@ def solve_logistic(
     """
     if n_classes > 2:
         return _solve_softmax(Z, targets, C, n_classes)
-    n_problems, _, r = Z.shape
-    problem = _Logistic(Z, targets.to(Z.dtype), C)
-    theta = torch.zeros(n_problems, r + 1, dtype=Z.dtype, device=Z.device)
-    n_iter = torch.zeros(n_problems, dtype=torch.long, device=Z.device)
-    active = torch.arange(n_problems, device=Z.device)
-    limit = problem.gradient(theta).norm(dim=1) * tol
+    problem, theta = _Logistic(Z, targets.to(Z.dtype), C), Z.new_zeros(len(Z), Z.shape[2] + 1)
+    n_iter, active = torch.zeros(len(Z), dtype=torch.long, device=Z.device), torch.arange(len(Z), device=Z.device)
+    there = problem.at(theta)
+    limit = there.gradient.norm(dim=1) * tol
     for _ in range(max_iter):
-        found, gradient = problem.step(theta[active])
-        theta[active] = found
+        theta[active], there = problem.step(theta[active], there)
         n_iter[active] += 1
-        going = gradient.norm(dim=1) > limit[active]
+        going = there.gradient.norm(dim=1) > limit[active]
         if not going.all():
-            active, problem = active[going], problem.subset(going)
+            active, problem, there = active[going], _Logistic(*(part[going] for part in problem)), _Point(*(part[going] for part in there))
         if not len(active):
             break
     return Weights(theta[:, :-1, None], theta[:, -1:]), n_iter
 
 
-@dataclass(frozen=True)
-class _Logistic:
-    """Problems of logistic regression; the last parameter is the offset."""
+class _Point(NamedTuple):
+    """Of the loss: its value [n_problems], gradient [n_problems, r + 1], and curvature by logits [n_problems, n_images]."""
+
+    loss: torch.Tensor
+    gradient: torch.Tensor
+    curvature: torch.Tensor
+
+
+class _Logistic(NamedTuple):
+    """Problems of logistic regression with one output; the last parameter is the offset."""
 
     Z: torch.Tensor
     targets: torch.Tensor
     C: torch.Tensor
 
-    def subset(self, rows: torch.Tensor) -> _Logistic:
-        return _Logistic(self.Z[rows], self.targets[rows], self.C[rows])
+    def at(self, theta: torch.Tensor) -> _Point:
+        logits = torch.bmm(self.Z, theta[:, :-1, None])[..., 0] + theta[:, -1:]
+        probability, strength = logits.sigmoid(), self.C[:, None]
+        loss = theta[:, :-1].square().sum(dim=1) / 2 + self.C * (F.softplus(logits) - self.targets * logits).sum(dim=1)
+        error = strength * (probability - self.targets)
+        gradient = torch.cat([torch.bmm(error[:, None], self.Z)[:, 0] + theta[:, :-1], error.sum(dim=1, keepdim=True)], dim=1)
+        return _Point(loss, gradient, strength * probability * (1 - probability))
 
-    def logits(self, theta: torch.Tensor) -> torch.Tensor:
-        return torch.bmm(self.Z, theta[:, :-1, None])[..., 0] + theta[:, -1:]
-
-    def loss(self, theta: torch.Tensor) -> torch.Tensor:
-        logits = self.logits(theta)
-        return theta[:, :-1].square().sum(dim=1) / 2 + self.C * (F.softplus(logits) - self.targets * logits).sum(dim=1)
-
-    def gradient(self, theta: torch.Tensor) -> torch.Tensor:
-        error = self.C[:, None] * (self.logits(theta).sigmoid() - self.targets)
-        return torch.cat([torch.bmm(error[:, None], self.Z)[:, 0] + theta[:, :-1], error.sum(dim=1, keepdim=True)], dim=1)
-
-    def step(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """One Newton step, halved until the loss falls, and the gradient there."""
-        probability = self.logits(theta).sigmoid()
-        curvature = self.C[:, None] * probability * (1 - probability)
-        hessian = _bordered(self.Z, curvature)
-        direction = -torch.linalg.solve(hessian, self.gradient(theta))
+    def step(self, theta: torch.Tensor, there: _Point) -> tuple[torch.Tensor, _Point]:
+        """One Newton step, halved until the loss falls."""
+        direction = -torch.linalg.solve(_bordered(self.Z, there.curvature), there.gradient)
         size = torch.ones_like(self.C)
-        before = self.loss(theta)
         for _ in range(30):
             found = theta + size[:, None] * direction
-            worse = self.loss(found) > before + 1e-12 * before.abs()
+            reached = self.at(found)
+            worse = reached.loss > there.loss + 1e-12 * there.loss.abs()
             if not worse.any():
                 break
             size = torch.where(worse, size / 2, size)
-        return found, self.gradient(found)
+        return found, reached
 
 
 def _bordered(Z: torch.Tensor, curvature: torch.Tensor) -> torch.Tensor:
@@ -183,48 +175,6 @@ def log_losses(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tenso
         return (F.softplus(logits) - wanted * logits).mean(dim=(1, 2)), (logits.sigmoid() - wanted) / n
     wanted = F.one_hot(targets.long(), logits.shape[2]).to(logits.dtype)
     return -(logits.log_softmax(dim=2) * wanted).sum(dim=2).mean(dim=1), (logits.softmax(dim=2) - wanted) / n
-
-
-def solve_units(
-    values: torch.Tensor, targets: torch.Tensor, C: float, *, max_iter: int = 30, tol: float = 1e-8
-) -> tuple[Weights, torch.Tensor]:
-    """L2-regularized logistic regression on every unit by itself, by Newton steps in two numbers: much faster than `solve_logistic`.
-
-    Parameters
-    ----------
-    values : Tensor, [n_units, n_images, 1]
-        Standardized, so that a Newton step is never far too long.
-    targets : Tensor, [n_units, n_images]
-        0 or 1.
-    C : float
-    max_iter : int, default 30
-    tol : float, default 1e-8
-        Until no unit's gradient, per image, is larger than this.
-
-    Returns
-    -------
-    Weights
-    n_iter : LongTensor, [n_units]
-    """
-    values, targets = values[..., 0], targets.to(values.dtype)
-    share = targets.mean(dim=1).clamp(1e-6, 1 - 1e-6)
-    weights, offsets, n_iter = torch.zeros_like(share), share.logit(), torch.zeros_like(share, dtype=torch.long)
-    for _ in range(max_iter):
-        probability = torch.addcmul(offsets[:, None], values, weights[:, None]).sigmoid_()
-        error = probability - targets
-        curvature = probability.mul_(1 - probability)
-        moment = curvature * values
-        by_weight = (error * values).sum(dim=1) + weights / C
-        by_offset = error.sum(dim=1)
-        going = torch.maximum(by_weight.abs(), by_offset.abs()) > tol * values.shape[1]
-        if not going.any():
-            break
-        n_iter += going
-        a, b, c = (moment * values).sum(dim=1) + 1 / C, moment.sum(dim=1), curvature.sum(dim=1).clamp(min=1e-9)
-        size = going / (a * c - b * b).clamp(min=1e-12)
-        weights = weights - (size * (c * by_weight - b * by_offset)).clamp(-_LONGEST, _LONGEST)
-        offsets = offsets - (size * (a * by_offset - b * by_weight)).clamp(-_LONGEST, _LONGEST)
-    return Weights(weights[:, None, None], offsets[:, None]), n_iter
 
 
 # --- an L1 path

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from numbers import Real
-from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from neuroprobe._core import check_choice, check_count, check_number, check_seed
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
-from neuroprobe.probing._coordinates import Coordinates, Scaling, column_blocks
+from neuroprobe.probing._coordinates import Coordinates, Scaling, as_tensor, column_blocks
 from neuroprobe.probing._hidden import first_weights, fit_hidden_layer
 from neuroprobe.probing._linear import (
     choose_C,
@@ -38,7 +38,6 @@ from neuroprobe.probing._linear import (
     solve_logistic,
     solve_ridge,
     solve_sparse,
-    solve_units,
 )
 
 _Array = npt.NDArray[Any]
@@ -77,15 +76,17 @@ class Training:
     n_classes: int = 2
 
 
-class Function(Protocol):
-    """What was fitted: from coordinates of images [n_problems, n_images, r] to values [n_problems, n_images, n_outputs]."""
-
-    def values(self, Z: torch.Tensor) -> torch.Tensor: ...
-
-
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """What `Probe.solve` found: a function, and what else was learned, by the estimator's attribute, each [n_problems]."""
+    """What `Probe.solve` found.
+
+    Attributes
+    ----------
+    function
+        Has ``values(Z)``: from coordinates of images [n_problems, n_images, r] to values [n_problems, n_images, n_outputs].
+    learned : mapping from an attribute of the estimator to Tensor, [n_problems]
+        What else was learned.
+    """
 
     function: Any
     learned: Mapping[str, torch.Tensor] = field(default_factory=dict)
@@ -294,18 +295,13 @@ class LinearProbe(_Linear):
         self.random_state = random_state
 
     def check(self) -> None:
-        """Raise `InputError` for parameters with which a fit would go wrong, or silently do nothing."""
         super().check()
         _strengths(self.C, "C")
         check_count("cv", self.cv, low=2)
 
     def solve(self, training: Training) -> Solution:
-        """Fit every problem of a batch; a problem never feels the others."""
         Z, targets = training.Z, training.targets
         candidates = Z.new_tensor(_strengths(self.C, "C")).expand(len(Z), -1)
-        if Z.shape[2] == 1 and training.n_classes == 2 and candidates.shape[1] == 1:
-            function, n_iter = solve_units(Z, targets, float(candidates[0, 0]))
-            return Solution(function, {"C_": candidates[:, 0], "n_iter_": n_iter})
         solve = partial(solve_logistic, n_classes=training.n_classes)
         C = choose_C(Z, targets, candidates, solve, n_folds=self.cv, seed=self._seed())
         function, n_iter = solve(Z, targets, C)
@@ -354,13 +350,11 @@ class SparseProbe(_Linear):
         self.random_state = random_state
 
     def check(self) -> None:
-        """Raise `InputError` for parameters with which a fit would go wrong, or silently do nothing."""
         super().check()
         _strengths(self.path, "path")
         check_count("cv", self.cv, low=2)
 
     def solve(self, training: Training) -> Solution:
-        """Fit every problem of a batch; a problem never feels the others."""
         Z, targets, n_classes = training.Z, training.targets, training.n_classes
         rough = partial(solve_sparse, n_classes=n_classes, max_iter=300, tol=1e-3)  # as well as it takes to compare strengths
         C = choose_C(Z, targets, self._path_of(training), rough, n_folds=self.cv, seed=self._seed())
@@ -414,7 +408,6 @@ class MeanDifferenceProbe(_Linear):
         self.scaling = scaling
 
     def solve(self, training: Training) -> Solution:
-        """Fit every problem of a batch; a problem never feels the others."""
         return Solution(class_means(training.Z, training.targets, n_classes=training.n_classes))
 
 
@@ -467,14 +460,12 @@ class NonlinearProbe(_Classifier):
         self.random_state = random_state
 
     def check(self) -> None:
-        """Raise `InputError` for parameters with which a fit would go wrong, or silently do nothing."""
         super().check()
         check_count("hidden", self.hidden)
         check_number("alpha", self.alpha, low=0)
         check_count("max_iter", self.max_iter)
 
     def solve(self, training: Training) -> Solution:
-        """Fit every problem of a batch; a problem never feels the others."""
         n_outputs = 1 if training.n_classes == 2 else training.n_classes
         start = first_weights(training.Z, self.hidden, training.seeds, n_features=training.n_features, n_outputs=n_outputs)
         layer, loss, n_iter = fit_hidden_layer(training.Z, training.targets, start, alpha=self.alpha, max_iter=self.max_iter)
@@ -485,15 +476,14 @@ class NonlinearProbe(_Classifier):
         first = coordinates.in_scaled_units(layer.first[0, :rank])
         if layer.first.shape[1] > rank:  # the weights across the images' span: of their length, in random directions
             generator = torch.Generator().manual_seed(training.seeds[0])
-            across = torch.randn(len(first), self.hidden, generator=generator, dtype=first.dtype)
-            across -= coordinates.in_scaled_units(coordinates.along(across))
+            across = coordinates.across(torch.randn(first.shape, generator=generator, dtype=first.dtype))
             first += across / across.norm(dim=0) * layer.first[0, rank]
         self._scaler, self._first = coordinates.scaler, first
         self._bias, self._second, self._offset = layer.bias[0], layer.second[0], layer.offset[0]
 
     def decision_function(self, X: Any) -> npt.NDArray[np.float64]:
         """Log-odds of the second of two classes, [n_images]; or a value per class, [n_images, n_classes]."""
-        X = self._checked(X)
+        X = as_tensor(self._checked(X))
         before = sum(self._scaler(X, columns) @ self._first[columns] for columns in column_blocks(X.shape[1]))
         values = ((before + self._bias).relu() @ self._second + self._offset).numpy()
         return np.asarray(values[:, 0] if values.shape[1] == 1 else values)
@@ -534,12 +524,10 @@ class RegressionProbe(RegressorMixin, Probe):  # type: ignore[misc]
         self.scaling = scaling
 
     def check(self) -> None:
-        """Raise `InputError` for parameters with which a fit would go wrong, or silently do nothing."""
         super().check()
         _strengths(self.alpha, "alpha")
 
     def solve(self, training: Training) -> Solution:
-        """Fit every problem of a batch; a problem never feels the others."""
         function, alpha = solve_ridge(training.Z, training.targets, _strengths(self.alpha, "alpha"))
         return Solution(function, {"alpha_": alpha})
 

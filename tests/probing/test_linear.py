@@ -6,7 +6,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from neuroprobe.probing import _linear as linear
-from neuroprobe.probing._linear import choose_C, least_C, solve_logistic, solve_sparse, solve_units
+from neuroprobe.probing._linear import choose_C, least_C, solve_logistic, solve_sparse
 
 ONE = torch.ones(1, dtype=torch.float64)
 
@@ -83,28 +83,17 @@ def test_several_classes_are_scikit_learns(C: float) -> None:
         np.testing.assert_allclose(found.values(Z)[i], reference.decision_function(Z[i]), atol=1e-4)
 
 
-# --- single units
-
-
 @pytest.mark.parametrize("C", [0.01, 1.0, 1e4])
-def test_units_are_logistic_regressions_of_one_number(C: float) -> None:
+def test_single_units_too(C: float) -> None:
     Z, targets = problems(1, 60, 20)
-    values = (Z[0] - Z[0].mean(dim=0)).T / Z[0].std(dim=0)[:, None]
-    values[3] = targets[0] * 2.0 - 1  # a unit that separates the classes
-    found, n_iter = solve_units(values[..., None], targets.expand(20, -1), C)
-    for i in (0, 1, 3, 19):
-        reference = LogisticRegression(C=C, tol=1e-12, max_iter=10_000).fit(values[i : i + 1].T, targets[0])
+    values, targets = (Z[0] / Z[0].std(dim=0)).T[..., None].clone(), targets.expand(20, -1)
+    values[3, :, 0] = targets[0] * 2.0 - 1  # a unit that separates the classes
+    values[4] = 0  # and one that never varies
+    found, _ = solve_logistic(values, targets, torch.full((20,), C, dtype=Z.dtype))
+    for i in (0, 1, 3, 4, 19):
+        reference = LogisticRegression(C=C, tol=1e-12, max_iter=10_000).fit(values[i], targets[0])
         wanted = [reference.coef_[0, 0], reference.intercept_[0]]
         np.testing.assert_allclose([found.weights[i, 0, 0], found.offsets[i, 0]], wanted, rtol=1e-3, atol=1e-5)
-    alone, n_alone = solve_units(values[7:8, :, None], targets, C)
-    assert float(alone.weights) == pytest.approx(float(found.weights[7]), rel=1e-9)
-    assert n_iter[7] == n_alone[0] > 0
-
-
-def test_a_constant_unit_says_what_the_shares_say() -> None:
-    found, _ = solve_units(torch.zeros(1, 40, 1, dtype=torch.float64), torch.tensor([[1] * 10 + [0] * 30]), 1.0)
-    assert float(found.weights) == 0
-    assert float(found.offsets) == pytest.approx(np.log(1 / 3))
 
 
 # --- an L1 path
