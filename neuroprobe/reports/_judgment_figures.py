@@ -1,4 +1,4 @@
-"""Figures of judgments, in matplotlib. As in `neuroprobe._core.figures`, every function takes `ax`, returns `ax` and never calls show()."""
+"""Figures of judgments, in matplotlib. Every function takes `ax` (by default axes of a new figure), returns it and never calls show()."""
 
 from __future__ import annotations
 
@@ -19,10 +19,8 @@ def plot_quantities(overall: pd.DataFrame, *, title: str = "", ax: Axes | None =
     Parameters
     ----------
     overall : DataFrame
-        Of a `neuroprobe.reports.judgments.JudgmentReport`: layer, quantity, value, low, high.
+        Of a `neuroprobe.reports.JudgmentReport`: layer, quantity, value, low, high.
     title : str
-    ax : matplotlib Axes, optional
-        By default those of a new figure.
     """
     rows = overall[np.isfinite(overall["value"].to_numpy(dtype=float))]
     ax = axes_or_new(ax, 6.5, 1.4 + 0.32 * max(len(rows), 1))
@@ -50,8 +48,6 @@ def plot_shares(shares: pd.DataFrame, *, title: str = "", ax: Axes | None = None
     shares : DataFrame
         One row per bar (its index), one column per kind.
     title : str
-    ax : matplotlib Axes, optional
-        By default those of a new figure.
     """
     ax = axes_or_new(ax, 7, 1.4 + 0.32 * max(len(shares), 1))
     left = np.zeros(len(shares))
@@ -76,8 +72,6 @@ def plot_lines(table: pd.DataFrame, *, label: str, title: str = "", ax: Axes | N
     label : str
         Of the vertical axis.
     title : str
-    ax : matplotlib Axes, optional
-        By default those of a new figure.
     """
     ax = axes_or_new(ax, 3.5 + 0.5 * table.shape[1], 4.2)
     for name, values in table.iterrows():
@@ -99,8 +93,6 @@ def plot_pairs(table: pd.DataFrame, *, columns: Sequence[str], title: str = "", 
     columns : sequence of two str
         Of the horizontal and the vertical axis.
     title : str
-    ax : matplotlib Axes, optional
-        By default those of a new figure.
     """
     across, up = columns
     ax = axes_or_new(ax, 5, 4.2)

@@ -1,7 +1,4 @@
-"""Figures of probes, in matplotlib. Nothing calls show(), and nothing global changes.
-
-Figures of several panels take a figure (or a part of one) instead of axes, and return it.
-"""
+"""Figures of probes, in matplotlib; what they show and take is told by the methods of `ProbeReport` that have the same names."""
 
 from __future__ import annotations
 
@@ -35,18 +32,7 @@ _MOST_NAMED = 10
 
 
 def plot_mean_layers(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
-    """Mean test accuracy over concepts along the layers: a color per probe, darker for later checkpoints, and the baseline.
-
-    Of regressions alone, the R2. With one or two checkpoints, bands are the means of the concepts' 95 % intervals, as wide as
-    if all concepts erred together.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Of a `ProbeReport`.
-    ax : matplotlib Axes, optional
-        By default those of a new figure.
-    """
+    """A color per probe, darker for later checkpoints."""
     regression = not table["test_accuracy"].notna().any() and "r2" in table
     summary = summarize_seeds(table if regression else _scored(table))
     layers, checkpoints, probes = _unique(summary, "layer"), _unique(summary, "checkpoint"), _probes(summary)
@@ -74,30 +60,17 @@ def plot_mean_layers(table: pd.DataFrame, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_layers(table: pd.DataFrame, *, checkpoint: str | None = None, figure: FigureBase | None = None) -> FigureBase:
-    """Test accuracy along the layers: a panel per concept, a line with its interval per probe, and the baseline.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Of a `ProbeReport`.
-    checkpoint : str, optional
-        By default the last.
-    figure : matplotlib Figure or SubFigure, optional
-        By default a new one.
-    """
+    """A panel per concept, a line per probe."""
     summary, checkpoint = _at_checkpoint(summarize_seeds(_scored(table)), checkpoint)
-    layers, concepts, probes = _unique(summary, "layer"), _unique(summary, "concept"), _probes(summary)
-    figure, panels = _panels(figure, len(concepts), width=1.4 + 0.17 * min(len(layers), 2 * _MOST_TICKS), height=1.9, sharey=True)
-    for panel, concept in zip(panels, concepts, strict=True):
-        part = summary[summary["concept"] == concept]
+    layers, probes = _unique(summary, "layer"), _probes(summary)
+    figure, panels = _panels(figure, summary, layers, height=1.9)
+    for panel, part in panels:
         for color, (scope, kind, features) in enumerate(probes):
             rows = part[(part["scope"] == scope) & (part["kind"] == kind) & (part["features"] == features)]
             _line(panel, rows.set_index("layer").reindex(layers), color=f"C{color % 10}", label="", band=True)
         panel.axhline(float(part["baseline"].mean()), color="gray", linewidth=1)
-        panel.set_title(shortened(concept), fontsize=10)
         panel.set_xlim(-0.5, len(layers) - 0.5)
         panel.grid(axis="y", alpha=0.25)
-        _name_layers(panel, layers)
     handles = _handles(probes)
     whole: Any = figure  # a figure and a subfigure both have a box and a resolution
     fitting = max(1, int(whole.bbox.width / whole.dpi / _LEGEND_COLUMN))
@@ -110,40 +83,25 @@ def plot_layers(table: pd.DataFrame, *, checkpoint: str | None = None, figure: F
 def plot_what_where_when(
     table: pd.DataFrame, *, kind: str = "linear", features: str = "pooled", scope: str = "layer", figure: FigureBase | None = None
 ) -> FigureBase:
-    """A panel per concept: layers across, checkpoints up, color = test accuracy above the baseline.
-
-    The scale's white is the baseline. A dot marks what cannot be told from it: the 95 % interval reaches down to it.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Of a `ProbeReport`.
-    kind, features, scope : str
-        Which of its probes.
-    figure : matplotlib Figure or SubFigure, optional
-        By default a new one.
-    """
+    """A panel per concept: layers across, checkpoints up."""
     chosen = table[(table["kind"] == kind) & (table["features"] == features) & (table["scope"] == scope)]
     if chosen.empty:
         there = "; ".join(sorted({_probe_name(*probe) for probe in _probes(table)}))
         raise InputError(f"Expected probes of this report but got {scope}, {kind}, {features}. It has: {there}.")
     summary = summarize_seeds(_scored(chosen))
-    layers, checkpoints, concepts = _unique(summary, "layer"), _unique(summary, "checkpoint"), _unique(summary, "concept")
-    height = 0.75 + 0.2 * len(checkpoints)
-    figure, panels = _panels(figure, len(concepts), width=1.2 + 0.17 * min(len(layers), 2 * _MOST_TICKS), height=height, sharey=True)
+    layers, checkpoints = _unique(summary, "layer"), _unique(summary, "checkpoint")
+    figure, panels = _panels(figure, summary, layers, height=0.75 + 0.2 * len(checkpoints), margin=1.2)
     furthest = max(float(summary["above_baseline"].abs().max()), _LEAST_SCALE)
     norm = TwoSlopeNorm(0, -furthest, furthest)
     picture: Any = None
-    for panel, concept in zip(panels, concepts, strict=True):
-        part = summary[summary["concept"] == concept]
-        gain, doubt = (_grid(part.assign(_doubt=_doubtful(part)), column, checkpoints, layers) for column in ("above_baseline", "_doubt"))
+    for panel, part in panels:
+        gain, *ends = (_grid(part, column, checkpoints, layers) for column in ("above_baseline", "test_accuracy_low", "baseline"))
         picture = panel.imshow(gain, cmap="RdBu_r", norm=norm, aspect="auto", origin="lower", interpolation="nearest")
-        rows, columns = np.nonzero(doubt == 1)
+        rows, columns = np.nonzero(ends[0] <= ends[1])
         panel.scatter(columns, rows, s=4, color="0.25", linewidths=0)
-        panel.set_title(shortened(concept), fontsize=10)
         panel.set_yticks(range(len(checkpoints)), [shortened(name, 18) for name in checkpoints], fontsize=8)
-        _name_layers(panel, layers)
-    figure.colorbar(picture, ax=list(panels), label="accuracy above the baseline", pad=0.02).ax.yaxis.label.set_fontsize(9)
+    bar = figure.colorbar(picture, ax=[panel for panel, _ in panels], label="accuracy above the baseline", pad=0.02)
+    bar.ax.yaxis.label.set_fontsize(9)
     figure.suptitle(f"What is read where and when: {_probe_name(scope, kind, features)}\n(dot: not surely above the baseline)", fontsize=11)
     return figure
 
@@ -156,44 +114,27 @@ def plot_units(
     false_discovery_rate: float = 0.05,
     figure: FigureBase | None = None,
 ) -> FigureBase:
-    """Which units carry a concept: a panel per concept, layers across, a dot per unit at its held-out score.
-
-    The score is the AUROC if the table has it, else the accuracy. Units whose false discovery rate is at most this are in
-    color, and the three best of them are named (without discovery rates, the three best are named and none is in color).
-
-    Parameters
-    ----------
-    units : DataFrame
-        `ProbeReport.units`.
-    checkpoint : str, optional
-        By default the last.
-    kind : str, default "linear"
-    false_discovery_rate : float, default 0.05
-    figure : matplotlib Figure or SubFigure, optional
-        By default a new one.
-    """
+    """A panel per concept, a dot per unit."""
     check_share("false_discovery_rate", false_discovery_rate, zero=True, one=True)
     chosen = units[units["kind"] == kind]
     if chosen.empty:
         raise InputError(f"Expected a kind of probe that the units have, but got {kind!r}. {suggest(kind, _unique(units, 'kind'))}")
     summary, checkpoint = _at_checkpoint(chosen, checkpoint)
     score = "auroc" if "auroc" in summary and summary["auroc"].notna().any() else "test_accuracy"
-    layers, concepts = _unique(summary, "layer"), _unique(summary, "concept")
-    figure, panels = _panels(figure, len(concepts), width=1.4 + 0.17 * min(len(layers), 2 * _MOST_TICKS), height=1.9, sharey=True)
-    for panel, concept in zip(panels, concepts, strict=True):
-        part = summary[summary["concept"] == concept]
+    layers = _unique(summary, "layer")
+    figure, panels = _panels(figure, summary, layers, height=1.9)
+    for panel, part in panels:
         _scatter_units(panel, part, layers, score, _stand_out(part, false_discovery_rate))
         panel.axhline(0.5 if score == "auroc" else float(part["baseline"].mean()), color="gray", linewidth=1)
         panel.set_xlim(-0.7, len(layers) - 0.3)
-        _name_layers(panel, layers)
     figure.supylabel(f"{'AUROC' if score == 'auroc' else 'accuracy'} on held-out images", fontsize=9)
     found = f"; in color: false discovery rate up to {false_discovery_rate:g}" if "q_value" in summary else ""
     figure.suptitle(f"Which units carry a concept{_said(summary, checkpoint)}{found}", fontsize=11)
     return figure
 
 
-def _stand_out(part: pd.DataFrame, rate: float) -> np.ndarray:
-    return np.asarray(part["q_value"] <= rate) if "q_value" in part else np.zeros(len(part), dtype=bool)
+def _stand_out(part: pd.DataFrame, highest: float) -> np.ndarray:
+    return np.asarray(part["q_value"] <= highest) if "q_value" in part else np.zeros(len(part), dtype=bool)
 
 
 def _scatter_units(panel: Axes, part: pd.DataFrame, layers: list[str], score: str, found: np.ndarray) -> None:
@@ -252,10 +193,6 @@ def _said(summary: pd.DataFrame, checkpoint: str) -> str:
     return f" at {shortened(checkpoint)}" if checkpoint not in ("", "model") else ""
 
 
-def _doubtful(part: pd.DataFrame) -> pd.Series[float]:
-    return (part["test_accuracy_low"] <= part["baseline"]).astype(float)
-
-
 def _grid(part: pd.DataFrame, column: str, checkpoints: Sequence[str], layers: Sequence[str]) -> np.ndarray:
     """[n_checkpoints, n_layers]; NaN where there is no probe."""
     rows = part if "checkpoint" in part else part.assign(checkpoint="")
@@ -288,22 +225,22 @@ def _handles(probes: Sequence[tuple[str, str, str]], baseline: str = _BASELINE) 
     return [*lines, Line2D([], [], color="gray", linewidth=1, label=baseline)]
 
 
-def _panels(figure: FigureBase | None, n: int, *, width: float, height: float, sharey: bool) -> tuple[FigureBase, list[Axes]]:
-    """A figure with `n` panels, three in a row; the axes' names stand only at the left and below."""
-    n_columns = min(n, 3)
-    n_rows = -(-n // n_columns)
+def _panels(
+    figure: FigureBase | None, summary: pd.DataFrame, layers: list[str], *, height: float, margin: float = 1.4
+) -> tuple[FigureBase, list[tuple[Axes, pd.DataFrame]]]:
+    """A figure with a panel per concept, three in a row, each with its rows; the axes' names stand only at the left and below."""
+    concepts = _unique(summary, "concept")
+    n_columns, step = min(len(concepts), 3), -(-len(layers) // _MOST_TICKS)
+    n_rows = -(-len(concepts) // n_columns)
     if figure is None:
+        width = margin + 0.17 * min(len(layers), 2 * _MOST_TICKS)
         figure = Figure(figsize=(max(n_columns * width + 1.2, 5.5), n_rows * height + 1.9), layout="constrained")
-    grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=sharey, squeeze=False)
-    panels = list(grid.ravel())
-    for empty in panels[n:]:
+    grid = figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False)
+    for empty in grid.ravel()[len(concepts) :]:
         empty.remove()
-    for i, panel in enumerate(panels[:n]):
-        panel.tick_params(labelbottom=i + n_columns >= n, labelleft=i % n_columns == 0, labelsize=8)
-    return figure, panels[:n]
-
-
-def _name_layers(panel: Axes, layers: list[str]) -> None:
-    step = -(-len(layers) // _MOST_TICKS)
-    names = [shortened(layer, limit=24) for layer in layers[::step]]
-    panel.set_xticks(range(0, len(layers), step), names, rotation=90, fontsize=7)
+    panels = list(zip(grid.ravel(), (summary[summary["concept"] == concept] for concept in concepts), strict=False))
+    for i, (panel, part) in enumerate(panels):
+        panel.tick_params(labelbottom=i + n_columns >= len(concepts), labelleft=i % n_columns == 0, labelsize=8)
+        panel.set_title(shortened(part["concept"].iloc[0]), fontsize=10)
+        panel.set_xticks(range(0, len(layers), step), [shortened(layer, limit=24) for layer in layers[::step]], rotation=90, fontsize=7)
+    return figure, panels

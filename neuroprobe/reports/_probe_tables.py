@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from neuroprobe._core import Floats
+from neuroprobe._core import Floats, check_level
 from neuroprobe.exceptions import InputError
 from neuroprobe.reports.base import markdown_cell
 from neuroprobe.statistics import Interval, accuracy_interval, balanced_accuracy_interval, benjamini_hochberg, corrected_interval
@@ -18,19 +18,8 @@ _NOT_AVERAGED = ("seed", "unit", "p_value", "q_value", "n_test_positive", "sensi
 
 
 def summarize_seeds(table: pd.DataFrame, *, level: float = 0.95) -> pd.DataFrame:
-    """One row per cell: the means over its seeds, with intervals.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Of a `neuroprobe.ProbeReport`.
-    level : float, default 0.95
-
-    Returns
-    -------
-    DataFrame
-        In the table's order; see `neuroprobe.ProbeReport.summary_table`.
-    """
+    """One row per cell, in the table's order; see `neuroprobe.ProbeReport.summary_table`."""
+    check_level(level)
     keys = [column for column in CELL if column in table]
     groups = table.groupby(keys, sort=False, dropna=False)
     averaged = [column for column in table.select_dtypes("number") if column not in (*keys, *_NOT_AVERAGED)]
@@ -88,6 +77,7 @@ def _add_p_values(summary: pd.DataFrame, median: Floats) -> None:
 
 def compare_scopes(table: pd.DataFrame, *, kind: str = "linear", features: str = "pooled", level: float = 0.95) -> pd.DataFrame:
     """The best single unit beside the whole layer; see `neuroprobe.ProbeReport.compare_scopes`."""
+    check_level(level)
     keys = [column for column in ("concept", "checkpoint", "layer") if column in table]
     rows = table[(table["kind"] == kind) & (table["features"] == features) & table["train_accuracy"].notna()]
     neurons, layers = rows[rows["scope"] == "neuron"], rows[rows["scope"] == "layer"]

@@ -134,7 +134,7 @@ class ProbeReport(Report):
         found = list(self._directions)
         wanted = {"concept": concept, "layer": layer, "checkpoint": checkpoint, "features": features, "kind": kind, "seed": seed}
         for name, value in wanted.items():
-            if value is None and name in ("checkpoint", "seed"):
+            if value is None:
                 continue
             known = list(dict.fromkeys(str(getattr(direction, name)) for direction in found))
             found = [direction for direction in found if getattr(direction, name) == value]
@@ -305,7 +305,11 @@ class ProbeReport(Report):
         return replace(content, summaries=summaries, study=self.summary_table(), probed=self._units)
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Test accuracy of every kind of probe along the layers, the mean over concepts, and the baseline."""
+        """Mean test accuracy over concepts along the layers: a color per probe, darker for later checkpoints, and the baseline.
+
+        Of regressions alone, the R2. With one or two checkpoints, bands are the means of the concepts' 95 % intervals, as wide
+        as if all concepts erred together.
+        """
         from neuroprobe.reports._probe_figures import plot_mean_layers
 
         return plot_mean_layers(self._table, ax=ax)
@@ -314,6 +318,8 @@ class ProbeReport(Report):
         self, *, kind: str = "linear", features: str = "pooled", scope: str = "layer", figure: FigureBase | None = None
     ) -> FigureBase:
         """What is known where and when: a panel per concept, layers across, checkpoints up, color = accuracy above the baseline.
+
+        The scale's white is the baseline. A dot marks what cannot be told from it: the 95 % interval reaches down to it.
 
         Parameters
         ----------
@@ -358,7 +364,10 @@ class ProbeReport(Report):
         false_discovery_rate: float = 0.05,
         figure: FigureBase | None = None,
     ) -> FigureBase:
-        """Which units carry a concept: a panel per concept, a dot per unit, those in color that stand out.
+        """Which units carry a concept: a panel per concept, layers across, a dot per unit at its held-out score.
+
+        The score is the AUROC if the units have it, else the accuracy. Of the units in color, the three best are named; without
+        discovery rates, the three best are named and none is in color.
 
         Parameters
         ----------
@@ -366,7 +375,7 @@ class ProbeReport(Report):
             By default the last.
         kind : str, default "linear"
         false_discovery_rate : float, default 0.05
-            Units with one up to this are in color.
+            Units whose q-value is at most this are in color.
         figure : matplotlib Figure or SubFigure, optional
             By default a new one.
 
