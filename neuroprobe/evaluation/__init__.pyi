@@ -15,21 +15,9 @@ from .truth import evaluate_labels as evaluate_labels
 from .weights import WeightReport as WeightReport
 from .weights import compare_weights as compare_weights
 
-__all__ = [
-    "ClassReport",
-    "ComparisonReport",
-    "EvaluationReport",
-    "ImageCheckReport",
-    "LabelHistoryReport",
-    "MetricCheckReport",
-    "MissingConceptReport",
-    "WeightReport",
-    "check_metrics",
-    "check_on_images",
-    "classes_from_labels",
-    "compare_reports",
-    "compare_weights",
-    "dissect_without",
-    "evaluate_labels",
-    "labels_along",
-]
+__all__ = [  # noqa: RUF022
+    "evaluate_labels", "check_on_images", "check_metrics", "classes_from_labels", "compare_weights", "dissect_without",
+    "compare_reports", "labels_along",
+    "EvaluationReport", "ImageCheckReport", "MetricCheckReport", "ClassReport", "WeightReport", "MissingConceptReport",
+    "ComparisonReport", "LabelHistoryReport",
+]  # fmt: skip

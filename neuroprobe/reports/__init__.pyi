@@ -19,25 +19,4 @@ from .labels import labeled_units as labeled_units
 from .page._write import Panel as Panel
 from .probes import ProbeReport as ProbeReport
 
-__all__ = [
-    "ALL_LAYERS",
-    "FORMATS",
-    "JudgmentReport",
-    "LabelReport",
-    "Labels",
-    "Panel",
-    "ProbeReport",
-    "Report",
-    "UnitReport",
-    "average",
-    "check_labels",
-    "labeled_units",
-    "layer_parts",
-    "plot_lines",
-    "plot_pairs",
-    "plot_quantities",
-    "plot_shares",
-    "quantity",
-    "share",
-    "units_of",
-]
+__all__ = ["LabelReport", "ProbeReport", "Report", "UnitReport", "JudgmentReport", "Panel", "FORMATS", "Labels"]  # noqa: RUF022
