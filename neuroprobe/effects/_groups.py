@@ -10,8 +10,7 @@ import numpy.typing as npt
 from scipy.sparse import csr_array
 
 from neuroprobe._core import Floats, check_choice
-from neuroprobe.exceptions import InputError
-from neuroprobe.reports import Labels, labeled_units
+from neuroprobe.reports import Labels, labels_of_layer
 
 Unnamed: TypeAlias = Literal["together", "apart"]
 
@@ -52,16 +51,7 @@ def unit_groups(labels: Labels, layer: str, *, n_units: int, unnamed: Unnamed = 
         No labels of this layer, or of a unit that it does not have; or another word for `unnamed`.
     """
     check_choice("unnamed", unnamed, get_args(Unnamed))
-    given = labeled_units(labels)
-    concepts = {unit: concept for (owner, unit), concept in given.items() if owner == layer}
-    if not concepts:
-        layers = ", ".join(repr(name) for name in dict.fromkeys(owner for owner, _ in given)) or "no layer"
-        raise InputError(f"Expected labels of units of {layer!r}, but there are only some of {layers}.")
-    outside = [unit for unit in concepts if not 0 <= unit < n_units]
-    if outside:
-        raise InputError(
-            f"Expected labels of the {n_units} units of {layer!r}, but got one of unit {outside[0]}: they are of another model."
-        )
+    concepts = labels_of_layer(labels, layer, n_units)
     members: dict[str, list[int]] = {}
     for unit in sorted(concepts):
         members.setdefault(concepts[unit], []).append(unit)

@@ -26,7 +26,7 @@ from neuroprobe.effects._groups import UnitGroup, Unnamed, forward_order, group_
 from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
 from neuroprobe.models import Direction
 from neuroprobe.recording import Activations
-from neuroprobe.reports import JudgmentReport, LabelReport, Labels, quantity
+from neuroprobe.reports import JudgmentReport, Labels, metadata_of, quantity
 from neuroprobe.statistics import Quality, correlations, draw_counts, explained_shares, interval, permutation_p_value, quality, split_images
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def explain_class(
         "mean_score": float(score.whole.mean() + resolved.bias[number]), "n_train": len(train), "n_held_out": len(test),
         "n_of_class": len(of_class), "members": "given" if members is not None else f"the {_TOP_SHARE:.0%} with the highest scores",
         "n_shuffles": n_shuffles, **draws._asdict(), "activations": dict(activations.metadata),
-        "labels": labels.metadata if isinstance(labels, LabelReport) else {},
+        "labels": metadata_of(labels),
     }  # fmt: skip
     table = _table(score, [groups[i] for i in order], order, of_class, explained, draws)
     return CompositionReport(table, metadata, overall=_overall(explained, shuffled, groups, first=first, n=len(test), level=level))

@@ -4,8 +4,8 @@ from .changes import compare_reports as compare_reports
 from .changes import labels_along as labels_along
 from .classes import ClassReport as ClassReport
 from .classes import classes_from_labels as classes_from_labels
-from .image_checks import ImageCheckReport as ImageCheckReport
-from .image_checks import check_on_images as check_on_images
+from .images import ImageCheckReport as ImageCheckReport
+from .images import check_on_images as check_on_images
 from .metrics import MetricCheckReport as MetricCheckReport
 from .metrics import check_metrics as check_metrics
 from .missing import MissingConceptReport as MissingConceptReport
@@ -15,7 +15,7 @@ from .truth import evaluate_labels as evaluate_labels
 from .weights import WeightReport as WeightReport
 from .weights import compare_weights as compare_weights
 
-__all__ = [  # noqa: RUF022
+__all__ = [
     "evaluate_labels", "check_on_images", "check_metrics", "classes_from_labels", "compare_weights", "dissect_without",
     "compare_reports", "labels_along",
     "EvaluationReport", "ImageCheckReport", "MetricCheckReport", "ClassReport", "WeightReport", "MissingConceptReport",

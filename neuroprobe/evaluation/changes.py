@@ -33,7 +33,8 @@ class ComparisonReport(JudgmentReport):
     name = "comparison"
     title = "Labels compared"
     required = ("layer", "unit", "concept_a", "concept_b", "change")
-    text_columns = ("layer", "concept_a", "concept_b", "change", "status_a", "status_b", "candidate_a", "candidate_b")
+    text_columns = ("layer", "change")
+    text_prefixes = ("concept_", "status_", "candidate_")
 
     def changed(self) -> pd.DataFrame:
         """The units whose label is another one now: renamed, gained or lost."""

@@ -11,10 +11,9 @@ import pandas as pd
 
 from neuroprobe._core import FloatArray, check_counts, check_level, check_seed
 from neuroprobe.concepts import TextEncoder, text_vectors
-from neuroprobe.evaluation._truth import Labels, _facts, _labels_of
 from neuroprobe.exceptions import InputError
 from neuroprobe.recording import Activations
-from neuroprobe.reports import JudgmentReport, quantity, share
+from neuroprobe.reports import JudgmentReport, Labels, labels_of_layer, metadata_of, quantity, share
 from neuroprobe.statistics import permutation_p_value
 
 
@@ -30,46 +29,6 @@ class ClassReport(JudgmentReport):
     text_columns = ("class",)
 
 
-def _class_numbers(targets: Sequence[str], classes: Sequence[str] | None, n_images: int) -> tuple[list[str], npt.NDArray[np.int64]]:
-    targets = [str(target) for target in targets]
-    if len(targets) != n_images:
-        raise InputError(f"Expected a class for each of the {n_images} images, but got {len(targets)}.")
-    names = list(dict.fromkeys(targets if classes is None else (str(name) for name in classes)))
-    unknown = sorted(set(targets) - set(names))
-    if unknown or len(names) < 2 or not all(names):
-        raise InputError(f"Expected targets among at least two classes with names, but got {unknown[:3] or names}.")
-    numbers = {name: number for number, name in enumerate(names)}
-    return names, np.array([numbers[target] for target in targets])
-
-
-def _class_table(names: Sequence[str], truth: npt.NDArray[Any], predicted: npt.NDArray[Any], level: float) -> pd.DataFrame:
-    rows = []
-    for number, name in enumerate(names):
-        right = predicted[truth == number] == number
-        recall = share("recall", right, level=level)
-        rows.append(
-            {"class": name, "n_images": len(right), "n_right": int(right.sum()), "recall": recall["value"], "low": recall["low"],
-             "high": recall["high"], "n_predicted": int((predicted == number).sum())}
-        )  # fmt: skip
-    return pd.DataFrame(rows)
-
-
-def _most_active(values: FloatArray, units: Sequence[int], top: int) -> tuple[npt.NDArray[np.int64], list[int]]:
-    """The `top` most active of the units for each image, [n_images, top], as places in the list of those that vary, and that list."""
-    spread = values[:, list(units)].std(axis=0)
-    chosen = [place for place, deviation in enumerate(spread) if deviation > 0]
-    if len(chosen) <= top:
-        raise InputError(f"Expected more than {top} units with a label that vary over the images, but got {len(chosen)}. Lower `top`.")
-    varying = values[:, [units[place] for place in chosen]]
-    standard = (varying - varying.mean(axis=0)) / spread[chosen]
-    return np.argsort(-standard, axis=1, kind="stable")[:, :top], chosen
-
-
-def _nearest(active: npt.NDArray[np.int64], described: FloatArray, classes: FloatArray) -> npt.NDArray[np.int64]:
-    pooled = sum(described[units] for units in active.T) / active.shape[1]  # [n_images, d]
-    return np.asarray(np.argmax((pooled - pooled.mean(axis=0)) @ classes.T, axis=1))
-
-
 def classes_from_labels(
     labels: Labels,
     activations: Activations,
@@ -79,7 +38,7 @@ def classes_from_labels(
     encoder: TextEncoder,
     classes: Sequence[str] | None = None,
     top: int = 5,
-    n_permutations: int = 200,
+    n_permutations: int = 1000,
     level: float = 0.95,
     seed: int = 0,
 ) -> ClassReport:
@@ -101,7 +60,7 @@ def classes_from_labels(
         Among which to choose; by default those that occur.
     top : int, default 5
         Units per image.
-    n_permutations : int, default 200
+    n_permutations : int, default 1000
         Of the labels among the units: what labels that say nothing of their units would reach.
     level : float, default 0.95
     seed : int, default 0
@@ -122,7 +81,7 @@ def classes_from_labels(
     check_counts(top=top, n_permutations=n_permutations)
     names, truth = _class_numbers(targets, classes, len(activations.ids))
     values = np.asarray(activations[layer], dtype=float)
-    units = _labels_of(labels, layer, values.shape[1])
+    units = labels_of_layer(labels, layer, values.shape[1])
     active, chosen = _most_active(values, list(units), top)
     own = [list(units.values())[i] for i in chosen]
     vectors = text_vectors(encoder, [*own, *names])
@@ -140,5 +99,42 @@ def classes_from_labels(
         quantity("p_value", float(permutation_p_value(right.mean(), null)), n=n_permutations),
     ]
     metadata = {"layer": layer, "top": top, "n_units": len(own), "n_permutations": n_permutations, "level": level, "seed": seed}
-    metadata |= {"activations": dict(activations.metadata), **_facts(labels)}
+    metadata |= {"activations": dict(activations.metadata), "labels": metadata_of(labels)}
     return ClassReport(_class_table(names, truth, predicted, level), metadata, overall=overall)
+
+
+def _class_numbers(targets: Sequence[str], classes: Sequence[str] | None, n_images: int) -> tuple[list[str], npt.NDArray[np.int64]]:
+    targets = [str(target) for target in targets]
+    if len(targets) != n_images:
+        raise InputError(f"Expected a class for each of the {n_images} images, but got {len(targets)}.")
+    names = list(dict.fromkeys(targets if classes is None else (str(name) for name in classes)))
+    unknown = sorted(set(targets) - set(names))
+    if unknown or len(names) < 2 or not all(names):
+        raise InputError(f"Expected targets among at least two classes with names, but got {unknown[:3] or names}.")
+    numbers = {name: number for number, name in enumerate(names)}
+    return names, np.array([numbers[target] for target in targets])
+
+
+def _class_table(names: Sequence[str], truth: npt.NDArray[Any], predicted: npt.NDArray[Any], level: float) -> pd.DataFrame:
+    rows = []
+    for number, name in enumerate(names):
+        right = predicted[truth == number] == number
+        recall, low, high = (share("recall", right, level=level)[fact] for fact in ("value", "low", "high"))
+        rows.append((name, len(right), int(right.sum()), recall, low, high, int((predicted == number).sum())))
+    return pd.DataFrame(rows, columns=list(ClassReport.required))
+
+
+def _most_active(values: FloatArray, units: Sequence[int], top: int) -> tuple[npt.NDArray[np.int64], list[int]]:
+    """The `top` most active of the units for each image, [n_images, top], as places in the list of those that vary, and that list."""
+    spread = values[:, list(units)].std(axis=0)
+    chosen = [place for place, deviation in enumerate(spread) if deviation > 0]
+    if len(chosen) <= top:
+        raise InputError(f"Expected more than {top} units with a label that vary over the images, but got {len(chosen)}. Lower `top`.")
+    varying = values[:, [units[place] for place in chosen]]
+    standard = (varying - varying.mean(axis=0)) / spread[chosen]
+    return np.argsort(-standard, axis=1, kind="stable")[:, :top], chosen
+
+
+def _nearest(active: npt.NDArray[np.int64], described: FloatArray, classes: FloatArray) -> npt.NDArray[np.int64]:
+    pooled = sum(described[units] for units in active.T) / active.shape[1]  # [n_images, d]
+    return np.asarray(np.argmax((pooled - pooled.mean(axis=0)) @ classes.T, axis=1))

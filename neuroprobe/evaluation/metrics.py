@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import BoolArray, Unit, check_count, check_level, check_number, check_seed
+from neuroprobe._core import BoolArray, FloatArray, Unit, check_count, check_level, check_number, check_seed
 from neuroprobe.concepts import ConceptSets, LabelTable, as_labels
-from neuroprobe.evaluation._truth import Truth, true_concepts
+from neuroprobe.evaluation.truth import Truth, true_concepts
 from neuroprobe.exceptions import InputError
 from neuroprobe.labeling import Similarity, get_similarity, list_similarities
 from neuroprobe.recording import Activations
@@ -85,7 +86,7 @@ def check_metrics(
     given_labels : GivenLabels, DataFrame, mapping, or ConceptScores of given labels
         Which images show which concept, as in `neuroprobe.concepts.as_labels`.
     truth : mapping or LabelReport
-        The concept of each unit, as in `neuroprobe.reports.judgments`; with several accepted names the first that is
+        The concept of each unit, as in `evaluate_labels`; with several accepted names the first that is
         known counts. Of a report, the labels.
     metrics : sequence of names or functions, or mapping from name to either, optional
         By default all of `neuroprobe.labeling.list_similarities`. They are called as those are, with the labels as
@@ -119,25 +120,28 @@ def check_metrics(
     check_number("least_fall", least_fall, low=0)
     names, matrix = _label_matrix(given_labels, activations.ids)
     units = _testable(_concept_columns(activations, truth, names), matrix)
-    draws = {test: [_changed(matrix, names, change, (seed, draw)) for draw in range(n_draws)] for test, change in _TESTS.items()}
+    wrong = {test: [_changed(matrix, names, change, (seed, draw)) for draw in range(n_draws)] for test, change in _TESTS.items()}
     rows = []
     for metric, function in _chosen(metrics).items():
-        rows += _rows(metric, function, dict((parameters or {}).get(metric, {})), activations, units, matrix, draws, least_fall, level)
+        called = partial(function, **(parameters or {}).get(metric, {}))
+        try:
+            changes = _changes(called, activations, units, {_RIGHT: [matrix], **wrong})
+        except InputError as error:  # a function that takes no labels is a finding too; the others are still tested
+            rows += [{"metric": metric, "test": test, "n_units": 0, "status": f"refused: {error}"} for test in _TESTS]
+            continue
+        for test, values in changes.items():
+            fallen = share("share", values < -least_fall, level=level)
+            facts = {"share": fallen["value"], "low": fallen["low"], "high": fallen["high"], "mean_change": values.mean()}
+            rows.append({"metric": metric, "test": test, **facts, "n_units": len(units), "status": "tested"})
     metadata = {
-        "n_draws": n_draws,
-        "least_fall": least_fall,
-        "level": level,
-        "seed": seed,
+        "n_draws": n_draws, "least_fall": least_fall, "level": level, "seed": seed,
         "parameters": {metric: dict(given) for metric, given in (parameters or {}).items()},
-        "n_images": len(activations.ids),
-        "n_concepts": len(names),
-        "n_units": len(units),
-        "activations": dict(activations.metadata),
-    }
+        "n_images": len(activations.ids), "n_concepts": len(names), "n_units": len(units), "activations": dict(activations.metadata),
+    }  # fmt: skip
     return MetricCheckReport(pd.DataFrame(rows, columns=list(MetricCheckReport.required)), metadata)
 
 
-def drop_half(labels: BoolArray, generator: np.random.Generator) -> BoolArray:
+def _drop_half(labels: BoolArray, generator: np.random.Generator) -> BoolArray:
     """The labels [n_images] without half of their positives (rounded down), at random."""
     positives = np.flatnonzero(labels)
     changed = labels.copy()
@@ -145,7 +149,7 @@ def drop_half(labels: BoolArray, generator: np.random.Generator) -> BoolArray:
     return changed
 
 
-def add_as_many(labels: BoolArray, generator: np.random.Generator) -> BoolArray:
+def _add_as_many(labels: BoolArray, generator: np.random.Generator) -> BoolArray:
     """The labels [n_images] with as many positives again, at random among the negatives."""
     negatives = np.flatnonzero(~labels)
     changed = labels.copy()
@@ -153,7 +157,8 @@ def add_as_many(labels: BoolArray, generator: np.random.Generator) -> BoolArray:
     return changed
 
 
-_TESTS: dict[str, Change] = {"missing labels": drop_half, "extra labels": add_as_many}
+_RIGHT = "right labels"
+_TESTS: dict[str, Change] = {"missing labels": _drop_half, "extra labels": _add_as_many}
 
 
 def _changed(matrix: BoolArray, names: Sequence[str], change: Change, seeds: tuple[int, int]) -> BoolArray:
@@ -203,64 +208,29 @@ def _chosen(metrics: Sequence[str | Similarity] | Mapping[str, str | Similarity]
     return dict(chosen)
 
 
-def _rows(
-    metric: str,
-    function: Similarity,
-    parameters: dict[str, Any],
-    activations: Activations,
-    units: Mapping[Unit, int],
-    matrix: BoolArray,
-    draws: Mapping[str, Sequence[BoolArray]],
-    least_fall: float,
-    level: float,
-) -> list[dict[str, Any]]:
-    common = {"metric": metric, "n_units": len(units), "status": "tested"}
-    try:
-        changes = _changes(lambda values, labels: function(values, labels, **parameters), activations, units, matrix, draws)
-    except InputError as error:  # a function that takes no labels is a finding too; the others are still tested
-        return [{**common, "test": test, "n_units": 0, "status": f"refused: {error}"} for test in draws]
-    rows = []
-    for test, values in changes.items():
-        fallen = share(test, values < -least_fall, level=level)
-        rows.append(
-            {**common, "test": test, "share": fallen["value"], "low": fallen["low"], "high": fallen["high"], "mean_change": values.mean()}
-        )
-    return rows
-
-
 def _changes(
-    function: Similarity,
-    activations: Activations,
-    units: Mapping[Unit, int],
-    matrix: BoolArray,
-    draws: Mapping[str, Sequence[BoolArray]],
-) -> dict[str, npt.NDArray[np.float64]]:
+    function: Similarity, activations: Activations, units: Mapping[Unit, int], labels: Mapping[str, Sequence[BoolArray]]
+) -> dict[str, FloatArray]:
     """The change of every unit's score under each test, in the function's range; layer by layer, never two matrices at once."""
-    changes: dict[str, list[npt.NDArray[np.float64]]] = {test: [] for test in draws}
+    changes: dict[str, list[FloatArray]] = {test: [] for test in _TESTS}
     for layer in dict.fromkeys(layer for layer, _ in units):
         rows, columns = np.array([(unit, column) for (owner, unit), column in units.items() if owner == layer]).T
         values = np.asarray(activations[layer], dtype=np.float32)
-        before, low, high = _scores(function, values, matrix, rows, columns)
-        after: dict[str, npt.NDArray[np.float64]] = {}
-        for test, matrices in draws.items():
-            found = [_scores(function, values, labels, rows, columns) for labels in matrices]
-            after[test] = np.mean([scores for scores, _, _ in found], axis=0)
-            low, high = min(low, *(f[1] for f in found)), max(high, *(f[2] for f in found))
-        for test, scores in after.items():
-            changes[test].append((scores - before) / (high - low if high > low else 1))
+        scores, ends = {}, []
+        for test, matrices in labels.items():
+            own = []
+            for matrix in matrices:
+                alike = _checked(function(values, matrix.astype(np.float32)), (values.shape[1], matrix.shape[1]))
+                own.append(alike[rows, columns])
+                ends += [alike.min(), alike.max()]
+            scores[test] = np.mean(own, axis=0)
+        for test in _TESTS:
+            changes[test].append((scores[test] - scores[_RIGHT]) / ((max(ends) - min(ends)) or 1.0))
     return {test: np.concatenate(parts) for test, parts in changes.items()}
 
 
-def _scores(
-    function: Similarity,
-    values: npt.NDArray[np.float32],
-    labels: BoolArray,
-    rows: npt.NDArray[Any],
-    columns: npt.NDArray[Any],
-) -> tuple[npt.NDArray[np.float64], float, float]:
-    alike = np.asarray(function(values, labels.astype(np.float32)), dtype=float)
-    if alike.shape != (values.shape[1], labels.shape[1]) or not np.isfinite(alike).all():
-        raise InputError(
-            f"Expected finite scores {(values.shape[1], labels.shape[1])}, but got {alike.shape}, finite: {np.isfinite(alike).all()}."
-        )
-    return alike[rows, columns], float(alike.min()), float(alike.max())
+def _checked(scores: npt.ArrayLike, shape: tuple[int, int]) -> FloatArray:
+    found: FloatArray = np.asarray(scores, dtype=float)
+    if found.shape != shape or not np.isfinite(found).all():
+        raise InputError(f"Expected finite scores {shape}, but got {found.shape}, finite: {np.isfinite(found).all()}.")
+    return found

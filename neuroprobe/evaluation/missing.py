@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import Unit, check_count, check_level, check_seed, fingerprint_texts
-from neuroprobe.concepts import ConceptScores, ConceptSets, LabelTable, TextEncoder, Vocabulary, shown_concepts, text_vectors
-from neuroprobe.evaluation._truth import Truth, true_concepts
+from neuroprobe._core import Unit, fingerprint_texts
+from neuroprobe.concepts import ConceptScores, ConceptSets, LabelTable, TextEncoder, Vocabulary, shown_concepts
+from neuroprobe.evaluation.truth import Truth, cosines, true_concepts
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.labeling import dissect
 from neuroprobe.recording import Activations
-from neuroprobe.reports import ALL_LAYERS, JudgmentReport, LabelReport, average, labeled_units, share, units_of
+from neuroprobe.reports import JudgmentReport, LabelReport, average, interval_options, labeled_units, share, units_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -43,17 +43,8 @@ class MissingConceptReport(JudgmentReport):
     name = "missing_concepts"
     title = "Labels while the concept is missing"
     required = ("concept", "dropped", "n_images", "layer", "unit", "before", "after", "cosine")
-    text_columns = (
-        "concept",
-        "dropped",
-        "layer",
-        "before",
-        "after",
-        "status_before",
-        "status_after",
-        "candidate_before",
-        "candidate_after",
-    )
+    text_columns = ("concept", "dropped", "layer", "before", "after")
+    text_prefixes = ("status_", "candidate_")
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """For what was dropped, the shares of units that keep the name, get another one, and lose theirs."""
@@ -78,7 +69,7 @@ def dissect_without(
     options: Mapping[str, Any] | None = None,
     level: float = 0.95,
     seed: int = 0,
-    n_resamples: int = 2000,
+    n_resamples: int = 1000,
 ) -> MissingConceptReport:
     """Label again without the images that show a concept, or without its word, one concept at a time.
 
@@ -95,7 +86,7 @@ def dissect_without(
     dropped : sequence of {"images", "word", "both"}, default ("images", "word")
         What to take away: the images that show the concept, the concept from the vocabulary, or both.
     truth : mapping, optional
-        Whose units to report: those whose true concept it is, as in `neuroprobe.reports.judgments`. By default those that are
+        Whose units to report: those whose true concept it is, as in `evaluate_labels`. By default those that are
         labeled with it when nothing is missing.
     encoder : encoder of texts, optional
         For the cosine of the label after and the missing concept.
@@ -117,9 +108,7 @@ def dissect_without(
     UnknownNameError
         A concept that is not in the vocabulary, or not in `given_labels`.
     """
-    check_level(level)
-    check_seed(seed)
-    check_count("n_resamples", n_resamples)
+    given = interval_options(level, seed, n_resamples)
     options = dict(options or {})
     _check_asked(concepts, dropped, given_labels, scores)
     known = {} if given_labels is None else shown_concepts(given_labels, activations.ids)
@@ -127,26 +116,25 @@ def dissect_without(
     _check_left(concepts, dropped, masks)
     before = dissect(activations, scores, **options)
     owners = _owners(before, truth, concepts)
-    vectors = None if encoder is None else _Cosine(encoder)
-    rows: list[dict[str, Any]] = []
-    for concept in owners:
+    parts = []
+    for concept, units in owners.items():
         for way in dropped:
             kept = np.ones(len(activations.ids), dtype=bool) if way == "word" else ~masks[concept]
             after = _dissect_rest(activations, scores, kept, None if way == "images" else concept, options)
-            rows += _unit_rows(before, after, owners[concept], {"concept": concept, "dropped": way, "n_images": int(kept.sum())}, vectors)
-    table = pd.DataFrame(rows)
-    given = {"level": level, "seed": seed, "n_resamples": n_resamples}
+            parts.append(_both(before, after, units).assign(concept=concept, dropped=way, n_images=int(kept.sum())))
+    table = pd.concat(parts, ignore_index=True)
+    names = [[concept] for concept in table["concept"]]
+    table["cosine"] = math.nan if encoder is None else cosines(encoder, table["after"].tolist(), names)
+    table = table[[*MissingConceptReport.required, *(column for column in table if column not in MissingConceptReport.required)]]
     overall = [row for way in dropped for row in _overall(table[table["dropped"] == way], way, given)]
     metadata = {
-        **given,
-        "concepts": list(owners),
+        **given, "concepts": list(owners), "without_units": [c for c in concepts if c not in owners], "labels": before.metadata,
         "options": {k: v if isinstance(v, str | int | float) else repr(v) for k, v in options.items()},
-    }
-    metadata |= {"without_units": [c for c in concepts if c not in owners], "labels": before.metadata}
+    }  # fmt: skip
     return MissingConceptReport(table, metadata, overall=overall)
 
 
-def without_images(activations: Activations, scores: ConceptScores, kept: npt.ArrayLike) -> tuple[Activations, ConceptScores]:
+def _without_images(activations: Activations, scores: ConceptScores, kept: npt.ArrayLike) -> tuple[Activations, ConceptScores]:
     """Activations and scores of the images that are True in `kept`, [n_images]; both know that they are of fewer."""
     rows = np.flatnonzero(np.asarray(kept, dtype=bool))
     ids = tuple(activations.ids[row] for row in rows)
@@ -155,7 +143,7 @@ def without_images(activations: Activations, scores: ConceptScores, kept: npt.Ar
     return fewer, replace(scores, image_vectors=scores.image_vectors[rows], ids=ids, metadata={**scores.metadata, "images": images})
 
 
-def without_concept(scores: ConceptScores, concept: str) -> ConceptScores:
+def _without_concept(scores: ConceptScores, concept: str) -> ConceptScores:
     """The scores as if the concept had never been in the vocabulary."""
     groups = [
         replace(group, concepts=tuple(name for name in group.concepts if name != concept)) if concept in group.concepts else group
@@ -175,8 +163,8 @@ def _dissect_rest(
     activations: Activations, scores: ConceptScores, kept: npt.NDArray[np.bool_], concept: str | None, options: Mapping[str, Any]
 ) -> LabelReport:
     if not kept.all():
-        activations, scores = without_images(activations, scores, kept)
-    return dissect(activations, scores if concept is None else without_concept(scores, concept), **options)
+        activations, scores = _without_images(activations, scores, kept)
+    return dissect(activations, scores if concept is None else _without_concept(scores, concept), **options)
 
 
 def _check_asked(concepts: Sequence[str], dropped: Sequence[Dropped], given_labels: object, scores: ConceptScores) -> None:
@@ -211,29 +199,11 @@ def _owners(before: LabelReport, truth: Truth | None, concepts: Sequence[str]) -
     return owners
 
 
-class _Cosine:
-    """Cosines of texts, each text embedded once."""
-
-    def __init__(self, encoder: TextEncoder) -> None:
-        self._encoder, self._known = encoder, {}  # type: ignore[var-annotated]
-
-    def __call__(self, a: str, b: str) -> float:
-        self._known.update(text_vectors(self._encoder, [text for text in (a, b) if text not in self._known]))
-        return float(self._known[a] @ self._known[b]) if a and b else math.nan
-
-
-def _unit_rows(
-    before: LabelReport, after: LabelReport, units: Sequence[Unit], common: Mapping[str, Any], cosine: _Cosine | None
-) -> list[dict[str, Any]]:
-    old, new = (dict(zip(units_of(r.table), r.table.to_dict("records"), strict=True)) for r in (before, after))
-    rows = []
-    for layer, unit in units:
-        was, now = old[layer, unit], new[layer, unit]
-        row = {**common, "layer": layer, "unit": unit, "before": str(was["concept"]), "after": str(now["concept"])}
-        row["cosine"] = math.nan if cosine is None else cosine(row["after"], row["concept"])
-        facts = {f"{fact}_{when}": found[fact] for fact in _FACTS if fact in was for when, found in (("before", was), ("after", now))}
-        rows.append({**row, **facts})
-    return rows
+def _both(before: LabelReport, after: LabelReport, units: Sequence[Unit]) -> pd.DataFrame:
+    """A row per unit with both labels and what is known of them."""
+    old, new = (labels.table.set_index(["layer", "unit"]).loc[list(units)] for labels in (before, after))
+    facts = {f"{fact}_{when}": rows[fact] for fact in _FACTS if fact in old for when, rows in (("before", old), ("after", new))}
+    return pd.DataFrame({"before": old["concept"], "after": new["concept"], **facts}).reset_index()
 
 
 def _overall(rows: pd.DataFrame, way: str, given: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -242,5 +212,5 @@ def _overall(rows: pd.DataFrame, way: str, given: Mapping[str, Any]) -> list[dic
         share(f"named_before, {way} dropped", rows["before"] != "", level=level),
         share(f"named, {way} dropped", rows["after"] != "", level=level),
         share(f"named_after_the_concept, {way} dropped", rows["after"] == rows["concept"], level=level),
-        average(f"cosine, {way} dropped", rows["cosine"], layer=ALL_LAYERS, **given),
+        average(f"cosine, {way} dropped", rows["cosine"], **given),
     ]

@@ -9,19 +9,25 @@ ICLR 2023, arXiv 2204.10965.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import FloatArray, check_count, check_level, check_seed
+from neuroprobe._core import FloatArray, Unit, check_unit
 from neuroprobe.concepts import TextEncoder, text_vectors
-from neuroprobe.evaluation._truth import Truth, true_concepts
-from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.reports import JudgmentReport, LabelReport, average, check_labels, layer_parts, quantity, share, units_of
+from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
+from neuroprobe.reports import JudgmentReport, LabelReport, average, check_labels, interval_options, layer_parts, quantity, share, units_of
 from neuroprobe.statistics import auroc, auroc_interval
+
+Names: TypeAlias = "str | Iterable[str] | None"
+
+#: The true concept of units, of either kind: from (layer, unit) to the concept; or from layer to the concepts of its units, as a list by
+#: unit or as a mapping from unit. A concept is a name, or several that are all accepted; "" (or no names) is that of a unit that has
+#: none, and is right to have no label.
+Truth: TypeAlias = "Mapping[Unit, Names] | Mapping[str, Sequence[Names]] | Mapping[str, Mapping[int, Names]]"
 
 #: All similarities of a layer, [n_units, n_concepts]: by layer, or by a function that makes them when they are needed.
 Similarities: TypeAlias = "Mapping[str, Any] | Callable[[str], Any]"
@@ -47,7 +53,7 @@ class EvaluationReport(JudgmentReport):
 
 
 def evaluate_labels(
-    report: LabelReport,
+    labels: LabelReport,
     truth: Truth,
     *,
     encoder: TextEncoder | Mapping[str, TextEncoder] | None = None,
@@ -55,7 +61,7 @@ def evaluate_labels(
     concepts: Sequence[str] | None = None,
     level: float = 0.95,
     seed: int = 0,
-    n_resamples: int = 2000,
+    n_resamples: int = 1000,
 ) -> EvaluationReport:
     """Compare labels with the truth about their units.
 
@@ -76,9 +82,11 @@ def evaluate_labels(
 
     Parameters
     ----------
-    report : LabelReport
+    labels : LabelReport
     truth : mapping
-        See `neuroprobe.reports.judgments`.
+        From (layer, unit) to the unit's true concept; or from layer to the true concepts of its units, as a list by unit or as a
+        mapping from unit. A true concept is a name, or several names that are all accepted. "" (or no names) says that the unit
+        has no concept, and is right to have no label.
     encoder : encoder of texts, or mapping from name to encoder, optional
         Anything with ``encode_texts``; texts are embedded as they are, without a template.
     similarities : mapping or callable, optional
@@ -90,7 +98,7 @@ def evaluate_labels(
         Of the intervals.
     seed : int, default 0
         Of the bootstrap.
-    n_resamples : int, default 2000
+    n_resamples : int, default 1000
 
     Returns
     -------
@@ -105,7 +113,7 @@ def evaluate_labels(
 
     References
     ----------
-    CLIP-Dissect, ICLR 2023, section 4 and Tables 1 to 3; Newcombe 2006 (see `neuroprobe.reports.judgments.auroc_interval`).
+    CLIP-Dissect, ICLR 2023, section 4 and Tables 1 to 3; Newcombe 2006 (see `neuroprobe.statistics.auroc_interval`).
 
     Examples
     --------
@@ -115,36 +123,31 @@ def evaluate_labels(
     >>> evaluate_labels(labels, {"fc": ["red", "green"]}).value("top_1")
     0.5
     """
-    check_level(level)
-    check_seed(seed)
-    check_count("n_resamples", n_resamples)
-    check_labels(report)
+    given = interval_options(level, seed, n_resamples)
+    check_labels(labels)
     encoders = {} if encoder is None else dict(encoder) if isinstance(encoder, Mapping) else {"": encoder}
-    table, n_ranked = judge_units(report, truth, encoders=encoders, similarities=similarities, concepts=concepts)
-    top = min(_KEPT, 1 + len(_further_columns(report.table)))
-    given = {"level": level, "seed": seed, "n_resamples": n_resamples}
+    table, n_ranked = _judged(labels.table, truth, encoders, similarities, concepts)
+    top = min(_KEPT, 1 + len(_further_columns(labels.table)))
     overall = [row for layer, part in layer_parts(table).items() for row in _quantities(part, n_ranked, top, layer, given)]
     metadata = {
         **given,
         "n_ranked": n_ranked,
         "n_judged": len(table),
-        "n_without_truth": len(report) - len(table),
+        "n_without_truth": len(labels) - len(table),
         "encoders": {name: str(getattr(e, "fingerprint", type(e).__name__)) for name, e in encoders.items()},
-        "labels": report.metadata,
+        "labels": labels.metadata,
     }
     return EvaluationReport(table.drop(columns=[c for c in table if c.startswith("_")]), metadata, overall=overall)
 
 
-def judge_units(
-    report: LabelReport,
+def _judged(
+    labels: pd.DataFrame,
     truth: Truth,
-    *,
     encoders: Mapping[str, TextEncoder],
     similarities: Similarities | None,
     concepts: Sequence[str] | None,
 ) -> tuple[pd.DataFrame, int]:
-    """The rows of an `EvaluationReport` with the report's confidences (as "_score", ...), and how many concepts were ranked."""
-    labels = report.table
+    """The rows of an `EvaluationReport` with the labels' confidences (as "_score", ...), and how many concepts were ranked."""
     units = units_of(labels)
     accepted = true_concepts(truth, units)
     rows = labels[[unit in accepted for unit in units]].reset_index(drop=True)
@@ -160,7 +163,7 @@ def judge_units(
     else:
         table["rank"], n_ranked = _ranks_in(similarities, _checked_concepts(concepts), rows, names), len(concepts or ())
     for name, encoder in encoders.items():
-        table[f"cosine_{name}" if name else "cosine"] = _cosines(encoder, rows["concept"].astype(str).tolist(), names)
+        table[f"cosine_{name}" if name else "cosine"] = cosines(encoder, rows["concept"].astype(str).tolist(), names)
     for column in _CONFIDENCES:
         if column in rows:
             table[f"_{column}"] = rows[column].to_numpy(dtype=float)
@@ -218,13 +221,6 @@ def _rank_of(scores: FloatArray, column: int) -> float:
     return greater + (equal + 1) / 2
 
 
-def _cosines(encoder: TextEncoder, labels: Sequence[str], names: Sequence[Sequence[str]]) -> FloatArray:
-    vectors = text_vectors(encoder, [*labels, *(name for n in names for name in n)])
-    best = [max((float(vectors[label] @ vectors[name]) for name in n), default=math.nan) if label else math.nan
-            for label, n in zip(labels, names, strict=True)]  # fmt: skip
-    return np.asarray(best)
-
-
 def _quantities(table: pd.DataFrame, n_ranked: int, top: int, layer: str, given: Mapping[str, Any]) -> list[dict[str, Any]]:
     level = float(given["level"])
     nameable, rest = table[table["truth"] != ""], table[table["truth"] == ""]
@@ -267,3 +263,75 @@ def _confidence(named: pd.DataFrame, column: str, level: float, layer: str) -> d
     area = float(auroc(values, right))
     low, high = auroc_interval(area, n_right, len(right) - n_right, level=level)
     return quantity(name, area, interval=(low, high), n=len(right), layer=layer)
+
+
+def cosines(encoder: TextEncoder, labels: Sequence[str], names: Sequence[Sequence[str]]) -> FloatArray:
+    """The cosine of each label and the nearest of its names, [n_labels]; NaN without a label or a name."""
+    vectors = text_vectors(encoder, [*labels, *(name for n in names for name in n)])
+    best = [max((float(vectors[label] @ vectors[name]) for name in n), default=math.nan) if label else math.nan
+            for label, n in zip(labels, names, strict=True)]  # fmt: skip
+    return np.asarray(best)
+
+
+def true_concepts(truth: Truth, units: Iterable[Unit]) -> dict[Unit, tuple[str, ...]]:
+    """The accepted names of those of `units` whose truth is given; () for a unit that is known to have no concept.
+
+    Raises
+    ------
+    InputError
+        Not a mapping, a truth that is no name and no names, a list shorter than its layer, or truth of none of these units.
+    UnknownNameError
+        A layer that none of these units is in.
+    """
+    units = list(units)
+    given = _by_unit(truth)
+    layers = list(dict.fromkeys(layer for layer, _ in units))
+    for layer in dict.fromkeys(layer for layer, _ in given):
+        if layer not in layers:
+            raise UnknownNameError(f"Expected the truth about units of the report's layers, but got {layer!r}. {suggest(layer, layers)}")
+    _check_lists(truth, units)
+    found = {unit: given[unit] for unit in units if unit in given}
+    if not found:
+        raise InputError(f"Expected the truth about at least one of the {len(units)} units, but got it about none of them.")
+    return found
+
+
+def _check_lists(truth: Truth, units: Iterable[Unit]) -> None:
+    """A list that is too short may be several names of one concept, or in another order than that of the units."""
+    for layer, unit in units:
+        listed = truth.get(layer)  # type: ignore[call-overload]
+        if isinstance(listed, Sized) and not isinstance(listed, (str, Mapping)) and unit >= len(listed):
+            raise InputError(
+                f"Expected the truth about {layer!r} as a list with a concept, or several, of every unit, but it has {len(listed)} and "
+                f"there is a unit {unit}. Of some units only, give {{({layer!r}, unit): concept}}."
+            )
+
+
+def _by_unit(truth: Truth) -> dict[Unit, tuple[str, ...]]:
+    if not isinstance(truth, Mapping):
+        raise InputError(f"Expected the truth as a mapping from (layer, unit) to a concept, but got {shown(truth)}.")
+    given: dict[Unit, tuple[str, ...]] = {}
+    for key, value in truth.items():
+        if isinstance(key, str) and isinstance(value, Mapping):
+            given.update({_unit(key, unit): _names(v, key, unit) for unit, v in value.items()})
+        elif isinstance(key, str) and isinstance(value, Iterable) and not isinstance(value, str):
+            given.update({(key, unit): _names(v, key, unit) for unit, v in enumerate(value)})
+        elif isinstance(key, tuple) and len(key) == 2 and isinstance(key[0], str):
+            given[_unit(*key)] = _names(value, *key)
+        else:
+            raise InputError(
+                f"Expected the truth as {{(layer, unit): concept}} or {{layer: [concept of unit 0, ...]}}, but got {key!r}: {value!r:.80}."
+            )
+    return given
+
+
+def _unit(layer: str, unit: Any) -> Unit:
+    check_unit(layer, unit)
+    return layer, int(unit)
+
+
+def _names(value: Any, layer: str, unit: int) -> tuple[str, ...]:
+    names = [value] if isinstance(value, str) or not isinstance(value, Iterable | None) else list(value or ())
+    if not all(isinstance(name, str) for name in names):
+        raise InputError(f"Expected a concept's name, or several, as the truth about unit {unit} of {layer!r}, but got {value!r:.80}.")
+    return tuple(str(name) for name in names if name)

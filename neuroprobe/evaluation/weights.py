@@ -9,7 +9,7 @@ Bau et al., "Network Dissection", CVPR 2017, arXiv 1704.05796: units with a name
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,11 +17,10 @@ import pandas as pd
 import torch
 from scipy.stats import rankdata
 
-from neuroprobe._core import FloatArray, check_counts, check_level, check_seed
+from neuroprobe._core import FloatArray, check_counts
 from neuroprobe.concepts import TextEncoder, text_vectors
-from neuroprobe.evaluation._truth import Labels, _facts, _labels_of
 from neuroprobe.exceptions import InputError
-from neuroprobe.reports import JudgmentReport, average, quantity
+from neuroprobe.reports import JudgmentReport, Labels, average, interval_options, labels_of_layer, metadata_of, quantity
 from neuroprobe.statistics import benjamini_hochberg, permutation_p_value
 
 if TYPE_CHECKING:
@@ -61,7 +60,7 @@ def compare_weights(
     n_permutations: int = 1000,
     level: float = 0.95,
     seed: int = 0,
-    n_resamples: int = 2000,
+    n_resamples: int = 1000,
 ) -> WeightReport:
     """Do the lower units with the greatest weights into an upper unit have labels like its own?
 
@@ -85,7 +84,7 @@ def compare_weights(
         Of the labels among the lower units.
     level : float, default 0.95
     seed : int, default 0
-    n_resamples : int, default 2000
+    n_resamples : int, default 1000
         Of the bootstrap over upper units.
 
     Returns
@@ -99,11 +98,10 @@ def compare_weights(
     InputError
         Weights that do not fit the labeled units, one without a value, or too few units with a label.
     """
-    check_level(level)
-    check_seed(seed)
-    check_counts(top=top, n_permutations=n_permutations, n_resamples=n_resamples)
+    given = interval_options(level, seed, n_resamples)
+    check_counts(top=top, n_permutations=n_permutations)
     matrix = _weight_matrix(weights)
-    above, below = _labels_of(labels, upper, len(matrix)), _labels_of(labels, lower, matrix.shape[1])
+    above, below = labels_of_layer(labels, upper, len(matrix)), labels_of_layer(labels, lower, matrix.shape[1])
     if len(above) < 2 or len(below) <= top:
         raise InputError(
             f"Expected labels of at least 2 units of {upper!r} and {top + 1} of {lower!r}, but got {len(above)} and {len(below)}."
@@ -114,21 +112,15 @@ def compare_weights(
     table = _weight_table(matrix, alike, above, below, top)
     p_values = permutation_p_value(correlations, null)
     table = table.assign(layer=upper, correlation=correlations, p_value=p_values, q_value=benjamini_hochberg(p_values))
-    given: dict[str, Any] = {"level": level, "seed": seed, "n_resamples": n_resamples}
     overall = [
         average("mean_correlation", correlations, **given),
         average("mean_gain", table["top_likeness"] - table["other_likeness"], **given),
         quantity("p_value", float(permutation_p_value(np.nanmean(correlations), np.nanmean(null, axis=0))), n=n_permutations),
     ]
     metadata = {
-        **given,
-        "upper": upper,
-        "lower": lower,
-        "top": top,
-        "n_permutations": n_permutations,
-        "n_lower": len(below),
-        **_facts(labels),
-    }
+        **given, "upper": upper, "lower": lower, "top": top, "n_permutations": n_permutations, "n_lower": len(below),
+        "labels": metadata_of(labels),
+    }  # fmt: skip
     return WeightReport(table[list(WeightReport.required)], metadata, overall=overall)
 
 
@@ -164,11 +156,11 @@ def _standard_ranks(values: FloatArray) -> FloatArray:
 
 
 def _weight_table(matrix: FloatArray, alike: FloatArray, above: Mapping[int, str], below: Mapping[int, str], top: int) -> pd.DataFrame:
-    names = np.asarray(list(below.values()), dtype=object)
+    names = list(below.values())
     rows = []
     for (unit, concept), weights, likeness in zip(above.items(), matrix, alike, strict=True):
         order = np.argsort(-weights, kind="stable")
         best, rest = order[:top], order[top:]
         means = {"top_likeness": likeness[best].mean(), "other_likeness": likeness[rest].mean()}
-        rows.append({"unit": unit, "concept": concept, **means, "top_concepts": ", ".join(names[best])})
+        rows.append({"unit": unit, "concept": concept, **means, "top_concepts": ", ".join(names[i] for i in best)})
     return pd.DataFrame(rows)

@@ -27,7 +27,7 @@ from neuroprobe.exceptions import InputError, shown
 from neuroprobe.labeling._concept_values import ConceptValues, Values
 from neuroprobe.labeling._forward_selection import Selection, fit_weights, select_forward
 from neuroprobe.recording import Activations, check_layers
-from neuroprobe.reports import ALL_LAYERS, JudgmentReport, LabelReport, Labels, labeled_units, quantity
+from neuroprobe.reports import ALL_LAYERS, JudgmentReport, Labels, labeled_units, metadata_of, quantity
 from neuroprobe.statistics import Quality, correlations, draw_counts, explained_shares, interval, quality, split_images
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def explain_units(
         "k": k, "signed": signed, "min_gain": min_gain, "most_shared": most_shared, "level": level, "seed": seed,
         "n_resamples": n_resamples, "n_train": len(train), "n_held_out": len(test), "concept_values": scale.to_json(_used(joined, k)),
         "activations": dict(activations.metadata), "scores": dict(scores.metadata),
-        "labels": labels.metadata if isinstance(labels, LabelReport) else {},
+        "labels": metadata_of(labels),
     }  # fmt: skip
     return UnitCompositionReport(joined, metadata, overall=_overall(judged, joined, level))
 

@@ -9,6 +9,7 @@ from .base import units_of as units_of
 from .judgments import ALL_LAYERS as ALL_LAYERS
 from .judgments import JudgmentReport as JudgmentReport
 from .judgments import average as average
+from .judgments import interval_options as interval_options
 from .judgments import layer_parts as layer_parts
 from .judgments import quantity as quantity
 from .judgments import share as share
@@ -16,7 +17,9 @@ from .labels import LabelReport as LabelReport
 from .labels import Labels as Labels
 from .labels import check_labels as check_labels
 from .labels import labeled_units as labeled_units
+from .labels import labels_of_layer as labels_of_layer
+from .labels import metadata_of as metadata_of
 from .page._write import Panel as Panel
 from .probes import ProbeReport as ProbeReport
 
-__all__ = ["LabelReport", "ProbeReport", "Report", "UnitReport", "JudgmentReport", "Panel", "FORMATS", "Labels"]  # noqa: RUF022
+__all__ = ["LabelReport", "ProbeReport", "Report", "UnitReport", "JudgmentReport", "Panel", "FORMATS", "Labels"]

@@ -1,13 +1,4 @@
-"""What every judgment of labels is made of: the truth about units, shares and means with their intervals, and the report that holds both.
-
-Truth is given as a mapping, of either kind:
-
-- from (layer, unit) to the unit's true concept;
-- from layer to the true concepts of its units, as a list by unit or as a mapping from unit.
-
-A true concept is a name, or several names that are all accepted. "" (or no names) says that the unit has no concept,
-and is right to have no label.
-"""
+"""What every judgment of labels is made of: shares and means with their intervals, and the report that holds them."""
 
 from __future__ import annotations
 
@@ -19,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import FloatArray
+from neuroprobe._core import FloatArray, check_count, check_level, check_seed
 from neuroprobe.exceptions import UnknownNameError, suggest
 from neuroprobe.reports.base import Report
 from neuroprobe.statistics import bootstrap, wilson_interval
@@ -84,6 +75,14 @@ class JudgmentReport(Report):
         return plot_quantities(self.overall, title=self.title, ax=ax)
 
 
+def interval_options(level: float, seed: int, n_resamples: int = 1) -> dict[str, Any]:
+    """What `average` needs for its interval, checked."""
+    check_level(level)
+    check_seed(seed)
+    check_count("n_resamples", n_resamples)
+    return {"level": level, "seed": seed, "n_resamples": n_resamples}
+
+
 def quantity(
     name: str, value: float, *, interval: tuple[Any, Any] = (math.nan, math.nan), n: int, layer: str = ALL_LAYERS
 ) -> dict[str, Any]:
@@ -107,7 +106,7 @@ def average(
     *,
     level: float,
     seed: int,
-    n_resamples: int = 2000,
+    n_resamples: int = 1000,
     statistic: Callable[..., Any] = np.mean,
     layer: str = ALL_LAYERS,
 ) -> dict[str, Any]:

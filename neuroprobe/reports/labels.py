@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pandas as pd
 
-from neuroprobe._core import Unit
+from neuroprobe._core import Unit, check_unit
 from neuroprobe.exceptions import InputError, shown
 from neuroprobe.reports.base import Report, UnitReport, units_of
 
@@ -150,7 +150,25 @@ def labeled_units(labels: Labels) -> dict[Unit, str]:
         return {unit: str(concept) for unit, concept in zip(units_of(table), table["concept"], strict=True) if concept}
     if not isinstance(labels, Mapping) or not all(isinstance(unit, tuple) and len(unit) == 2 for unit in labels):
         raise InputError(f"Expected a LabelReport, or labels as {{(layer, unit): concept}}, but got {labels!r:.80}.")
+    for layer, unit in labels:
+        check_unit(layer, unit)
     return {(str(layer), int(unit)): str(concept) for (layer, unit), concept in labels.items() if concept}
+
+
+def labels_of_layer(labels: Labels, layer: str, n_units: int) -> dict[int, str]:
+    """The label of every unit of one layer that has one; `InputError` if none has, or one that the layer does not have."""
+    named = labeled_units(labels)
+    found = {unit: concept for (owner, unit), concept in named.items() if owner == layer}
+    if not found:
+        layers = ", ".join(repr(name) for name in dict.fromkeys(owner for owner, _ in named)) or "no layer"
+        raise InputError(f"Expected labels of units of {layer!r}, but there are only some of {layers}.")
+    check_unit(layer, max(found), n_units)
+    return found
+
+
+def metadata_of(labels: Labels | None) -> dict[str, Any]:
+    """What is known of how labels were made: nothing of a mapping, or of none."""
+    return labels.metadata if isinstance(labels, LabelReport) else {}
 
 
 def check_labels(labels: Any, what: str = "a LabelReport") -> None:

@@ -134,7 +134,7 @@ class ProbeReport(Report):
         found = list(self._directions)
         wanted = {"concept": concept, "layer": layer, "checkpoint": checkpoint, "features": features, "kind": kind, "seed": seed}
         for name, value in wanted.items():
-            if value is None:
+            if value is None and name in ("checkpoint", "seed"):
                 continue
             known = list(dict.fromkeys(str(getattr(direction, name)) for direction in found))
             found = [direction for direction in found if getattr(direction, name) == value]

@@ -218,7 +218,7 @@ def test_figures_show_the_rows_and_change_nothing_global() -> None:
         ({"target": "red"}, UnknownNameError, "Expected a class of the head"),
         ({"layer": "fd"}, UnknownNameError, "Did you mean 'fc'"),
         ({"activations": None}, InputError, "Expected `activations` as ActivationRecorder makes them"),
-        ({"labels": {("fc", 6): "red"}}, InputError, "but got one of unit 6"),
+        ({"labels": {("fc", 6): "red"}}, InputError, "a unit from 0 to 5 of 'fc', but got 6"),
         ({"labels": {("conv", 1): "red"}}, InputError, "only some of 'conv'"),
         ({"k": 0}, InputError, "`k` to be a whole number"),
         ({"k": 2.5}, InputError, "`k` to be a whole number"),

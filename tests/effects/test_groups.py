@@ -40,7 +40,7 @@ def test_labels_have_to_be_of_the_layers_units() -> None:
         unit_groups(LABELS, "conv", n_units=6)
     with pytest.raises(InputError, match="only some of no layer"):
         unit_groups(labels_of(["", ""]), "fc", n_units=6)
-    with pytest.raises(InputError, match="of the 4 units of 'fc', but got one of unit 4"):
+    with pytest.raises(InputError, match="a unit from 0 to 3 of 'fc', but got 4"):
         unit_groups(LABELS, "fc", n_units=4)
     with pytest.raises(InputError, match="'together' or 'apart'"):
         unit_groups(LABELS, "fc", n_units=6, unnamed="none")

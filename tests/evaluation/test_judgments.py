@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from neuroprobe.concepts import text_vectors
-from neuroprobe.evaluation._truth import true_concepts
+from neuroprobe.evaluation.truth import true_concepts
 from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.reports import JudgmentReport, average, plot_lines, plot_pairs, plot_quantities, plot_shares, quantity, share
 from neuroprobe.statistics import auroc_interval, bootstrap

@@ -13,7 +13,7 @@ from judged_world import HEAD, TRUTH, encoder, recorded, scored, shown
 from neuroprobe import dissect
 from neuroprobe.concepts import ConceptGroup, ConceptScores, Vocabulary
 from neuroprobe.evaluation import MissingConceptReport, dissect_without
-from neuroprobe.evaluation.missing import without_concept, without_images
+from neuroprobe.evaluation.missing import _without_concept, _without_images
 from neuroprobe.exceptions import InputError, UnknownNameError
 
 N = 80
@@ -26,7 +26,7 @@ COSINE = {"similarity": "cos_similarity", "n_bootstrap": 0}
 
 def test_fewer_images_are_other_images() -> None:
     kept = np.arange(N) % 3 > 0
-    activations, scores = without_images(PLANTED, SCORES, kept)
+    activations, scores = _without_images(PLANTED, SCORES, kept)
     assert activations.ids == scores.ids == tuple(np.array(PLANTED.ids)[kept])
     np.testing.assert_array_equal(activations["fc"], PLANTED["fc"][kept])
     assert torch.equal(scores.image_vectors, SCORES.image_vectors[torch.tensor(kept)])
@@ -48,7 +48,7 @@ def grouped() -> ConceptScores:
 @pytest.mark.parametrize(("concept", "left"), [("red", [1, 2, 3, 4, 5, 6]), ("star", [0, 1, 2, 5, 6]), ("y", [0, 1, 2, 3, 4, 5])])
 def test_a_concept_goes_with_its_vector_and_an_empty_group_with_its_none(concept: str, left: list[int]) -> None:
     whole = grouped()
-    scores = without_concept(whole, concept)
+    scores = _without_concept(whole, concept)
     assert scores.concepts == tuple(whole.concepts[i] for i in left)
     assert torch.equal(scores.text_vectors, whole.text_vectors[left])
     assert scores.metadata["vocabulary"] == scores.vocabulary.fingerprint != whole.metadata["vocabulary"]
@@ -58,7 +58,7 @@ def test_a_concept_goes_with_its_vector_and_an_empty_group_with_its_none(concept
 
 def test_the_last_concept_stays() -> None:
     with pytest.raises(InputError, match="nothing left"):
-        without_concept(scores_of(4, ["red"]), "red")
+        _without_concept(scores_of(4, ["red"]), "red")
 
 
 def test_what_is_reported_is_what_dissect_finds() -> None:
@@ -70,8 +70,8 @@ def test_what_is_reported_is_what_dissect_finds() -> None:
     assert table["before"].tolist() == ["blue"] * 3 + ["none"] * 3
     for row in table.itertuples():
         kept = np.ones(N, bool) if row.dropped == "word" else ~SHOWN[row.concept]
-        activations, scores = without_images(PLANTED, SCORES, kept) if row.dropped != "word" else (PLANTED, SCORES)
-        rest = dissect(activations, without_concept(scores, row.concept) if row.dropped != "images" else scores, **COSINE)
+        activations, scores = _without_images(PLANTED, SCORES, kept) if row.dropped != "word" else (PLANTED, SCORES)
+        rest = dissect(activations, _without_concept(scores, row.concept) if row.dropped != "images" else scores, **COSINE)
         assert row.after == rest.label("fc", row.unit)
         assert row.n_images == kept.sum()
         found = rest.table[rest.table["unit"] == row.unit].iloc[0]

@@ -19,12 +19,11 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import norm
 
-from neuroprobe._core import BoolArray, FloatArray, Unit, check_count, check_level, check_seed
+from neuroprobe._core import BoolArray, FloatArray, check_units
 from neuroprobe.concepts import ConceptSets, LabelTable, shown_concepts
-from neuroprobe.exceptions import InputError
-from neuroprobe.exceptions import shown as said
+from neuroprobe.exceptions import InputError, shown
 from neuroprobe.recording import Activations
-from neuroprobe.reports import JudgmentReport, LabelReport, average, check_labels, labeled_units, layer_parts
+from neuroprobe.reports import JudgmentReport, Labels, average, check_labels, interval_options, labeled_units, layer_parts, metadata_of
 from neuroprobe.statistics import auroc, auroc_interval
 
 _UNITS = 1024  # read at a time: a layer may be on disk, and larger than memory
@@ -44,13 +43,13 @@ class ImageCheckReport(JudgmentReport):
 
 
 def check_on_images(
-    labels: LabelReport | Mapping[Unit, str],
+    labels: Labels,
     activations: Activations,
     given_labels: LabelTable | ConceptSets,
     *,
     level: float = 0.95,
     seed: int = 0,
-    n_resamples: int = 2000,
+    n_resamples: int = 1000,
     same_images: bool = False,
 ) -> ImageCheckReport:
     """Compare each unit on held-out images that show its label with it on images that do not.
@@ -69,7 +68,7 @@ def check_on_images(
     level : float, default 0.95
     seed : int, default 0
         Of the bootstrap over units.
-    n_resamples : int, default 2000
+    n_resamples : int, default 1000
     same_images : bool, default False
         Also accept the very images the labels were made from, on which they flatter themselves.
 
@@ -88,32 +87,22 @@ def check_on_images(
     ----------
     Kopf et al. 2024, section 3: AUC and MAD.
     """
-    check_level(level)
-    check_seed(seed)
-    check_count("n_resamples", n_resamples)
+    given = interval_options(level, seed, n_resamples)
     if not isinstance(labels, Mapping):
         check_labels(labels, "a LabelReport, or a mapping from units to concepts,")
     if not isinstance(activations, Activations):
-        raise InputError(f"Expected recorded activations, of which every value is needed, but got {said(activations)}.")
+        raise InputError(f"Expected recorded activations, of which every value is needed, but got {shown(activations)}.")
     if not same_images:
         _check_held_out(labels, activations)
     known = shown_concepts(given_labels, activations.ids)
     named = labeled_units(labels)
-    rows = {
-        (row["layer"], row["unit"]): row
-        for layer, units in _by_layer(named).items()
-        for row in _layer_rows(activations[layer], layer, units, known, level)
-    }
+    layers = {layer: {unit: label for (owner, unit), label in named.items() if owner == layer} for layer, _ in named}
+    checked = [row for layer, units in layers.items() for row in _layer_rows(activations[layer], layer, units, known, level)]
+    rows = {(row["layer"], row["unit"]): row for row in checked}
     table = pd.DataFrame([rows[unit] for unit in named], columns=list(ImageCheckReport.required))
     if not (table["status"] == "checked").any():
         raise InputError(f"Expected images that show, and do not show, the label of some unit, but {_why_not(table)}")
-    given = {"level": level, "seed": seed, "n_resamples": n_resamples}
-    metadata = {
-        **given,
-        "n_images": len(activations.ids),
-        "activations": dict(activations.metadata),
-        "labels": labels.metadata if isinstance(labels, LabelReport) else {},
-    }
+    metadata = {**given, "n_images": len(activations.ids), "activations": dict(activations.metadata), "labels": metadata_of(labels)}
     return ImageCheckReport(table, metadata, overall=_overall(table, given))
 
 
@@ -150,19 +139,10 @@ def mean_activation_difference(
     return mad, mad - half, mad + half
 
 
-def _by_layer(named: Mapping[Unit, str]) -> dict[str, dict[int, str]]:
-    layers: dict[str, dict[int, str]] = {}
-    for (layer, unit), concept in named.items():
-        layers.setdefault(layer, {})[unit] = concept
-    return layers
-
-
 def _layer_rows(
     values: npt.NDArray[np.float32], layer: str, units: Mapping[int, str], known: Mapping[str, tuple[BoolArray, BoolArray]], level: float
 ) -> list[dict[str, Any]]:
-    beyond = [unit for unit in units if not 0 <= unit < values.shape[1]]
-    if beyond:
-        raise InputError(f"Expected labels of units of {layer!r}, which has {values.shape[1]}, but got one of unit {beyond[0]}.")
+    check_units(layer, list(units), values.shape[1])
     rows = []
     for start in range(0, values.shape[1], _UNITS):
         block = np.asarray(values[:, start : start + _UNITS])
@@ -199,8 +179,8 @@ def _overall(table: pd.DataFrame, given: Mapping[str, Any]) -> list[dict[str, An
     return [average(f"mean_{c}", part[c], layer=layer, **given) for layer, part in layer_parts(checked).items() for c in ("auc", "mad")]
 
 
-def _check_held_out(labels: LabelReport | Mapping[Unit, str], activations: Activations) -> None:
-    facts = labels.metadata.get("activations", {}) if isinstance(labels, LabelReport) else {}
+def _check_held_out(labels: Labels, activations: Activations) -> None:
+    facts = metadata_of(labels).get("activations", {})
     ours = facts.get("images", math.nan) if isinstance(facts, Mapping) else math.nan
     if ours == activations.metadata.get("images"):
         raise InputError(

@@ -10,7 +10,7 @@ from judged_world import TRUTH, labeled, recorded, shown
 
 from neuroprobe.concepts import ConceptSet, ConceptSets
 from neuroprobe.evaluation import MetricCheckReport, check_metrics
-from neuroprobe.evaluation.metrics import add_as_many, drop_half
+from neuroprobe.evaluation.metrics import _add_as_many, _drop_half
 from neuroprobe.exceptions import InputError
 from neuroprobe.labeling import list_similarities
 
@@ -41,7 +41,7 @@ def precision(activations: np.ndarray, labels: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("n_positive", [2, 5, 6])
 def test_half_the_positives_go_and_no_negative_changes(n_positive: int) -> None:
     labels = np.arange(12) < n_positive
-    changed = drop_half(labels, np.random.default_rng(0))
+    changed = _drop_half(labels, np.random.default_rng(0))
     assert changed.sum() == n_positive - n_positive // 2
     assert not changed[n_positive:].any()
     assert labels.sum() == n_positive
@@ -49,7 +49,7 @@ def test_half_the_positives_go_and_no_negative_changes(n_positive: int) -> None:
 
 def test_as_many_positives_come_and_none_goes() -> None:
     labels = np.arange(12) < 4
-    changed = add_as_many(labels, np.random.default_rng(0))
+    changed = _add_as_many(labels, np.random.default_rng(0))
     assert changed.sum() == 8
     assert changed[:4].all()
     assert labels.sum() == 4
@@ -57,8 +57,8 @@ def test_as_many_positives_come_and_none_goes() -> None:
 
 def test_which_positives_change_is_drawn_evenly() -> None:
     labels, generator = np.arange(12) < 4, np.random.default_rng(1)
-    dropped = np.mean([drop_half(labels, generator) for _ in range(2000)], axis=0)
-    added = np.mean([add_as_many(labels, generator) for _ in range(2000)], axis=0)
+    dropped = np.mean([_drop_half(labels, generator) for _ in range(2000)], axis=0)
+    added = np.mean([_add_as_many(labels, generator) for _ in range(2000)], axis=0)
     np.testing.assert_allclose(dropped[:4], 0.5, atol=0.05)
     np.testing.assert_allclose(added[4:], 0.5, atol=0.05)
 

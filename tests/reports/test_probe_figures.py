@@ -9,7 +9,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure, FigureBase
 from probe_tables import probe_table, unit_table
-from reports.test_plots import HOSTILE, shown
+from reports.test_labels import HOSTILE, shown
 
 from neuroprobe.exceptions import InputError
 from neuroprobe.reports._probe_figures import plot_layers, plot_mean_layers, plot_units, plot_what_where_when

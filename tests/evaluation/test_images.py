@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from neuroprobe.concepts import ConceptSet, ConceptSets, GivenLabels
 from neuroprobe.evaluation import ImageCheckReport, check_on_images
-from neuroprobe.evaluation.image_checks import mean_activation_difference
+from neuroprobe.evaluation.images import mean_activation_difference
 from neuroprobe.exceptions import InputError
 from neuroprobe.reports import LabelReport
 from neuroprobe.statistics import auroc_interval
@@ -128,7 +128,7 @@ def test_what_is_not_one_boolean_per_image_is_refused(column: np.ndarray, messag
 
 
 def test_labels_of_units_that_are_not_there_are_refused() -> None:
-    with pytest.raises(InputError, match="unit 9"):
+    with pytest.raises(InputError, match="a unit from 0 to 3 of 'fc', but got 9"):
         check_on_images({("fc", 9): "red"}, HELD_OUT, SHOWN)
     with pytest.raises(InputError, match="LabelReport"):
         check_on_images(["red"], HELD_OUT, SHOWN)  # type: ignore[arg-type]
