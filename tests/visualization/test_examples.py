@@ -38,8 +38,9 @@ def test_the_strongest_images_by_hand() -> None:
 def test_a_summary_gives_the_same(rounded: bool) -> None:
     values = np.random.default_rng(0).normal(size=(60, 7)).astype(np.float32)
     activations = activations_of({"fc": np.round(values) if rounded else values})  # rounded: many ties
-    summary = summary_of(activations, k=20)
+    summary, all_kept = summary_of(activations, k=20), summary_of(activations, k=60)
     for unit in range(7):
+        assert top_images(all_kept, "fc", unit, k=60) == top_images(activations, "fc", unit, k=60)
         whole, kept = top_images(activations, "fc", unit, k=9), top_images(summary, "fc", unit, k=9)
         for one, other in zip(whole, kept, strict=True):
             last = summary["fc"].top_values[unit, -1]
@@ -86,13 +87,14 @@ def nearest_ranks(values: np.ndarray, quantile: float, k: int) -> list[float]:
 
 
 @pytest.mark.parametrize("levels", [4, 1000])
-def test_quantiles_against_counting(levels: int) -> None:
+@pytest.mark.parametrize(("n", "k"), [(37, 5), (37, 2), (6, 1), (4, 1)])  # of equally near ranks the stronger comes first
+def test_quantiles_against_counting(levels: int, n: int, k: int) -> None:
     for seed in range(5):
-        values = np.random.default_rng(seed).integers(0, levels, 37).astype(np.float32)
-        found = quantile_examples(column(*values), "fc", 0, quantiles=(0.99, 0.9, 0.5, 0.13), k=5)
+        values = np.random.default_rng(seed).integers(0, levels, n).astype(np.float32)
+        found = quantile_examples(column(*values), "fc", 0, quantiles=(0.99, 0.9, 0.5, 0.13), k=k)
         for quantile, examples in found.items():
-            assert [e.value for e in examples] == nearest_ranks(values, quantile, 5)
-            assert len({e.row for e in examples}) == 5
+            assert [e.value for e in examples] == nearest_ranks(values, quantile, k)
+            assert len({e.row for e in examples}) == k
 
 
 def test_ties_are_taken_evenly_and_the_top_is_the_top() -> None:

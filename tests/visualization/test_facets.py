@@ -106,21 +106,22 @@ def test_labels_by_hand(found: list[UnitFacets], scores: ConceptScores) -> None:
     assert FacetConcept("red", 2.0, float("nan")).score == 2
 
 
-def test_the_p_value_by_hand(made: Activations, scores: ConceptScores) -> None:
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_p_value_by_hand(made: Activations, scores: ConceptScores, seed: int) -> None:
     """Slowly: one random set after the other, and the highest standing over the numbers of clusters."""
     from neuroprobe.statistics import decorrelated
 
     vectors = decorrelated(scores.image_vectors).double().numpy()
-    one = facets(made, scores, "made", 3, n_null=19, max_facets=3)
+    one = facets(made, scores, "made", 3, n_null=19, max_facets=3, seed=seed)
     rows = np.array([example.row for facet in one for example in facet.examples])
 
     def silhouettes(of: np.ndarray) -> list[float]:
         centered = vectors[of] - vectors[of].mean(axis=0)
         points = (centered @ np.linalg.svd(centered, full_matrices=False)[2].T)[:, :8]
-        labels = [k_means(points[None], m)[0] for m in (2, 3)]
+        labels = [k_means(points[None], m, seed=seed)[0] for m in (2, 3)]
         return [silhouette_score(points, each) if np.bincount(each).min() >= 4 else np.nan for each in labels]
 
-    generator = np.random.default_rng((0, len(rows)))
+    generator = np.random.default_rng((seed, len(rows)))
     null = np.array([silhouettes(generator.choice(N, len(rows), replace=False)) for _ in range(19)])
     mean, spread = np.nanmean(null, axis=0), np.nanstd(null, axis=0)
     observed = (np.array(silhouettes(np.sort(rows)[np.argsort(-made["made"][np.sort(rows), 3])])) - mean) / spread
@@ -240,6 +241,13 @@ def test_what_cannot_be_done_is_refused(made: Activations, scores: ConceptScores
             facets(made, scores, "made", 0, **options)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="at least 12 images"):
         facets(activations_of({"fc": np.ones((5, 1))}), scores_of(5, ["a"]), "fc", 0)
+
+
+def test_random_sets_that_fall_apart_just_as_clearly_count() -> None:
+    space, rows = ClusterSpace(scores_of(60, ["a"]), [2], n_null=4, seed=0), np.arange(20)
+    as_clear = space.cluster(rows).silhouettes[2]
+    space._nulls[20] = np.array([[as_clear], [as_clear], [as_clear - 0.1], [as_clear - 0.2]])
+    assert space.cluster(rows).p_value == 3 / 5
 
 
 def test_words_do_not_decide_the_clusters(found: list[UnitFacets], made: Activations, scores: ConceptScores) -> None:

@@ -198,7 +198,13 @@ def test_windows_of_attention_are_separate() -> None:
 def test_norms_over_positions_see_everything() -> None:
     for norm in (nn.GroupNorm(1, 2), nn.InstanceNorm2d(2), nn.BatchNorm2d(2, track_running_stats=False)):
         assert receptive_field(stack(conv(), norm), "1", (2, 2), input_shape=(2, 9, 9)).is_whole_image
-    assert receptive_field(stack(conv(), nn.BatchNorm2d(2)), "1", (2, 2), input_shape=(2, 9, 9)).size == (3, 3)
+    norm = nn.BatchNorm2d(2)
+    assert receptive_field(stack(conv(), norm), "1", (2, 2), input_shape=(2, 9, 9)).size == (3, 3)
+    with torch.no_grad():
+        norm.weight.copy_(torch.tensor([0.0, -1.0]))
+    assert box(stack(conv(), norm), "1", (2, 2), 9, unit=1) == (2, 2, 5, 5)
+    with pytest.raises(InputError, match="does not: its weights are zero"):
+        box(stack(conv(), norm), "1", (2, 2), 9, unit=0)
 
 
 def test_branches_have_their_own_fields() -> None:
@@ -256,6 +262,23 @@ def test_gates_of_own_making_are_felt_too() -> None:
             return Swish.apply(x)
 
     assert box(stack(conv(), Own(), conv()), "2", (3, 3)) == (3, 3, 8, 8)
+
+
+def test_what_one_of_two_inputs_hides_the_other_shows() -> None:
+    """A gate of one's own that half of the pixels pass at random: three quarters pass at one of two inputs."""
+
+    class Gate(torch.autograd.Function):
+        @staticmethod
+        def forward(context, x):
+            context.save_for_backward(x)
+            return x.clone()
+
+        @staticmethod
+        def backward(context, gradient):
+            return gradient * (context.saved_tensors[0] > 1)
+
+    model = Own(lambda self, x: Gate.apply(x).mean((2, 3)))
+    assert receptive_field(model, "out", (0, 0), input_shape=(1, 40, 40)).mask.mean() == pytest.approx(0.75, abs=0.05)
 
 
 class Own(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -82,6 +83,8 @@ def test_the_threshold_and_the_fields_can_be_left() -> None:
     assert not region.fired.any()
     with pytest.raises(InputError, match="receptive_fields=False"):
         _ = region.crop
+    highest = dataclasses.replace(region, threshold=float(region.map.max()))
+    assert np.argwhere(highest.fired).tolist() == [[i, j] for i in (0, 1) for j in (14, 15)]  # from the threshold on
     nothing = regions(brightness_model(), SPOTS, [spot_regions()[2].example], transform=TO_TENSOR)[0]
     assert nothing.threshold == np.inf  # no position is above zero
     assert not nothing.fired.any()
