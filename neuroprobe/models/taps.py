@@ -141,7 +141,9 @@ class Run:
 
     def reading(self) -> Reading:
         """What it gives, independent of what the model does next."""
-        values = self.values.clone() if self.site.basis is None else self.values
+        values = self.values
+        if values.untyped_storage().data_ptr() == self.whole.untyped_storage().data_ptr():  # of a basis too, as of the identity
+            values = values.clone()
         try:
             return Reading(values, self.axes)
         except InputError as error:

@@ -270,6 +270,14 @@ class TestReadings:
                 taps["1"]
 
 
+    def test_a_view_that_a_basis_gives_is_not_written_over(self) -> None:
+        model, same = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True)), Site("0", basis=lambda values: values)
+        with torch.no_grad(), tapped(model, ["0", same]) as taps, taps.forward():
+            model(torch.randn(2, 3, 8, 8))
+        assert torch.equal(taps[same].by_unit, taps["0"].by_unit)
+        assert (taps["0"].values < 0).any()
+
+
 class TestForwards:
     def test_stops_behind_the_last_wanted_module_after_the_first(self) -> None:
         model, ran = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4)), list[str]()
