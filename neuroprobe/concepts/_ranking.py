@@ -82,7 +82,16 @@ class Ranking:
     def check(self, vocabulary: Vocabulary, n_images: int | None) -> None:
         """Raise `InputError` before an image is read: for too few images (None: not known), or groups that cannot be ranked."""
         for group in vocabulary.groups:
-            _check_group(group, self.negatives)
+            if len(group.names) < 2:
+                raise InputError(
+                    f"Expected at least two names in a group that is ranked, but {group.name!r} has only {group.names[0]!r}, which would "
+                    "be equally likely everywhere. Add what else an image may show, or none='none'."
+                )
+            if self.negatives == "group" and len(group.concepts) < 2:
+                raise InputError(
+                    f"Expected at least two concepts in a group for negatives='group', but {group.name!r} has only "
+                    f"{group.concepts[0]!r}. Use negatives='random' or 'least_likely'."
+                )
         needed = self.n_positive + self.gap + self.n_negative
         if n_images is not None and n_images < needed:
             gap = f", a gap of {self.gap}" if self.gap else ""
@@ -101,23 +110,10 @@ class Ranking:
 def rank_groups(
     vocabulary: Vocabulary, likelihoods: Mapping[str, npt.NDArray[Any]], ids: Sequence[str], vectors: npt.NDArray[Any], ranking: Ranking
 ) -> dict[str, ConceptSet]:
-    """A set for every concept of the vocabulary.
+    """A set for every concept of the vocabulary, from each group's likelihoods [n_images, n_concepts_of_group].
 
-    Parameters
-    ----------
-    vocabulary : Vocabulary
-    likelihoods : mapping from a group's name to [n_images, n_concepts_of_group]
-        In the order of the group's names.
-    ids : sequence of str
-        The images: the rows.
-    vectors : ndarray, [n_images, d]
-        Their embeddings, of which types are made.
-    ranking : Ranking
-
-    Raises
-    ------
-    InputError
-        Too few images are left for the negatives, or one has no group of near-duplicates.
+    `ids` are the images, and `vectors` [n_images, d] their embeddings, of which types are made. `InputError` if too few images are left
+    for the negatives, or one has no group of near-duplicates.
     """
     ranking.check(vocabulary, len(ids))
     groups = _near_duplicates(ids, vectors, ranking)
@@ -179,17 +175,12 @@ def _negatives(
     if ranking.negatives == "least_likely":
         return others[::-1][:n]
     if ranking.negatives == "group":
-        competing = [i for i in range(len(group.concepts)) if i != column]
-        return _in_turns(likelihoods[:, competing], others, n)
+        # the likeliest of the first other concept, of the second, ..., of the first again, no image twice
+        rows, competing = np.sort(others), [i for i in range(len(group.concepts)) if i != column]
+        orders = rows[np.argsort(-likelihoods[rows][:, competing], axis=0, kind="stable")]  # [n_others, n_competing]
+        return np.array(list(dict.fromkeys(orders.reshape(-1).tolist()))[:n], dtype=np.int64)
     # sorted, so that rounding, which can turn neighbors round, changes no draw
     return generator_of(group.concepts[column], group.name, ranking.seed).choice(np.sort(others), size=n, replace=False)
-
-
-def _in_turns(likelihoods: npt.NDArray[Any], others: npt.NDArray[np.int64], n: int) -> npt.NDArray[np.int64]:
-    """`n` of the `others`: the likeliest of the first column, of the second, ..., of the first again, no image twice."""
-    rows = np.sort(others)
-    orders = rows[np.argsort(-likelihoods[rows], axis=0, kind="stable")]  # [n_others, n_competing]
-    return np.array(list(dict.fromkeys(orders.reshape(-1).tolist()))[:n], dtype=np.int64)
 
 
 def _near_duplicates(ids: Sequence[str], vectors: npt.NDArray[Any], ranking: Ranking) -> npt.NDArray[np.int64] | None:
@@ -203,16 +194,3 @@ def _near_duplicates(ids: Sequence[str], vectors: npt.NDArray[Any], ranking: Ran
     if missing is not None:
         raise InputError(f"Expected a group of near-duplicates for every image, but {missing!r} has none.")
     return np.array([groups[id_] for id_ in ids], dtype=np.int64)
-
-
-def _check_group(group: ConceptGroup, negatives: Negatives) -> None:
-    if len(group.names) < 2:
-        raise InputError(
-            f"Expected at least two names in a group that is ranked, but {group.name!r} has only {group.names[0]!r}, which would be "
-            "equally likely everywhere. Add what else an image may show, or none='none'."
-        )
-    if negatives == "group" and len(group.concepts) < 2:
-        raise InputError(
-            f"Expected at least two concepts in a group for negatives='group', but {group.name!r} has only {group.concepts[0]!r}. "
-            "Use negatives='random' or 'least_likely'."
-        )

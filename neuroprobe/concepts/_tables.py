@@ -38,18 +38,9 @@ _NUMBERS = (bool, int, float, np.integer, np.floating, np.bool_)
 def read_table(table: LabelTable, *, ids: Sequence[str] | None = None, concepts: Sequence[str] | None = None) -> pd.DataFrame:
     """A table of finite numbers or booleans, each image and each concept once; without ids, its index is a RangeIndex.
 
-    Parameters
-    ----------
-    table : table of any kind
-    ids : sequence of str, optional
-        The images, in the order that is wanted.
-    concepts : sequence of str, optional
-        The columns of an array; of other kinds, those to keep, in this order.
-
-    Raises
-    ------
-    InputError
-        No table, an image or concept twice, an image without labels, or a value that is missing, infinite or no number.
+    `ids` are the images, in the order that is wanted; `concepts` the columns of an array, or those to keep, in this order.
+    `InputError` for what is no table, an image or concept twice, an image without labels, or a value that is missing, infinite or no
+    number.
     """
     frame = _as_frame(table, concepts)
     _check_once(frame.index, "image")
@@ -58,7 +49,12 @@ def read_table(table: LabelTable, *, ids: Sequence[str] | None = None, concepts:
     if not isinstance(frame.index, pd.RangeIndex):
         frame = frame.set_axis(frame.index.map(str), axis=0)
     if concepts is not None:
-        frame = frame[_known(frame, concepts)]
+        if isinstance(concepts, str):
+            raise InputError(f"Expected a list of `concepts`, but got the single text {concepts!r}. Write [{concepts!r}].")
+        missing = [concept for concept in concepts if concept not in frame.columns]
+        if missing:
+            raise InputError(f"Expected `concepts` of the table, but got {missing[0]!r}. {suggest(missing[0], frame.columns)}")
+        frame = frame[list(concepts)]
     if ids is not None:
         if isinstance(ids, str):
             raise InputError(f"Expected a list of ids, but got the single id {ids!r}. Write [{ids!r}].")
@@ -70,13 +66,7 @@ def read_table(table: LabelTable, *, ids: Sequence[str] | None = None, concepts:
 
 
 def rows_of(index: pd.Index, ids: Sequence[str]) -> npt.NDArray[np.int64]:
-    """The rows of images in a table with this index: by id, or in order if the table has no ids, [n_ids].
-
-    Raises
-    ------
-    InputError
-        An image without a row.
-    """
+    """The rows of images in a table with this index, [n_ids]: by id, or in order if it has none; `InputError` if one lacks its row."""
     texts = index.map(str)
     if isinstance(index, pd.RangeIndex):
         # ids that are the rows' own numbers, in another order, may mean either: such a table is refused
@@ -96,20 +86,8 @@ def rows_of(index: pd.Index, ids: Sequence[str]) -> npt.NDArray[np.int64]:
     return rows
 
 
-def not_boolean(frame: pd.DataFrame) -> BoolArray:
-    """Which values are not true or false, or 1 or 0, [n_images, n_concepts]."""
-    boolean: BoolArray = ((frame == 0) | (frame == 1)).to_numpy(dtype=bool)
-    return ~boolean
-
-
 def truth_of(frame: pd.DataFrame) -> BoolArray:
-    """Which concept is in which image, [n_images, n_concepts].
-
-    Raises
-    ------
-    InputError
-        Not all values are true or false, or 1 or 0.
-    """
+    """Which concept is in which image, [n_images, n_concepts]; `InputError` for a value that is not true or false, 1 or 0."""
     wrong = not_boolean(frame)
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
@@ -120,39 +98,36 @@ def truth_of(frame: pd.DataFrame) -> BoolArray:
     return np.ascontiguousarray(frame.to_numpy(), dtype=bool)
 
 
+def not_boolean(frame: pd.DataFrame) -> BoolArray:
+    """Which values are not true or false, or 1 or 0, [n_images, n_concepts]."""
+    boolean: BoolArray = ((frame == 0) | (frame == 1)).to_numpy(dtype=bool)
+    return ~boolean
+
+
 def _as_frame(table: Any, concepts: Sequence[str] | None) -> pd.DataFrame:
-    if isinstance(table, pd.DataFrame):
-        return table
     if isinstance(table, (str, Path)):
         return _read_csv(Path(table))
     if isinstance(table, np.ndarray):
-        named = 0 if concepts is None else len(concepts)
-        if concepts is None or table.ndim != 2 or table.shape[1] != named:
+        n_names = 0 if concepts is None else len(concepts)
+        if table.ndim != 2 or table.shape[1] != n_names:
             raise InputError(
-                f"Expected an array [n_images, n_concepts] and `concepts` that name its columns, but got {table.shape} and {named} names."
+                f"Expected an array [n_images, n_concepts] and `concepts` that name its columns, but got {table.shape} and {n_names} names."
             )
-        return pd.DataFrame(table, columns=list(concepts))
-    if isinstance(table, Mapping):
-        return _frame_of_mapping(table)
-    own = getattr(table, "table", None)
-    if isinstance(own, pd.DataFrame):
-        return own
-    raise InputError(_NO_TABLE.format(f"{table!r:.80}"))
-
-
-_NO_TABLE = (
-    "Expected which image shows which concept, as given labels, a DataFrame, the path of a CSV file, an array, or a mapping from id to "
-    "{{concept: value}} or from concept to one value per image, but got {}."
-)
-
-
-def _frame_of_mapping(table: Mapping[str, Any]) -> pd.DataFrame:
-    if all(isinstance(row, Mapping) for row in table.values()):
+        return pd.DataFrame(table, columns=list(concepts or ()))
+    if isinstance(table, Mapping) and all(isinstance(row, Mapping) for row in table.values()):
         return pd.DataFrame.from_dict({str(id_): dict(row) for id_, row in table.items()}, orient="index")
-    try:
-        return pd.DataFrame({name: column if isinstance(column, pd.Series) else np.asarray(column) for name, column in table.items()})
-    except ValueError as error:  # no column, or columns of several lengths
-        raise InputError(_NO_TABLE.format(f"{table!r:.80}")) from error
+    if isinstance(table, Mapping):
+        try:
+            return pd.DataFrame({name: column if isinstance(column, pd.Series) else np.asarray(column) for name, column in table.items()})
+        except ValueError:  # no column, or columns of several lengths
+            table = dict(table)
+    frame = table if isinstance(table, pd.DataFrame) else getattr(table, "table", None)
+    if not isinstance(frame, pd.DataFrame):
+        raise InputError(
+            "Expected which image shows which concept, as given labels, a DataFrame, the path of a CSV file, an array, or a mapping from "
+            f"id to {{concept: value}} or from concept to one value per image, but got {table!r:.80}."
+        )
+    return frame
 
 
 def _read_csv(path: Path) -> pd.DataFrame:
@@ -168,15 +143,6 @@ def _read_csv(path: Path) -> pd.DataFrame:
     except (UnicodeDecodeError, ValueError) as error:  # pandas' own errors are ValueErrors
         raise InputError(f"Expected a CSV file of labels, but {str(path)!r} is none: {str(error).strip()}") from error
     return frame
-
-
-def _known(frame: pd.DataFrame, concepts: Sequence[str]) -> list[str]:
-    if isinstance(concepts, str):
-        raise InputError(f"Expected a list of `concepts`, but got the single text {concepts!r}. Write [{concepts!r}].")
-    missing = [concept for concept in concepts if concept not in frame.columns]
-    if missing:
-        raise InputError(f"Expected `concepts` to be columns of the table, but got {missing[0]!r}. {suggest(missing[0], frame.columns)}")
-    return list(concepts)
 
 
 def _check_once(names: pd.Index, what: str) -> None:

@@ -15,14 +15,14 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from neuroprobe._core import FloatArray, fingerprint_bytes, fingerprint_texts, write_whole
+from neuroprobe._core import FloatArray, fingerprint_bytes, fingerprint_texts, unit_length, write_whole
 from neuroprobe.concepts.encoders._base import ImageTextEncoder
 from neuroprobe.exceptions import InputError, StoreError
 
@@ -30,25 +30,10 @@ from neuroprobe.exceptions import InputError, StoreError
 _BATCH = 2048
 _FORMAT = "text vectors 1"
 
-_Digests: TypeAlias = "npt.NDArray[np.uint8]"
-
 
 class TextCache:
-    """Text vectors of one encoder in a folder, which many processes may use at once.
+    """Text vectors of one encoder in a folder, which many processes may use at once; `StoreError` if it cannot be written.
 
-    Parameters
-    ----------
-    folder : str or Path
-        Made if it is not there. Every encoder has a folder of its own in it.
-    encoder : ImageTextEncoder
-
-    Raises
-    ------
-    StoreError
-        The folder cannot be made or written.
-
-    Notes
-    -----
     A file holds the digests of up to 2,048 texts and their vectors (npz, float32, read without pickle). It is named by its
     content and comes into place whole, so that writers need no lock. A damaged file, which its checksums show, counts as absent:
     its texts are embedded again.
@@ -75,13 +60,7 @@ class TextCache:
         return found
 
     def write(self, texts: Sequence[str], vectors: torch.Tensor) -> None:
-        """Keep the vectors [n, d] of texts.
-
-        Raises
-        ------
-        StoreError
-            The folder cannot be written, for example because the disk is full.
-        """
+        """Keep the vectors [n, d] of texts; `StoreError` if they cannot be written, for example because the disk is full."""
         buffer = io.BytesIO()
         np.savez(buffer, digests=np.stack([_digest(text) for text in texts]), vectors=vectors.numpy().astype("<f4"))
         data = buffer.getvalue()
@@ -94,7 +73,7 @@ class TextCache:
             raise StoreError(f"Expected to write text vectors, but {str(path)!r} cannot be written: {error.strerror}.") from error
 
 
-def _digest(text: str) -> _Digests:
+def _digest(text: str) -> npt.NDArray[np.uint8]:
     return np.frombuffer(hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest(), dtype=np.uint8)
 
 
@@ -119,23 +98,8 @@ def embed_texts(
 ) -> torch.Tensor:
     """Unit vectors of texts, float32 [n_texts, d]; a text that occurs several times is embedded once.
 
-    Parameters
-    ----------
-    encoder : ImageTextEncoder
-    texts : sequence of str
-    cache : str or Path, optional
-        A folder that keeps the vectors; by default none is kept.
-    progress : bool, optional
-        Show a progress bar on standard error; by default only on a terminal, and only for more than 2,048 texts.
-
-    Raises
-    ------
-    PromptTooLongError
-        A text is longer than the encoder's context, from our encoders.
-    InputError
-        The encoder's vectors are not of unit length.
-    StoreError
-        The folder cannot be written.
+    `cache` is a folder that keeps the vectors. A progress bar stands on standard error if `progress` is True; if it is None, only
+    on a terminal, and only for more than 2,048 texts. Raises what the encoder, `checked_vectors` and `TextCache` raise.
     """
     store = None if cache is None else TextCache(cache, encoder)
     unique = list(dict.fromkeys(texts))
@@ -154,20 +118,19 @@ def embed_texts(
 
 
 def checked_vectors(vectors: Any, n: int, method: str) -> torch.Tensor:
-    """What an encoder's method returned, as float32 [n, d] on the CPU.
-
-    Raises
-    ------
-    InputError
-        Another shape, or vectors that are not of unit length.
-    """
-    rows: torch.Tensor = torch.as_tensor(vectors).detach().float().cpu()
-    if rows.ndim != 2 or len(rows) != n:
-        raise InputError(f"Expected `{method}` to return [{n}, d], but got {tuple(rows.shape)}.")
+    """What an encoder's method returned, float32 [n, d] on the CPU; `InputError` for another shape or length than one."""
+    rows = _rows(vectors, n, method).float()
     lengths = rows.norm(dim=1)
     if not torch.allclose(lengths, torch.ones(n), atol=1e-3):
         worst = lengths[(lengths - 1).abs().argmax()]
         raise InputError(f"Expected `{method}` to return unit vectors, but one has length {float(worst):.3g}.")
+    return rows
+
+
+def _rows(vectors: Any, n: int, method: str) -> torch.Tensor:
+    rows = torch.as_tensor(vectors).detach().cpu()
+    if rows.ndim != 2 or len(rows) != n:
+        raise InputError(f"Expected `{method}` to return [{n}, d], but got {tuple(rows.shape)}.")
     return rows
 
 
@@ -191,10 +154,8 @@ def text_vectors(encoder: TextEncoder, texts: Iterable[str]) -> dict[str, FloatA
     names = [text for text in dict.fromkeys(texts) if text]
     if not names:
         return {}
-    vectors = torch.as_tensor(encoder.encode_texts(names)).detach().cpu().double().numpy()
-    if vectors.ndim != 2 or len(vectors) != len(names):
-        raise InputError(f"Expected `encode_texts` to return [{len(names)}, d], but got {vectors.shape}.")
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    vectors = _rows(encoder.encode_texts(names), len(names), "encode_texts").double().numpy()
+    lengths = np.linalg.norm(vectors, axis=1)
     if not (np.isfinite(lengths).all() and (lengths > 0).all()):
         raise InputError("Expected `encode_texts` to return finite vectors that are not zero, but one is not.")
-    return dict(zip(names, vectors / lengths, strict=True))
+    return dict(zip(names, unit_length(vectors), strict=True))

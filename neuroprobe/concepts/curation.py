@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from neuroprobe._core import Tile, check_choice, check_counts, fingerprint_bytes, picture_grid, printable, thumbnail, write_whole
 from neuroprobe.concepts.sets import ConceptSet, ConceptSets
@@ -54,7 +53,7 @@ def contact_sheet(
     InputError
         Another side, or numbers below 1.
     """
-    check_choice("side", side, ("positives", "negatives"))
+    check_choice("side", side, get_args(Side))
     check_counts(first=first, step=step, columns=columns)
     all_ids: tuple[str, ...] = getattr(concept_set, side)
     shown = all_ids[:first][::step]
@@ -91,14 +90,7 @@ def save_curation(concept_sets: ConceptSets, path: str | Path) -> Path:
     spreadsheets need. What a spreadsheet would take for a formula or a number stands behind an apostrophe, which
     `load_curation` takes off.
 
-    Parameters
-    ----------
-    concept_sets : ConceptSets
-    path : path
-
-    Returns
-    -------
-    Path
+    Returns the path.
     """
     text = io.StringIO(newline="")
     writer = csv.writer(text)
@@ -136,107 +128,80 @@ def load_curation(path: str | Path, concept_sets: ConceptSets) -> ConceptSets:
         the sets, or twice in the file; or a side with nothing left. The message names the line.
     """
     path = Path(path)
-    data = _bytes_of(path)
-    kept = _read_rows(data, path, concept_sets)
-    _check_complete(kept, path, concept_sets)
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig", errors="surrogatepass")
+    except OSError as error:
+        raise InputError(f"Expected a file that `save_curation` wrote, but {str(path)!r} cannot be read: {error.strerror}.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"Expected a CSV file in UTF-8, but {str(path)!r} is not: {error}. Save it as 'CSV UTF-8'.") from error
+    kept = _read_rows(text, repr(str(path)), concept_sets)
     sets, left_out = {}, {}
     for concept, set_ in concept_sets.items():
         gone = [id_ for id_ in set_.ids if not kept[concept, id_]]
         sets[concept] = set_.without(gone)
         if gone:
-            sides = {"positives": set_.positives, "negatives": set_.negatives}
-            left_out[concept] = {name: [id_ for id_ in gone if id_ in set(side)] for name, side in sides.items()}
+            left_out[concept] = {side: [id_ for id_ in gone if id_ in getattr(set_, side)] for side in get_args(Side)}
     entry = {"file": path.name, "fingerprint": fingerprint_bytes(data), "left_out": left_out}
     return ConceptSets(sets, {**concept_sets.metadata, "curation": [*concept_sets.metadata.get("curation", []), entry]})
 
 
-@dataclass(frozen=True)
-class _Row:
-    """A row of the file, as it stands there, and where that is."""
-
-    values: Mapping[str, str]
-    where: str
-
-
-def _read_rows(data: bytes, path: Path, concept_sets: ConceptSets) -> dict[tuple[str, str], bool]:
+def _read_rows(text: str, file: str, concept_sets: ConceptSets) -> dict[tuple[str, str], bool]:
     """Whether each image of each concept is kept."""
     sides = {(c, id_): _side(target) for c, set_ in concept_sets.items() for id_, target in zip(set_.ids, set_.targets, strict=True)}
     kept: dict[tuple[str, str], bool] = {}
-    for row in _rows(data, path):
-        key = (_unquoted(row.values["concept"]), _unquoted(row.values["id"]))
+    for row, where in _rows(text, file):
+        key = concept, id_ = row["concept"].removeprefix("'"), row["id"].removeprefix("'")
+        keep = _KEEP.get(row["keep"].strip().lower())
         if key not in sides:
-            raise InputError(_not_ours(row, key, concept_sets))
+            raise InputError(_not_ours(where, concept, id_, concept_sets))
         if key in kept:
-            raise InputError(f"Expected every image of a concept once, but {key[1]!r} of {key[0]!r} stands again in {row.where}.")
-        if row.values["side"].strip().lower() != sides[key]:
+            raise InputError(f"Expected every image of a concept once, but {id_!r} of {concept!r} stands again in {where}.")
+        if row["side"].strip().lower() != sides[key]:
             raise InputError(
-                f"Expected {key[1]!r} to be a {sides[key]} of {key[0]!r}, as in the sets, but {row.where} has {row.values['side']!r}. "
+                f"Expected {id_!r} to be a {sides[key]} of {concept!r}, as in the sets, but {where} has {row['side']!r}. "
                 "Only `keep` is edited: 0 leaves the image out."
             )
-        kept[key] = _keep(row)
+        if keep is None:
+            raise InputError(f"Expected `keep` to be 1 or 0 (or yes, no, true, false), but {where} has {row['keep']!r}.")
+        kept[key] = keep
+    missing = [key for key in sides if key not in kept]
+    if missing:
+        concept, id_ = missing[0]
+        raise InputError(
+            f"Expected a row for every image, but {file} has none for {id_!r} of {concept!r} ({len(missing)} are missing). "
+            "Set `keep` to 0 instead of deleting the row."
+        )
     return kept
 
 
-def _rows(data: bytes, path: Path) -> Iterator[_Row]:
-    try:
-        text = data.decode("utf-8-sig", errors="surrogatepass")
-    except UnicodeDecodeError as error:
-        raise InputError(f"Expected a CSV file in UTF-8, but {str(path)!r} is not: {error}. Save it as 'CSV UTF-8'.") from error
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text))
+def _rows(text: str, file: str) -> Iterator[tuple[dict[str, str], str]]:
+    """Every row by the names of its columns, and where it stands."""
+    delimiter = max(",;\t", key=text.split("\n", 1)[0].count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         header = [name.strip().lower() for name in next(reader, [])]
         missing = [name for name in _READ if header.count(name) != 1]
         if missing:
-            raise InputError(f"Expected the column {missing[0]!r} once in the first line of {str(path)!r}, but it has {header}.")
+            raise InputError(f"Expected the column {missing[0]!r} once in the first line of {file}, but it has {header}.")
         for cells in reader:
-            where = f"line {reader.line_num} of {str(path)!r}"
+            where = f"line {reader.line_num} of {file}"
             if not any(cell.strip() for cell in cells):
                 continue  # spreadsheets leave empty lines at the end
             if len(cells) < len(header):
                 raise InputError(f"Expected {len(header)} columns, but {where} has {len(cells)}.")
-            yield _Row(dict(zip(header, cells, strict=False)), where)
+            yield dict(zip(header, cells, strict=False)), where
     except csv.Error as error:
-        raise InputError(f"Expected a CSV file, but line {reader.line_num} of {str(path)!r} cannot be read: {error}.") from error
+        raise InputError(f"Expected a CSV file, but line {reader.line_num} of {file} cannot be read: {error}.") from error
 
 
-def _delimiter(text: str) -> str:
-    """What stands between the columns of the first line."""
-    first = text.split("\n", 1)[0]
-    return max(",;\t", key=first.count)
-
-
-def _keep(row: _Row) -> bool:
-    value = row.values["keep"].strip().lower()
-    if value not in _KEEP:
-        raise InputError(f"Expected `keep` to be 1 or 0 (or yes, no, true, false), but {row.where} has {row.values['keep']!r}.")
-    return _KEEP[value]
-
-
-def _check_complete(kept: Mapping[tuple[str, str], bool], path: Path, concept_sets: ConceptSets) -> None:
-    missing = [(concept, id_) for concept, set_ in concept_sets.items() for id_ in set_.ids if (concept, id_) not in kept]
-    if missing:
-        concept, id_ = missing[0]
-        raise InputError(
-            f"Expected a row for every image, but {str(path)!r} has none for {id_!r} of {concept!r} ({len(missing)} are missing). "
-            "Set `keep` to 0 instead of deleting the row."
-        )
-
-
-def _not_ours(row: _Row, key: tuple[str, str], concept_sets: ConceptSets) -> str:
-    concept, id_ = key
+def _not_ours(where: str, concept: str, id_: str, concept_sets: ConceptSets) -> str:
     if concept not in concept_sets:
-        return f"Expected concepts of the sets, but {row.where} has {concept!r}. Read the file with the sets it was written from."
+        return f"Expected concepts of the sets, but {where} has {concept!r}. Read the file with the sets it was written from."
     return (
-        f"Expected images of {concept!r}, but {row.where} has {id_!r}. Read the file with the sets it was written from; if a spreadsheet "
+        f"Expected images of {concept!r}, but {where} has {id_!r}. Read the file with the sets it was written from; if a spreadsheet "
         "changed the id (to a date, say), import that column as text."
     )
-
-
-def _bytes_of(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"Expected a file that `save_curation` wrote, but {str(path)!r} cannot be read: {error.strerror}.") from error
 
 
 def _side(target: Any) -> str:
@@ -246,10 +211,6 @@ def _side(target: Any) -> str:
 def _quoted(text: str) -> str:
     """With an apostrophe in front of what a spreadsheet would take for a formula or a number, or what begins with one."""
     return f"'{text}" if text[:1] in "=+-@\t\r\n'" or _is_number(text) else text
-
-
-def _unquoted(text: str) -> str:
-    return text.removeprefix("'")
 
 
 def _is_number(text: str) -> bool:

@@ -21,7 +21,7 @@ from neuroprobe.concepts.scores import ConceptScores
 from neuroprobe.concepts.sets import ConceptSets
 from neuroprobe.concepts.vocabulary import ConceptGroup, Vocabulary
 from neuroprobe.exceptions import InputError
-from neuroprobe.images import BatchRecord, Collected, Images, Transform, collect
+from neuroprobe.images import BatchRecord, Collected, Images, Transform, check_images, collect
 
 
 class OfImages(Protocol):
@@ -88,7 +88,13 @@ class GivenLabels:
         groups: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         frame = read_table(table, ids=ids, concepts=concepts)
-        self.vocabulary = _vocabulary([str(name) for name in frame.columns], groups)
+        parts = {"labels": frame.columns} if groups is None else groups
+        self.vocabulary = Vocabulary([ConceptGroup(name, tuple(members), templates=("{}",)) for name, members in parts.items()])
+        odd = sorted(set(self.vocabulary.names) ^ set(frame.columns))
+        if odd:
+            raise InputError(
+                f"Expected `groups` to hold every concept of the labels once and no other, but {odd[0]!r} is in one of them alone."
+            )
         self.table = frame[list(self.vocabulary.names)]
         self.is_boolean = not not_boolean(self.table).any()
         self._values = np.ascontiguousarray(self.table.to_numpy(dtype=np.float32))  # [n_images, n_concepts]
@@ -119,26 +125,29 @@ class GivenLabels:
         """
         return truth_of(self.table)
 
-    def score(self, images: Images, *, batch_size: int = 64, workers: int = 0, progress: bool | None = None) -> ConceptScores:
+    def score(
+        self, images: Images, *, batch_size: int = 64, workers: int = 0, distributed: bool = False, progress: bool | None = None
+    ) -> ConceptScores:
         """The labels of a probing set, in its order.
 
         Parameters
         ----------
         images : Images
-        batch_size, workers, progress
-            As in `neuroprobe.images.passes.collect`, which reads the images once to know them by content.
+        batch_size, workers, distributed, progress
+            As in `neuroprobe.images.collect`, which reads the images once to know them by content.
 
         Raises
         ------
         InputError
             An image that has no labels.
         """
+        check_images(images)
         labels = self
         if not images.is_stream:
             rows_of(self.table.index, images.ids)
             labels = GivenLabels(self, ids=images.ids) if self._is_in_order else self  # an image that is skipped has a row too
-        consumers = [labels.consumer()]
-        (scores,) = collect(images, consumers, batch_size=batch_size, workers=workers, progress=progress, description="labels")
+        reading: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "distributed": distributed, "progress": progress}
+        (scores,) = collect(images, [labels.consumer()], description="labels", **reading)
         return scores  # type: ignore[no-any-return]
 
     def score_like(self, recorded: OfImages) -> ConceptScores:
@@ -157,7 +166,7 @@ class GivenLabels:
         return self._scores(recorded.ids, images=recorded.metadata.get("images"), skipped=recorded.metadata.get("skipped") or {})
 
     def consumer(self) -> LabelPass:
-        """This source as a consumer of `neuroprobe.images.passes.collect`, whose result is the `ConceptScores`."""
+        """This source as a consumer of `neuroprobe.images.collect`, whose result is the `ConceptScores`."""
         return LabelPass(self)
 
     def _scores(self, ids: Sequence[str], *, images: Any, skipped: Mapping[str, str]) -> ConceptScores:
@@ -209,31 +218,11 @@ def _nothing(image: Image.Image) -> torch.Tensor:
     return torch.empty(0)
 
 
-def _vocabulary(concepts: Sequence[str], groups: Mapping[str, Sequence[str]] | None) -> Vocabulary:
-    if groups is None:
-        return Vocabulary([ConceptGroup("labels", tuple(concepts), templates=("{}",))])
-    vocabulary = Vocabulary([ConceptGroup(name, tuple(members), templates=("{}",)) for name, members in groups.items()])
-    if set(vocabulary.names) != set(concepts):
-        odd = sorted(set(vocabulary.names) ^ set(concepts))[0]
-        raise InputError(f"Expected `groups` to hold every concept of the labels once and no other, but {odd!r} is in one of the two only.")
-    return vocabulary
-
-
 def as_labels(given_labels: LabelTable, ids: Sequence[str] | None = None, *, concepts: Sequence[str] | None = None) -> GivenLabels:
-    """Given labels of these images in this order, from a table of any kind (`LabelTable`).
+    """Given labels of these images in this order, from a table of any kind.
 
-    Parameters
-    ----------
-    given_labels : table of any kind
-    ids : sequence of str, optional
-        The images; by default those of the table.
-    concepts : sequence of str, optional
-        The columns of an array; of other kinds, those to keep, in this order.
-
-    Raises
-    ------
-    InputError
-        As `GivenLabels`: the same for every function that takes such a table.
+    `ids` and `concepts` are as in `GivenLabels`, which refuses what does not fit: with the same `InputError` in every function that takes
+    such a table.
     """
     if ids is None and concepts is None and isinstance(given_labels, GivenLabels):
         return given_labels
@@ -243,12 +232,8 @@ def as_labels(given_labels: LabelTable, ids: Sequence[str] | None = None, *, con
 def shown_concepts(given_labels: LabelTable | ConceptSets, ids: Sequence[str]) -> dict[str, tuple[BoolArray, BoolArray]]:
     """For every concept, which images show it and which are its control: two masks over the images, [n_images].
 
-    Of a table, the control is all others; of concept sets, whose images are found by their ids, the negatives.
-
-    Raises
-    ------
-    InputError
-        As `as_labels`, or labels that are not all true or false.
+    Of a table, the control is all others; of concept sets, whose images are found by their ids, the negatives. `InputError` as from
+    `as_labels`, or for labels that are not all true or false.
     """
     if isinstance(given_labels, ConceptSets):
         index = pd.Index(list(ids))

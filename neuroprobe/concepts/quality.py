@@ -68,7 +68,7 @@ def estimate_set_quality(concept_sets: ConceptSets, scores: ConceptScores) -> pd
     all the others. Two Gaussians are fitted to the margins of all images; the estimate is the mean posterior of the upper one
     among the positives, and of the lower one among the negatives. It is an estimate: where the encoder is sure and wrong, or
     hardly any image shows the concept, it is too good. How far it is off on the offline world stands in the documentation,
-    "Concept sets". To know, look at some images (`neuroprobe.concepts.curation.contact_sheet`).
+    "Concept sets". To know, look at some images (`neuroprobe.concepts.contact_sheet`).
 
     Parameters
     ----------
@@ -104,7 +104,7 @@ def estimate_set_quality(concept_sets: ConceptSets, scores: ConceptScores) -> pd
     return pd.DataFrame(table, columns=["concept", "side", "n", "estimated_precision", "mean_likelihood"])
 
 
-def with_label_noise(concept_sets: ConceptSets, rate: float, *, seed: int) -> ConceptSets:
+def with_label_noise(concept_sets: ConceptSets, rate: float, *, seed: int = 0) -> ConceptSets:
     """The same images with a share of each side put on the other: what wrong labels do to a probe.
 
     Parameters
@@ -112,7 +112,7 @@ def with_label_noise(concept_sets: ConceptSets, rate: float, *, seed: int) -> Co
     concept_sets : ConceptSets
     rate : float
         Share of each side, in [0, 1]; rounded to whole images. Near-duplicates go together, as long as they fit.
-    seed : int
+    seed : int, default 0
         What is drawn for a concept depends on the seed, its group and its name alone.
 
     Returns
@@ -127,15 +127,20 @@ def with_label_noise(concept_sets: ConceptSets, rate: float, *, seed: int) -> Co
     """
     check_share("rate", rate, zero=True, one=True)
     check_seed(seed)
-    sets = {concept: _noisy(set_, rate, seed) for concept, set_ in concept_sets.items()}
+    sets = {}
+    for concept, set_ in concept_sets.items():
+        targets = set_.targets
+        groups = np.asarray(set_.duplicates) if set_.duplicates else np.arange(len(targets))
+        moved = groups_of_each_class(targets, groups, rate, generator_of(set_.concept, set_.group, seed), classes=(1, 0))
+        sets[concept] = set_.reordered(np.flatnonzero((targets == 1) ^ moved), np.flatnonzero((targets == 0) ^ moved))
     return ConceptSets(sets, {**concept_sets.metadata, "label_noise": {"rate": rate, "seed": seed}})
 
 
 def _margins(scores: ConceptScores, concept_set: ConceptSet) -> npt.NDArray[np.float64]:
     """The log-odds of the concept's likelihood, [n_images]; from similarities, as a likelihood of almost 1 is rounded."""
     scores.likelihoods(concept_set.group)  # raises what is wrong with the group or the temperature
-    columns = [i for i, concept in enumerate(scores.vocabulary.concepts) if concept.group == concept_set.group]
-    names = [scores.vocabulary.concepts[i].name for i in columns]
+    columns = scores.vocabulary.rows_of(concept_set.group)
+    names = [scores.concepts[i] for i in columns]
     if concept_set.concept not in names:
         raise InputError(f"Expected the scores that the sets were ranked from, but {concept_set.group!r} has no {concept_set.concept!r}.")
     logits = (scores.image_vectors @ scores.text_vectors[columns].T).double().numpy() / scores.temperature
@@ -154,10 +159,3 @@ def _upper_posterior(margins: npt.NDArray[np.float64], concept: str) -> npt.NDAr
     mixture = GaussianMixture(2, means_init=start, random_state=0, tol=1e-6, max_iter=2000).fit(standard)
     posterior: npt.NDArray[np.float64] = mixture.predict_proba(standard)[:, int(mixture.means_.argmax())]
     return posterior
-
-
-def _noisy(concept_set: ConceptSet, rate: float, seed: int) -> ConceptSet:
-    targets, generator = concept_set.targets, generator_of(concept_set.concept, concept_set.group, seed)
-    groups = np.asarray(concept_set.duplicates) if concept_set.duplicates else np.arange(len(targets))
-    moved = groups_of_each_class(targets, groups, rate, generator, classes=(1, 0))
-    return concept_set.reordered(np.flatnonzero((targets == 1) ^ moved), np.flatnonzero((targets == 0) ^ moved))

@@ -19,7 +19,7 @@ from neuroprobe.concepts._texts import checked_vectors, embed_texts
 from neuroprobe.concepts.encoders._base import ImageTextEncoder, PromptTooLongError, shortened
 from neuroprobe.concepts.sets import ConceptSets
 from neuroprobe.concepts.vocabulary import Vocabulary
-from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
+from neuroprobe.exceptions import InputError, shown
 from neuroprobe.images import BatchRecord, Collected, Images, Transform, check_images, collect
 from neuroprobe.recording import Activations, ActivationSummary, Recorded
 
@@ -72,10 +72,7 @@ class ConceptSource:
     def text_vectors(self, *, progress: bool | None = None) -> torch.Tensor:
         """One unit vector per concept, float32 [n_concepts, d]: the mean over its prompts' unit vectors; computed once.
 
-        Parameters
-        ----------
-        progress : bool, optional
-            As in `neuroprobe.concepts._texts.embed_texts`.
+        A progress bar is shown if `progress` is True, and if it is None, on a terminal and for more than 2,048 prompts.
 
         Raises
         ------
@@ -122,15 +119,8 @@ class ConceptSource:
             No `Images`, or vectors of the encoder that are not of unit length or of the texts' dimensions.
         """
         check_images(images)
-        (scores,) = collect(
-            images,
-            [self.consumer(progress=progress)],
-            batch_size=batch_size,
-            workers=workers,
-            distributed=distributed,
-            progress=progress,
-            description="score",
-        )
+        reading: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "distributed": distributed, "progress": progress}
+        (scores,) = collect(images, [self.consumer(progress=progress)], description="score", **reading)
         return scores  # type: ignore[no-any-return]
 
     def rank(
@@ -143,20 +133,9 @@ class ConceptSource:
         progress: bool | None = None,
         **ranking: Unpack[RankingOptions],
     ) -> ConceptSets:
-        """Score the images and rank them within every group, as `ConceptScores.rank` does.
+        """Score the images as `score` does, and rank them within every group as `ConceptScores.rank` does.
 
-        Parameters
-        ----------
-        images : Images
-        batch_size, workers, distributed, progress
-            As in `neuroprobe.images.collect`.
-        **ranking
-            n_positive, n_negative, seed, negatives, gap, near_duplicates and n_types, as in `neuroprobe.concepts.Ranking`.
-
-        Raises
-        ------
-        InputError
-            As `ConceptScores.rank`; what is wrong with the arguments or the number of images shows before an image is read.
+        What is wrong with the arguments of the ranking or the number of images shows before an image is read.
         """
         check_images(images)
         if self._softmax_temperature() is None:
@@ -247,24 +226,12 @@ class ConceptScores:
 
     @property
     def truth(self) -> torch.Tensor:
-        """Which concept is in which image, bool [n_images, n_concepts], if the scores are given labels of yes and no.
-
-        Raises
-        ------
-        InputError
-            They are an encoder's scores, or labels with other values.
-        """
+        """Which concept is in which image, bool [n_images, n_concepts]; `InputError` unless these are given labels of yes and no."""
         return torch.from_numpy(truth_of(self.table))
 
     @property
     def table(self) -> pd.DataFrame:
-        """The given labels that these scores are, [n_images, n_concepts].
-
-        Raises
-        ------
-        InputError
-            They are an encoder's scores.
-        """
+        """The given labels that these scores are, [n_images, n_concepts]; `InputError` if they are an encoder's scores."""
         if "labels" not in self.metadata:
             raise InputError("Expected given labels, but got scores of an encoder. Make them with GivenLabels(table).")
         return pd.DataFrame(self.image_vectors.cpu().numpy(), index=list(self.ids), columns=list(self.concepts))
@@ -292,12 +259,9 @@ class ConceptScores:
         """
         if "labels" in self.metadata:
             raise InputError("Expected scores of an encoder, but these are given labels. For sets: ConceptSets.from_labels(labels).")
-        names = [g.name for g in self.vocabulary.groups]
-        if group not in names:
-            raise UnknownNameError(f"Expected a group of the vocabulary, but got {group!r}. {suggest(group, names)}")
+        rows = self.vocabulary.rows_of(group)
         if self.temperature is None:
             raise InputError(_NO_TEMPERATURE)
-        rows = [i for i, concept in enumerate(self.vocabulary.concepts) if concept.group == group]
         return torch.softmax(self.image_vectors @ self.text_vectors[rows].T / self.temperature, dim=1)
 
     def rank(self, **ranking: Unpack[RankingOptions]) -> ConceptSets:

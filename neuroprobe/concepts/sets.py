@@ -74,9 +74,6 @@ class ConceptSet:
             values = getattr(self, name)
             if values and len(values) != len(self.ids):
                 raise InputError(f"Expected one of the {name} of {self.concept!r} per image ({len(self.ids)}), but got {len(values)}.")
-        self._check_duplicates()
-
-    def _check_duplicates(self) -> None:
         n = len(self.positives)
         shared = set(self.duplicates[:n]) & set(self.duplicates[n:])
         if shared:
@@ -97,13 +94,7 @@ class ConceptSet:
         return np.repeat([1, 0], [len(self.positives), len(self.negatives)])
 
     def without(self, ids: Collection[str]) -> ConceptSet:
-        """The same set with these images left out.
-
-        Raises
-        ------
-        InputError
-            A side would be empty.
-        """
+        """The same set with these images left out; `InputError` if a side would be empty."""
         gone = set(ids)
         for name, side in (("positives", self.positives), ("negatives", self.negatives)):
             if gone.issuperset(side):
@@ -151,28 +142,25 @@ class ConceptSet:
 
         check_share("held_out", held_out)
         check_seed(seed)
-        targets, groups = self.targets, np.asarray(self.duplicates)
+        targets, groups, n = self.targets, self.duplicates, len(self.positives)
         try:
-            if len(set(self.duplicates)) == len(self.duplicates):
+            if len(set(groups)) == len(groups):
                 train, test = train_test_split(np.arange(len(targets)), test_size=held_out, stratify=targets, random_state=seed)
             else:
                 generator = np.random.default_rng(seed)
-                held = groups_of_each_class(targets, groups, held_out, generator, classes=(0, 1))
+                held = groups_of_each_class(targets, np.asarray(groups), held_out, generator, classes=(0, 1))
                 train, test = generator.permutation(np.flatnonzero(~held)), generator.permutation(np.flatnonzero(held))
-        except ValueError as error:
-            raise self._too_few(held_out) from error
-        if len(set(targets[train])) < 2 or len(set(targets[test])) < 2:
-            raise self._too_few(held_out)
+            have_both = all(len(set(targets[rows])) == 2 for rows in (train, test))
+        except ValueError:  # fewer images than parts, or of a class
+            have_both = False
+        if not have_both:
+            together = f" (in {len(set(groups[:n]))} and {len(set(groups[n:]))} groups of near-duplicates, which are not taken apart)"
+            raise InputError(
+                f"Expected both classes of {self.concept!r} in the training and in the held-out part, but {n} positives and "
+                f"{len(self.negatives)} negatives{together if len(set(groups)) < len(groups) else ''} with {held_out:g} of them held out "
+                "leave one with a single class. Give more images, or hold out another share."
+            )
         return train, test
-
-    def _too_few(self, held_out: float) -> InputError:
-        n, groups = len(self.positives), self.duplicates
-        sizes = f" (in {len(set(groups[:n]))} and {len(set(groups[n:]))} groups of near-duplicates, which are not taken apart)"
-        return InputError(
-            f"Expected both classes of {self.concept!r} in the training and in the held-out part, but {n} positives and "
-            f"{len(self.negatives)} negatives{sizes if len(set(groups)) < len(groups) else ''} with {held_out:g} of them held out leave "
-            "one with a single class. Give more images, or hold out another share."
-        )
 
     def __repr__(self) -> str:
         return f"ConceptSet({self.concept!r}, {len(self.positives)} positives, {len(self.negatives)} negatives)"
@@ -229,14 +217,14 @@ class ConceptSets(Mapping[str, ConceptSet]):
         table = read_table(given_labels, ids=ids)
         shown, ids = truth_of(table), [str(id_) for id_ in table.index]
         sets = {}
-        for column, concept in enumerate(table.columns):
-            generator = generator_of(concept, group, seed)
-            sides = [
-                _drawn(np.flatnonzero(shown[:, column] == wanted), n, generator, f"that {what} {concept!r}")
-                for wanted, n, what in ((True, n_positive, "show"), (False, n_negative, "do not show"))
-            ]
-            positives, negatives = (tuple(ids[row] for row in rows) for rows in sides)
-            sets[concept] = ConceptSet(concept, group, positives, negatives)
+        for concept, column in zip(table.columns, shown.T, strict=True):
+            generator, sides = generator_of(concept, group, seed), []
+            for rows, n, what in ((np.flatnonzero(column), n_positive, "show"), (np.flatnonzero(~column), n_negative, "do not show")):
+                if len(rows) < (n or 1):
+                    raise InputError(f"Expected at least {n or 1} images that {what} {concept!r}, but the labels have {len(rows)}.")
+                drawn = rows if n is None else generator.choice(rows, size=n, replace=False)
+                sides.append(tuple(ids[row] for row in drawn))
+            sets[concept] = ConceptSet(concept, group, sides[0], sides[1])
         return cls(sets, {"made_from": "labels", "n_images": len(ids), "n_positive": n_positive, "n_negative": n_negative, "seed": seed})
 
     @classmethod
@@ -265,25 +253,20 @@ class ConceptSets(Mapping[str, ConceptSet]):
         UnreadableImageError
             A file that does not begin like an image.
         """
-        sides = [Images(folder) for folder in (positives, negatives)]
-        _check_no_picture_in_both(*sides)
-        images = Images.concat(*sides, names=["positives", "negatives"])
-        n = len(sides[0])
+        ours, others = Images(positives), Images(negatives)
+        seen = {ours.digest(i): id_ for i, id_ in enumerate(ours.ids)}
+        for i, id_ in enumerate(others.ids):
+            twin = seen.get(others.digest(i))
+            if twin is not None:
+                raise InputError(f"Expected no picture in both folders, but {id_!r} of the negatives is {twin!r} of the positives.")
+        images, n = Images.concat(ours, others, names=["positives", "negatives"]), len(ours)
         sets = {concept: ConceptSet(concept, group, images.ids[:n], images.ids[n:])}
         return cls(sets, {"made_from": "folders", "images": images.fingerprint}), images
 
     def with_types(self, types: Mapping[str, Hashable]) -> ConceptSets:
         """The same sets, with the type of every image: its given class, say.
 
-        Parameters
-        ----------
-        types : mapping from id to type
-            For all images of the sets at least.
-
-        Raises
-        ------
-        InputError
-            An image without a type.
+        `types` is a mapping from id to type, of all images of the sets at least; `InputError` if one has none.
         """
         numbers = {type_: i for i, type_ in enumerate(dict.fromkeys(types[id_] for id_ in sorted(types)))}
         sets = {}
@@ -295,15 +278,8 @@ class ConceptSets(Mapping[str, ConceptSet]):
     def with_near_duplicates(self, groups: Mapping[str, int]) -> ConceptSets:
         """The same sets, knowing which images are near-duplicates; negatives that nearly equal a positive are left out.
 
-        Parameters
-        ----------
-        groups : mapping from id to group
-            As from `neuroprobe.images.duplicates.near_duplicates`; for all images of the sets at least.
-
-        Raises
-        ------
-        InputError
-            An image without a group, or a concept all of whose negatives nearly equal a positive.
+        `groups` is a mapping from id to group, as from `neuroprobe.images.near_duplicates`, of all images of the sets at least;
+        `InputError` if one has none, or if all negatives of a concept nearly equal a positive.
         """
         sets, left_out = {}, {}
         for concept, set_ in self.items():
@@ -355,22 +331,6 @@ def groups_of_each_class(
         rows = np.flatnonzero(targets == target)
         taken[fitting_groups(rows, groups, round(share * len(rows)), generator)] = True
     return taken
-
-
-def _drawn(rows: npt.NDArray[Any], n: int | None, generator: np.random.Generator, what: str) -> npt.NDArray[Any]:
-    """`n` of the rows at random, or all of them in order."""
-    if len(rows) < (n or 1):
-        raise InputError(f"Expected at least {n or 1} images {what}, but the labels have {len(rows)}.")
-    return rows if n is None else generator.choice(rows, size=n, replace=False)
-
-
-def _check_no_picture_in_both(positives: Images, negatives: Images) -> None:
-    seen = {positives.digest(i): id_ for i, id_ in enumerate(positives.ids)}
-    for i, id_ in enumerate(negatives.ids):
-        if negatives.digest(i) in seen:
-            raise InputError(
-                f"Expected no picture in both folders, but {id_!r} of the negatives is {seen[negatives.digest(i)]!r} of the positives."
-            )
 
 
 def _check_known(known: Mapping[str, Any], concept_set: ConceptSet, what: str) -> None:

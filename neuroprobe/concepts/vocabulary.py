@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from neuroprobe._core import check_choice, check_count, fingerprint_texts, import_extra
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
@@ -69,10 +69,9 @@ class ConceptGroup:
 
     Raises
     ------
-    InputError
-        No concepts, an empty name, a name twice, or a template without exactly one ``{}``.
-    UnknownNameError
-        A single text for `templates` that has no ``{}`` and is no name of `TEMPLATES`.
+    InputError, UnknownNameError
+        No concepts, an empty name, a name twice, or a template without exactly one ``{}``; a single text for `templates` that has
+        no ``{}`` and is no name of `TEMPLATES`.
     """
 
     name: str
@@ -176,7 +175,9 @@ class Vocabulary:
 
     @classmethod
     def from_file(cls, path: str | Path, *, templates: str | Sequence[str] = ("{}",), duplicates: Duplicates = "raise") -> Vocabulary:
-        """A word list: UTF-8, one concept per line; empty lines and spaces around a word are left out.
+        """A word list: UTF-8, one concept per line; spaces around a word, empty lines and comments are left out.
+
+        A comment is a line that begins with "# ", a number sign and a space: "#1" and "#hashtag" are concepts.
 
         CLIP-Dissect's lists of 3,000, 10,000 and 20,000 common English words are such files. The group's name is the file's,
         without its suffix.
@@ -201,7 +202,8 @@ class Vocabulary:
             ) from error
         except UnicodeDecodeError as error:
             raise InputError(f"Expected a word list in UTF-8, but {str(path)!r} is not: {error}. Save it as UTF-8.") from error
-        words = [line.strip() for line in text.split("\n") if line.strip()]  # splitlines also cuts at form feeds and the like
+        lines = map(str.strip, text.split("\n"))  # splitlines also cuts at form feeds and the like
+        words = [line for line in lines if line and line.split()[0] != "#"]
         if not words:
             raise InputError(f"Expected one concept per line, but {str(path)!r} holds none.")
         return cls.from_words(words, templates=templates, group=path.stem, duplicates=duplicates)
@@ -227,10 +229,8 @@ class Vocabulary:
 
         Raises
         ------
-        UnknownNameError
-            No such model or weights.
-        InputError
-            Weights without class names.
+        InputError, UnknownNameError
+            Weights without class names; no such model or weights.
 
         Examples
         --------
@@ -238,8 +238,18 @@ class Vocabulary:
         >>> len(vocabulary), vocabulary.names[0]
         (1000, 'tench')
         """
-        found = _find_weights(weights)
-        names = [name for name in found.meta.get("categories") or () if name not in _NO_CATEGORIES]
+        from torchvision import models
+
+        found: Any = weights
+        try:
+            if isinstance(weights, str):
+                found = models.get_model_weights(weights).DEFAULT if weights in models.list_models() else models.get_weight(weights)
+            names = [name for name in found.meta.get("categories") or () if name not in _NO_CATEGORIES]
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise UnknownNameError(
+                "Expected weights of torchvision, their name such as 'ResNet50_Weights.IMAGENET1K_V2', or a model's, but got "
+                f"{weights!r}. {suggest(str(weights), models.list_models())}"
+            ) from error
         if not names:
             raise InputError(f"Expected weights that name their classes, but {found} has no categories. Use Vocabulary.from_words.")
         return cls.from_words(names, templates=templates, group=str(found), duplicates="drop")
@@ -263,17 +273,21 @@ class Vocabulary:
 
         Raises
         ------
-        MissingDependencyError
-            wordfreq is not installed.
-        InputError
-            n below 1, a language that wordfreq does not know, or fewer words than asked for.
+        InputError, MissingDependencyError
+            n below 1, a language that wordfreq does not know, or fewer words than asked for; wordfreq is not installed.
 
         References
         ----------
         Speer, "rspeer/wordfreq: v3.0", 2022, https://doi.org/10.5281/zenodo.7199437.
         """
         check_count("n", n)
-        words = list(itertools.islice(_frequent_words(language), n))
+        wordfreq = import_extra("wordfreq", wanted_by="the most frequent words", extra="words")
+        try:
+            listed = wordfreq.iter_wordlist(language)
+            words = list(itertools.islice((word for word in listed if not any(map(str.isdigit, word))), n))
+        except (LookupError, ValueError) as error:  # no words of it; no language code at all
+            known = suggest(language, wordfreq.available_languages())
+            raise InputError(f"Expected a language of wordfreq, but got {language!r}. {known}") from error
         if len(words) < n:
             raise InputError(f"Expected {n} words of {language!r}, but wordfreq has {len(words)}. Ask for fewer.")
         return cls.from_words(words, templates=templates, group=f"{n} most frequent words of {language!r}")
@@ -300,17 +314,19 @@ class Vocabulary:
         return fingerprint_texts(text for c in self.concepts for text in (c.group, c.name, *c.prompts))
 
     def group_of(self, name: str) -> ConceptGroup:
-        """The group that holds the concept `name`.
+        """The group that holds the concept `name`; `UnknownNameError` if none does."""
+        owners = {concept: group for group in self.groups for concept in group.concepts}
+        if name not in owners:
+            raise UnknownNameError(f"Expected a concept of the vocabulary, but got {name!r}. {suggest(name, owners)}")
+        return owners[name]
 
-        Raises
-        ------
-        UnknownNameError
-        """
-        for group in self.groups:
-            if name in group.concepts:
-                return group
-        known = [n for group in self.groups for n in group.concepts]
-        raise UnknownNameError(f"Expected a concept of the vocabulary, but got {name!r}. {suggest(name, known)}")
+    def rows_of(self, group: str) -> list[int]:
+        """The positions of a group's names among `names`; `UnknownNameError` for no group."""
+        rows = [i for i, concept in enumerate(self.concepts) if concept.group == group]
+        if not rows:
+            known = [g.name for g in self.groups]
+            raise UnknownNameError(f"Expected a group of the vocabulary, but got {group!r}. {suggest(group, known)}")
+        return rows
 
     def __len__(self) -> int:
         return len(self.concepts)
@@ -331,32 +347,6 @@ def _resolved(templates: str | Iterable[str]) -> tuple[str, ...]:
             f"{suggest(templates, TEMPLATES)}"
         )
     return (templates,)
-
-
-def _find_weights(weights: str | WeightsEnum) -> WeightsEnum:
-    from torchvision import models
-
-    if isinstance(weights, models.WeightsEnum):
-        return weights
-    if isinstance(weights, str) and weights in models.list_models():
-        return models.get_model_weights(weights).DEFAULT
-    try:
-        return models.get_weight(weights)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UnknownNameError(
-            "Expected weights of torchvision, their name such as 'ResNet50_Weights.IMAGENET1K_V2', or a model's, but got "
-            f"{weights!r}. {suggest(str(weights), models.list_models())}"
-        ) from error
-
-
-def _frequent_words(language: str) -> Iterator[str]:
-    wordfreq = import_extra("wordfreq", wanted_by="the most frequent words", extra="words")
-    try:
-        words = wordfreq.iter_wordlist(language)
-        return (word for word in words if not any(character.isdigit() for character in word))
-    except (LookupError, ValueError) as error:  # no words of it; no language code at all
-        known = suggest(language, wordfreq.available_languages())
-        raise InputError(f"Expected a language of wordfreq, but got {language!r}. {known}") from error
 
 
 def _check_names(names: Sequence[str], where: str) -> None:

@@ -273,7 +273,7 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     [
         ({"ids": ["a"]}, "labels of all 1 images, but 1 have none, such as 'a'"),
         ({"ids": "2"}, "a list of ids, but got the single id '2'"),
-        ({"concepts": ["blue"]}, "`concepts` to be columns of the table, but got 'blue'"),
+        ({"concepts": ["blue"]}, "`concepts` of the table, but got 'blue'"),
         ({"concepts": "red"}, "a list of `concepts`, but got the single text 'red'"),
         ({"groups": {"color": ["red"]}}, "every concept of the labels once and no other, but 'big'"),
         ({"groups": {"color": ["red", "big", "blue"]}}, "no other, but 'blue'"),

@@ -59,7 +59,7 @@ def test_a_truth_that_does_not_fit_is_refused() -> None:
     truth = pd.DataFrame({"red": [True] * 89}, index=[f"i{k}" for k in range(89)])
     with pytest.raises(InputError, match="labels of all 90 images, but 1 have none, such as 'i89'"):
         set_quality(plain_sets(), truth)
-    with pytest.raises(InputError, match="`concepts` to be columns of the table, but got 'red'"):
+    with pytest.raises(InputError, match="`concepts` of the table, but got 'red'"):
         set_quality(plain_sets(), truth.rename(columns={"red": "read"}))
     with pytest.raises(InputError, match="a label for every image, but 'red' lacks that of 'i0'"):
         set_quality(plain_sets(), truth.astype(float) * np.nan)

@@ -261,6 +261,15 @@ def test_a_hundred_thousand_words(tmp_path: Path) -> None:
     assert vocabulary.group_of("word 99999").name == "my words"
 
 
+def test_a_comment_of_a_word_list_is_no_concept(tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text("# colors\nred\n  #\tand\n#\n#1\n#hashtag\nblue # not green\n")
+    assert Vocabulary.from_file(path).names == ("red", "#1", "#hashtag", "blue # not green")
+    path.write_text("# nothing\n")
+    with pytest.raises(InputError, match=r"one concept per line, but .* holds none"):
+        Vocabulary.from_file(path)
+
+
 # --- torchvision's classes
 
 
