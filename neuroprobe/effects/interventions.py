@@ -29,6 +29,7 @@ from neuroprobe.models import (
     Direction,
     Layout,
     UnitAxisTracker,
+    as_site,
     check_layers,
     check_layout,
     check_model,
@@ -183,16 +184,13 @@ def mean_values(model: nn.Module, layer: str, activations: Activations | Activat
 def _check_recorded(model: nn.Module, layer: str, activations: Activations | ActivationSummary, *, pooling: str) -> None:
     from neuroprobe._core import fingerprint_model
 
-    activations[layer]  # an unknown layer is told
+    activations[as_site(layer)]  # an unknown layer is told, and another site of it
     known = activations.metadata
     if "pooling" in known and known["pooling"] != pooling:
         raise InputError(
             f"Expected activations of {layer!r} recorded with pooling={pooling!r}, but got some with {known['pooling']!r}. "
             "Record them so, or give your own numbers."
         )
-    for parameter in ("units", "call"):
-        if layer in known.get(parameter, {}):
-            raise InputError(f"Expected activations of {layer!r} itself, as often as it runs, but they were recorded with `{parameter}`.")
     if "model" in known and known["model"] != fingerprint_model(model):
         raise InputError(f"Expected activations of {layer!r} of this model, but they were recorded from another, or from other weights.")
 

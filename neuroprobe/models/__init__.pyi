@@ -51,6 +51,7 @@ from .sites import check_model as check_model
 from .sites import check_same_site as check_same_site
 from .sites import check_site as check_site
 from .sites import check_sites as check_sites
+from .sites import find_site as find_site
 from .taps import Reading as Reading
 from .taps import Replacement as Replacement
 from .taps import Run as Run
@@ -108,6 +109,7 @@ __all__ = [
     "directions_from_npz",
     "directions_to_npz",
     "evaluating",
+    "find_site",
     "fingerprint_checkpoints",
     "fingerprint_each",
     "is_torchscript",

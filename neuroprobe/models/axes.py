@@ -61,7 +61,7 @@ _TAKES_CHANNELS_LAST = (vision_transformer.Encoder,)
 
 def check_layout(layout: object) -> None:
     """Raise `UnknownNameError` for what is no layout's name."""
-    if layout not in UNIT_AXES:
+    if not isinstance(layout, str) or layout not in UNIT_AXES:
         raise UnknownNameError(f"Expected a layout, but got {layout!r}. {suggest(str(layout), UNIT_AXES)}")
 
 

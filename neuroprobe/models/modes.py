@@ -17,8 +17,8 @@ _PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's parameters are; the CPU if it has none."""
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    """Where the model's parameters and buffers are; the CPU if it has none."""
+    return next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
@@ -50,20 +50,22 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 @contextmanager
 def placed(model: nn.Module, device: str | torch.device | None) -> Iterator[None]:
-    """The model on a device for a while, and then where it was; None leaves it there.
+    """The model on a device for a while, and then where it was.
+
+    "auto" leaves it where it is, unless that is the CPU and there is an accelerator. None leaves it there always.
 
     Raises
     ------
     InputError
         No such device, or a model that is on several.
     """
-    if device is None:
+    before, found = device_of(model), {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    if device is None or (device == "auto" and (len(found) > 1 or before.type != "cpu")):
         yield
         return
-    target, found = resolve_device(device), {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    target = resolve_device(device)
     if len(found) > 1:
         raise InputError(f"Expected a model on one device, but it is on {sorted(map(str, found))}. Leave `device` out.")
-    before = device_of(model)
     model.to(target)
     try:
         yield

@@ -7,7 +7,7 @@ module's full dotted name, exactly as in ``model.named_modules()``: looked up, n
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
@@ -71,7 +71,7 @@ class _Wrapped:
 
 def _as_basis(basis: Any) -> Basis:
     if hasattr(basis, "encode") and not isinstance(basis, type):
-        if isinstance(getattr(basis, "fingerprint", None), str):
+        if isinstance(basis, _Wrapped) or isinstance(getattr(basis, "fingerprint", None), str):
             return basis  # type: ignore[no-any-return]
         if isinstance(basis, nn.Module):
             encode: Any = basis.encode
@@ -270,6 +270,36 @@ def check_same_site(site: str | Site, identity: str, *, what: str = "these activ
     expected = as_site(site).identity
     if expected != identity:
         raise InputError(f"Expected units of {_in_words(expected)}, but {what} are of {_in_words(identity)}. Hand in the same Site.")
+
+
+def find_site(site: str | Site, identities: Mapping[str, str]) -> str:
+    """The key under which a site's units are kept.
+
+    Parameters
+    ----------
+    site : str or Site
+        A key as it stands; or a site, which is looked for by its identity.
+    identities : mapping from key to `Site.identity`
+
+    Raises
+    ------
+    UnknownNameError
+        There is none of its layer.
+    InputError
+        There is another site of its layer.
+    """
+    if not isinstance(site, Site):
+        if site not in identities:
+            raise UnknownNameError(f"Expected a recorded layer, but got {site!r}. {suggest(str(site), identities)}")
+        return site
+    wanted = site.identity
+    for key, identity in identities.items():
+        if identity == wanted:
+            return key
+    for identity in identities.values():
+        if identity.partition(" (")[0] == site.layer:
+            check_same_site(site, identity)
+    raise UnknownNameError(f"Expected a recorded layer, but got {site.key!r}. {suggest(site.layer, identities)}")
 
 
 def _in_words(identity: str) -> str:

@@ -2,35 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import io
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from neuroprobe._core import __version__, check_count, fingerprint_architecture, fingerprint_model, fingerprint_texts
-from neuroprobe.exceptions import InputError, StoreError
-from neuroprobe.images import Consumer, Images, Transform, collect, fingerprint_images, rank_and_size
-from neuroprobe.recording._forward import ForwardPass, describe_recording
-from neuroprobe.recording._keepers import Keeper, MemoryKeeper, SummaryKeeper, ValueType
-from neuroprobe.recording.activations import Activations, open_store
-from neuroprobe.recording.recorder import ActivationRecorder
+from neuroprobe._core import __version__, check_choice, fingerprint_architecture, fingerprint_model, fingerprint_texts
+from neuroprobe.exceptions import StoreError
+from neuroprobe.images import BatchRecord, Collected, Consumer, Images, Transform, collect, fingerprint_images, gather_bytes, rank_and_size
+from neuroprobe.recording._forward import ForwardPass, Keeper, Recorder, describe_recording
+from neuroprobe.recording.activations import Activations, MemoryKeeper, ValueType, open_store
 from neuroprobe.recording.store import StoreKeeper, locked
-from neuroprobe.recording.summaries import ActivationSummary
+from neuroprobe.recording.summaries import ActivationSummary, LayerSummary
+
+
+class SummaryKeeper:
+    """Keeps summaries only; the result is an `ActivationSummary`."""
+
+    def __init__(self, layers: tuple[str, ...], *, k: int) -> None:
+        self._layers, self._k = layers, k
+        self._summaries: dict[str, LayerSummary] = {}
+
+    def recorded(self) -> Mapping[int, BatchRecord]:
+        return {}
+
+    def keep(self, record: BatchRecord, rows: Mapping[str, torch.Tensor]) -> None:
+        for layer, values in rows.items():
+            if layer not in self._summaries:
+                self._summaries[layer] = LayerSummary(layer, values.shape[1], k=self._k)
+            self._summaries[layer].update(values.cpu(), rows=record.rows, batch=record.number)
+
+    def finish(self, collected: Collected, metadata: Mapping[str, Any]) -> ActivationSummary:
+        ids = dict(zip(collected.rows, collected.ids, strict=True))
+        statistics = {layer: self._of_all(layer, collected).statistics(ids.__getitem__) for layer in self._layers}
+        return ActivationSummary(statistics, {**metadata, "k": self._k})
+
+    def _of_all(self, layer: str, collected: Collected) -> LayerSummary:
+        """The summary of all processes' batches; exact sums make it the same in any order."""
+        if not collected.distributed:
+            return self._summaries[layer]
+        data = io.BytesIO()
+        if layer in self._summaries:
+            np.savez(data, **self._summaries[layer].to_arrays())  # type: ignore[arg-type]
+        parts = [LayerSummary.from_arrays(np.load(io.BytesIO(part), allow_pickle=False)) for part in gather_bytes(data.getvalue()) if part]
+        return reduce(LayerSummary.merge, parts)
 
 
 @contextmanager
-def keeping(
-    recorder: ActivationRecorder,
+def _keeping(
+    recorder: Recorder,
     images: Images,
     transform: Transform,
     *,
     store: str | Path | None,
-    dtype: ValueType = "float32",
-    batch_size: int = 64,
-    distributed: bool = False,
+    dtype: ValueType,
+    batch_size: int,
+    distributed: bool,
+    fingerprint: str,
 ) -> Iterator[Keeper]:
     """A keeper for one recording: in memory, or in the store, which is locked for as long as the ``with`` block lasts.
 
@@ -39,13 +72,12 @@ def keeping(
     StoreError
         The store is of another recording, in use, or cannot be written.
     """
-    check_value_type(dtype)
     if store is None:
         yield MemoryKeeper(recorder.layers, dtype=dtype)
         return
     folder, (rank, _) = Path(store), rank_and_size(distributed)
     identity = {
-        "model": fingerprint_model(recorder.model),
+        "model": fingerprint,
         "architecture": fingerprint_architecture(recorder.model),
         **describe_recording(recorder, transform),
         "images": "a stream" if images.is_stream else fingerprint_texts(images.ids),
@@ -64,28 +96,8 @@ def keeping(
         yield keeper
 
 
-def record(
-    recorder: ActivationRecorder,
-    images: Images,
-    *,
-    transform: Transform,
-    store: str | Path | None = None,
-    dtype: ValueType = "float32",
-    batch_size: int = 64,
-    workers: int = 0,
-    distributed: bool = False,
-    progress: bool | None = None,
-) -> Activations:
-    """Record a whole probing set; see `neuroprobe.ActivationRecorder.record`."""
-    (activations,) = record_beside(
-        recorder, images, [], transform=transform, store=store, dtype=dtype,
-        batch_size=batch_size, workers=workers, distributed=distributed, progress=progress,
-    )  # fmt: skip
-    return activations  # type: ignore[no-any-return]
-
-
 def record_beside(
-    recorder: ActivationRecorder,
+    recorder: Recorder,
     images: Images,
     others: Sequence[Consumer],
     *,
@@ -104,32 +116,15 @@ def record_beside(
     list
         The `Activations`, then what the others found.
     """
+    check_choice("dtype", dtype, ("float32", "float16"))
     settings: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "distributed": distributed, "progress": progress}
-    with keeping(recorder, images, transform, store=store, dtype=dtype, batch_size=batch_size, distributed=distributed) as keeper:
+    fingerprint = fingerprint_model(recorder.model)
+    kept: dict[str, Any] = {"dtype": dtype, "batch_size": batch_size, "distributed": distributed, "fingerprint": fingerprint}
+    with _keeping(recorder, images, transform, store=store, **kept) as keeper:
         if isinstance(keeper, StoreKeeper) and keeper.is_complete:
             return [_reopened(keeper.folder, images), *(collect(images, others, **settings) if others else [])]
-        consumer = ForwardPass({"": recorder}, transform, keepers={"": keeper}, unwrap=True)
+        consumer = ForwardPass({"": recorder}, transform, keepers={"": keeper}, unwrap=True, fingerprint=fingerprint)
         return collect(images, [consumer, *others], description="record", **settings)
-
-
-def summarize(
-    recorder: ActivationRecorder,
-    images: Images,
-    *,
-    transform: Transform,
-    k: int = 100,
-    batch_size: int = 64,
-    workers: int = 0,
-    distributed: bool = False,
-    progress: bool | None = None,
-) -> ActivationSummary:
-    """Keep summaries of a whole probing set; see `neuroprobe.ActivationRecorder.summarize`."""
-    check_count("k", k)
-    consumer = ForwardPass({"": recorder}, transform, keepers={"": SummaryKeeper(recorder.layers, k=k)}, unwrap=True)
-    (summary,) = collect(
-        images, [consumer], batch_size=batch_size, workers=workers, distributed=distributed, progress=progress, description="summarize"
-    )
-    return summary  # type: ignore[no-any-return]
 
 
 def _reopened(folder: Path, images: Images) -> Activations:
@@ -150,9 +145,3 @@ def _digests(images: Images) -> Iterator[tuple[str, Callable[[], str]]]:
     if images.is_stream:
         return ((row.id, row.digest) for row in images.rows())
     return ((id_, partial(images.digest, i)) for i, id_ in enumerate(images.ids))
-
-
-def check_value_type(dtype: str) -> None:
-    """Raise `InputError` unless values of this type can be kept."""
-    if dtype not in ("float32", "float16"):
-        raise InputError(f"Expected `dtype` to be 'float32' or 'float16', but got {dtype!r}.")

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from neuroprobe._core import table_html
-from neuroprobe.exceptions import InputError, StoreError, UnknownNameError, suggest
+from neuroprobe.exceptions import InputError, StoreError
+from neuroprobe.images import BatchRecord, Collected
+from neuroprobe.models import Site, find_site
 from neuroprobe.recording.summaries import ActivationSummary
+
+ValueType: TypeAlias = Literal["float32", "float16"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +28,7 @@ class Activations:
     Attributes
     ----------
     arrays : mapping from layer to ndarray, [n_images, n_units], float32
-        Also reached as ``activations[layer]``.
+        Also reached as ``activations[layer]``; a site that is no plain layer under its `key`, or as ``activations[site]``.
     ids : tuple of str
         The images: the rows.
     metadata : mapping
@@ -54,11 +59,20 @@ class Activations:
                     "Check the model's weights and its transform."
                 )
 
-    def __getitem__(self, layer: str) -> npt.NDArray[np.float32]:
-        """The activations of a layer, [n_images, n_units]."""
-        if layer not in self.arrays:
-            raise UnknownNameError(f"Expected a recorded layer, but got {layer!r}. {suggest(str(layer), self.arrays)}")
-        return self.arrays[layer]
+    def __getitem__(self, layer: str | Site) -> npt.NDArray[np.float32]:
+        """The activations of a layer or site, [n_images, n_units]."""
+        return self.arrays[find_site(layer, self.sites)]
+
+    def __contains__(self, layer: object) -> bool:
+        return layer in self.arrays
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.arrays)
+
+    @property
+    def sites(self) -> dict[str, str]:
+        """The identity of the site that every array is of, by its key."""
+        return {key: self.metadata.get("sites", {}).get(key, key) for key in self.arrays}
 
     @classmethod
     def open(cls, folder: str | Path) -> Activations:
@@ -74,8 +88,6 @@ class Activations:
         StoreError
             There is no store, it is not complete, or its files do not have the sizes they should.
         """
-        pass
-
         return open_store(folder)
 
     @property
@@ -97,6 +109,49 @@ class Activations:
         skipped = self.metadata.get("skipped")
         notes += [f"{len(skipped)} images were skipped"] if skipped else []
         return table_html("Activations", summary, ("layer", "units", "MB"), rows, n_rows=len(rows), notes=[note for note in notes if note])
+
+
+class MemoryKeeper:
+    """Keeps everything that is recorded; the result is `Activations` in memory."""
+
+    def __init__(self, layers: tuple[str, ...], *, dtype: ValueType = "float32") -> None:
+        self._dtype = dtype
+        self._parts: dict[str, dict[int, torch.Tensor]] = {layer: {} for layer in layers}
+
+    def recorded(self) -> Mapping[int, BatchRecord]:
+        return {}
+
+    def keep(self, record: BatchRecord, rows: Mapping[str, torch.Tensor]) -> None:
+        for layer, values in rows.items():
+            self._parts[layer][record.number] = converted(values, self._dtype, layer=layer)
+
+    def finish(self, collected: Collected, metadata: Mapping[str, Any]) -> Activations:
+        arrays: dict[str, npt.NDArray[Any]] = {}
+        for layer in list(self._parts):
+            parts = self._parts.pop(layer)  # one layer is there twice at a time, not all of them
+            width = tuple(next(iter(parts.values())).shape[1:]) if parts else (0,)
+            arrays[layer] = collected.joined(parts, width=width, dtype=getattr(torch, self._dtype)).numpy()
+        return Activations(arrays, collected.ids, {**metadata, "dtype": self._dtype})
+
+
+def converted(values: torch.Tensor, dtype: ValueType, *, layer: str) -> torch.Tensor:
+    """The values as they are kept.
+
+    Raises
+    ------
+    InputError
+        A value is too large for the type: it would become infinite.
+    """
+    if dtype == "float32":
+        return values
+    kept = values.to(getattr(torch, dtype))
+    if not torch.isfinite(kept).all():
+        largest = float(values.abs().max())
+        raise InputError(
+            f"Expected activations that fit into {dtype} (at most {torch.finfo(kept.dtype).max:g}), but {layer!r} gives {largest:g}. "
+            "Keep them with dtype='float32'."
+        )
+    return kept
 
 
 Recorded: TypeAlias = "Activations | ActivationSummary"

@@ -31,8 +31,7 @@ from filelock import FileLock, Timeout
 from neuroprobe._core import write_whole
 from neuroprobe.exceptions import StoreError
 from neuroprobe.images import BatchRecord, Collected
-from neuroprobe.recording._keepers import ValueType, converted
-from neuroprobe.recording.activations import _FORMAT, Activations, _layer_file, open_store, read_manifest
+from neuroprobe.recording.activations import _FORMAT, Activations, ValueType, _layer_file, converted, open_store, read_manifest
 
 #: What may be in a folder before its manifest is: the lock, and a manifest that was not written to its end.
 _BEFOREHAND = ("lock", ".manifest.json.*.part")

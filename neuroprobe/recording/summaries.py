@@ -21,7 +21,8 @@ import numpy.typing as npt
 import torch
 
 from neuroprobe._core import N_ROWS, Extremes, table_html
-from neuroprobe.exceptions import InputError, UnknownNameError, suggest
+from neuroprobe.exceptions import InputError
+from neuroprobe.models import Site, find_site
 from neuroprobe.recording._sums import ExactSums, exact_moments
 
 _FORMAT = "neuroprobe.ActivationSummary 1"
@@ -264,11 +265,14 @@ class ActivationSummary:
     statistics: Mapping[str, UnitStatistics]
     metadata: Mapping[str, Any]
 
-    def __getitem__(self, layer: str) -> UnitStatistics:
-        """The statistics of a layer."""
-        if layer not in self.statistics:
-            raise UnknownNameError(f"Expected a recorded layer, but got {layer!r}. {suggest(str(layer), self.statistics)}")
-        return self.statistics[layer]
+    def __getitem__(self, layer: str | Site) -> UnitStatistics:
+        """The statistics of a layer or site."""
+        return self.statistics[find_site(layer, self.sites)]
+
+    @property
+    def sites(self) -> dict[str, str]:
+        """The identity of the site that every layer's statistics are of, by its key."""
+        return {key: self.metadata.get("sites", {}).get(key, key) for key in self.statistics}
 
     @property
     def layers(self) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from torchvision.models import vision_transformer
 
 from neuroprobe.effects import ablate, directional_derivatives, steer
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.models import Direction
+from neuroprobe.models import Direction, Site
 from neuroprobe.recording import ActivationRecorder, Activations
 from neuroprobe.world import target_transform
 
@@ -359,10 +359,9 @@ def test_means_of_something_else_are_refused(net: Net) -> None:
         entered(ablate(net, "conv", 0, activations=recorded(net, "relu")))
     with pytest.raises(InputError, match="recorded with pooling='mean', but got some with 'max'"):
         entered(ablate(net, "conv", 0, activations=recorded(net, "conv", pooling="max")))
-    with pytest.raises(InputError, match="recorded with `units`"):
-        entered(ablate(net, "conv", 0, activations=recorded(net, "conv", units=torch.abs)))
-    with pytest.raises(InputError, match="recorded with `call`"):
-        entered(ablate(net, "twice", 0, activations=recorded(net, "twice", call={"twice": 1})))
+    for site in (Site("conv", basis=torch.abs), Site("twice", call=1)):
+        with pytest.raises(InputError, match="as its module gives them, but these activations are of"):
+            entered(ablate(net, site.layer, 0, activations=recorded(net, site)))
     with pytest.raises(InputError, match="from 0 to 3, but got 4"):
         entered(ablate(net, "conv", 4, activations=recorded(net, "conv")))
     activations = recorded(net, "conv")

@@ -16,7 +16,7 @@ from torchvision.models import SwinTransformer, VisionTransformer
 from torchvision.models.maxvit import MaxVit
 from torchvision.ops import Permute
 
-from neuroprobe import ActivationRecorder
+from neuroprobe import ActivationRecorder, Site
 from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.models import UnitAxisTracker, describe_pooling, pool
 
@@ -395,7 +395,7 @@ class TestLayout:
 
     def test_for_one_layer_of_several(self) -> None:
         model = nn.Sequential(nn.Conv2d(3, 8, 1), Functional(nn.Conv2d(8, 4, 1), lambda x: x.permute(0, 2, 3, 1))).eval()
-        with ActivationRecorder(model, ["0", "1"], layout={"1": "nhwc"}).recording() as tape, torch.no_grad():
+        with ActivationRecorder(model, ["0", Site("1", layout="nhwc")]).recording() as tape, torch.no_grad():
             model(self.x)
             torch.testing.assert_close(tape["0"], model[0](self.x).mean(dim=(2, 3)))
             torch.testing.assert_close(tape["1"], model(self.x).mean(dim=(1, 2)))

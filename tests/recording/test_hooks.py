@@ -13,11 +13,11 @@ from recording.test_recorder import batch, network, state_of
 from torch import nn
 from torchvision import transforms
 
-from neuroprobe import ActivationRecorder, Images
-from neuroprobe.exceptions import InputError, UnknownNameError
+from neuroprobe import ActivationRecorder, Images, Site
+from neuroprobe.exceptions import InputError
 from neuroprobe.images import collect
 from neuroprobe.recording import ForwardPass
-from neuroprobe.recording._hooks import Hooks
+from neuroprobe.recording._forward import Listening
 from neuroprobe.world import target_transform
 
 Named = namedtuple("Named", ["logits", "aux"])
@@ -58,61 +58,51 @@ class TestCalls:
     @pytest.mark.parametrize("call", [0, 1, 2])
     def test_the_one_that_is_meant(self, call: int) -> None:
         model = Repeats()
-        with ActivationRecorder(model, ["shared", "last"], call={"shared": call}).recording() as tape, torch.no_grad():
+        with ActivationRecorder(model, [Site("shared", call=call), "last"]).recording() as tape, torch.no_grad():
             for x in (X, X + 1):
                 model(x)
         with torch.no_grad():
             expected = torch.cat([X, X + 1])
             for _ in range(call + 1):
                 expected = model.shared(expected)
-        torch.testing.assert_close(tape["shared"], expected)
+        torch.testing.assert_close(tape[Site("shared", call=call)], expected)
 
     def test_how_many_there_are_is_told(self) -> None:
         model = Repeats()
-        message = (
-            r"'shared' to run once in a forward pass, but it runs 3 times. Say which call you mean, call={'shared': 0} for the first to 2"
-        )
+        message = r"'shared' to run once in a forward pass, but it runs 3 times. Say .*, Site\('shared', call=0\) for the first to 2"
         with pytest.raises(InputError, match=message), ActivationRecorder(model, ["shared"]).recording():
             model(X)
         message = r"Expected a call of 'shared' from 0 to 2, but got 3: it runs 3 times"
-        with pytest.raises(InputError, match=message), ActivationRecorder(model, ["shared"], call={"shared": 3}).recording():
+        with pytest.raises(InputError, match=message), ActivationRecorder(model, [Site("shared", call=3)]).recording():
             model(X)
 
     def test_two_recorders_want_two_calls(self) -> None:
         model = Repeats().eval()
-        hooks = Hooks({str(i): ActivationRecorder(model, ["shared"], call={"shared": i}) for i in (0, 2)}, stop_early=True)
+        recorders = {str(i): ActivationRecorder(model, [Site("shared", call=i, name="it")]) for i in (0, 2)}
+        listening = Listening(recorders, stop_early=True)
         for _ in range(2):
-            rows = hooks.run(X)
+            rows = listening.run(X)
             with torch.no_grad():
                 first = model.shared(X)
-                torch.testing.assert_close(rows["0"]["shared"], first)
-                torch.testing.assert_close(rows["2"]["shared"], model.shared(model.shared(first)))
+                torch.testing.assert_close(rows["0"]["it"], first)
+                torch.testing.assert_close(rows["2"]["it"], model.shared(model.shared(first)))
 
-    @pytest.mark.parametrize("call", [-1, True, 1.0, "0"])
-    def test_numbers_from_0(self, call: Any) -> None:
-        with pytest.raises(InputError, match="Expected `call` to hold numbers from 0, but got"):
-            ActivationRecorder(Repeats(), ["shared"], call={"shared": call})
-
-    @pytest.mark.parametrize("parameter", ["call", "select", "units", "layout"])
-    def test_of_layers_that_are_not_recorded(self, parameter: str) -> None:
-        values: dict[str, Any] = {"call": 0, "select": 0, "units": torch.relu, "layout": "nlc"}
-        with pytest.raises(
-            UnknownNameError, match=rf"Expected `{parameter}` to name recorded layers, but got 'shred'. Did you mean 'shared'"
-        ):
-            ActivationRecorder(Repeats(), ["shared"], **{parameter: {"shred": values[parameter]}})
-
-    @pytest.mark.parametrize("parameter", ["call", "select"])
-    def test_one_value_is_not_for_all(self, parameter: str) -> None:
-        with pytest.raises(InputError, match=rf"Expected `{parameter}` to be a mapping from layer, but got 0. Write {{'shared'"):
-            ActivationRecorder(Repeats(), ["shared"], **{parameter: 0})  # type: ignore[arg-type]
+    def test_several_calls_in_one_recorder(self) -> None:
+        model, sites = Repeats(), [Site("shared", call=2), Site("shared", call=0)]
+        with ActivationRecorder(model, sites).recording() as tape, torch.no_grad():
+            model(X)
+        assert list(tape) == ["shared (call 2)", "shared (call 0)"]
+        torch.testing.assert_close(tape["shared (call 0)"], tape[sites[1]])
+        with torch.no_grad():
+            torch.testing.assert_close(tape[sites[0]], model.features(tape[sites[1]]))
 
 
 def part(output: Any, selection: Any = None) -> torch.Tensor:
     model = Returns(lambda x: output)
-    select = None if selection is None else {"inner": selection}
-    with ActivationRecorder(model, ["inner"], select=select).recording() as tape:
+    site = Site("inner", select=selection)
+    with ActivationRecorder(model, [site]).recording() as tape:
         model(X)
-    return tape["inner"]
+    return tape[site]
 
 
 class TestPartsOfAnOutput:
@@ -168,10 +158,10 @@ class TestPartsOfAnOutput:
             part(output, selection)
 
     def test_attention_of_a_vision_transformer(self) -> None:
-        layer = "encoder.layers.encoder_layer_0.self_attention"
-        with ActivationRecorder(network("vit_b_16"), [layer], select={layer: 0}, pooling="none").recording() as tape, torch.no_grad():
+        site = Site("encoder.layers.encoder_layer_0.self_attention", select=0)
+        with ActivationRecorder(network("vit_b_16"), [site], pooling="none").recording() as tape, torch.no_grad():
             network("vit_b_16")(batch())
-        assert tape[layer].shape == (3, 24 * 17)
+        assert tape[site].shape == (3, 24 * 17)
 
 
 class TestStoppingEarly:
@@ -218,16 +208,16 @@ class TestStoppingEarly:
     def test_not_before_the_last_call_that_is_wanted(self) -> None:
         model = Repeats(4).eval()
         ran = self.count(model)
-        hooks = Hooks({"": ActivationRecorder(model, ["shared"], call={"shared": 2})}, stop_early=True)
-        assert torch.equal(hooks.run(X)[""]["shared"], hooks.run(X)[""]["shared"])
+        listening = Listening({"": ActivationRecorder(model, [Site("shared", call=2)])}, stop_early=True)
+        assert torch.equal(listening.run(X)[""]["shared (call 2)"], listening.run(X)[""]["shared (call 2)"])
         assert ran == ["shared"] * 4 + ["last", ""] + ["shared"] * 3
 
     def test_a_second_call_is_found_although_it_would_stop(self) -> None:
         model = Repeats(2).eval()
-        hooks = Hooks({"": ActivationRecorder(model, ["shared"])}, stop_early=True)
+        listening = Listening({"": ActivationRecorder(model, ["shared"])}, stop_early=True)
         for _ in range(2):
             with pytest.raises(InputError, match="it runs 2 times"):
-                hooks.run(X)
+                listening.run(X)
 
     def test_a_model_that_catches_errors_does_not_hold_it_up(self) -> None:
         class Catches(nn.Module):
@@ -244,8 +234,8 @@ class TestStoppingEarly:
 
         model = Catches().eval()
         ran = self.count(model)
-        hooks = Hooks({"": ActivationRecorder(model, ["inner"])}, stop_early=True)
-        assert torch.equal(hooks.run(X)[""]["inner"], hooks.run(X)[""]["inner"])
+        listening = Listening({"": ActivationRecorder(model, ["inner"])}, stop_early=True)
+        assert torch.equal(listening.run(X)[""]["inner"], listening.run(X)[""]["inner"])
         assert ran.count("after") == 1
 
     def test_only_where_the_forward_is_surrounded(self, model: nn.Module) -> None:
@@ -256,9 +246,9 @@ class TestStoppingEarly:
     def test_the_model_is_left_as_found(self, model: nn.Module) -> None:
         model.train()
         before = state_of(model)
-        hooks = Hooks({"": ActivationRecorder(model, ["0"])}, stop_early=True)
+        listening = Listening({"": ActivationRecorder(model, ["0"])}, stop_early=True)
         for _ in range(3):
-            hooks.run(X)
+            listening.run(X)
         assert state_of(model) == before
 
 
@@ -267,19 +257,19 @@ class TestStoppingEarly:
 def test_the_model_is_left_as_found_after_an_interruption(error: type[BaseException], forward: int) -> None:
     model = copy.deepcopy(network("mobilenet_v2")).train()
     recorder = ActivationRecorder(model, ["features.3", "features.9"])
-    before, hooks = state_of(model), Hooks({"": recorder}, stop_early=True)
+    before, listening = state_of(model), Listening({"": recorder}, stop_early=True)
     for _ in range(forward):
-        hooks.run(batch())
+        listening.run(batch())
 
     def interrupt(module: nn.Module, args: Any) -> None:
         raise error
 
     handle = model.features[5].register_forward_pre_hook(interrupt)  # type: ignore[index]
     with pytest.raises(error):
-        hooks.run(batch())
+        listening.run(batch())
     handle.remove()
     assert state_of(model) == before
-    assert hooks.run(batch(2))[""]["features.3"].shape[0] == 2  # nothing is left of the one that failed
+    assert listening.run(batch(2))[""]["features.3"].shape[0] == 2  # nothing is left of the one that failed
 
 
 class TestWhereAForwardEnds:
@@ -309,12 +299,12 @@ class TestWhereAForwardEnds:
 
     def test_surrounded(self) -> None:
         model = Repeats()
-        with ActivationRecorder(model, ["shared"], call={"shared": 1}).recording() as tape, torch.no_grad():
+        with ActivationRecorder(model, [Site("shared", call=1)]).recording() as tape, torch.no_grad():
             for x in (X, X + 1):
                 with tape.forward():
                     model.features(x)
         with torch.no_grad():
-            torch.testing.assert_close(tape["shared"], model.features(torch.cat([X, X + 1])))
+            torch.testing.assert_close(tape["shared (call 1)"], model.features(torch.cat([X, X + 1])))
 
     def test_surrounded_one_layer_that_runs_twice(self) -> None:
         model = Repeats()
@@ -325,7 +315,7 @@ class TestWhereAForwardEnds:
     def test_a_call_outside_of_a_forward_is_refused(self) -> None:
         model = Repeats()
         message = "'shared' ran outside of Repeats's own call"
-        with pytest.raises(InputError, match=message), ActivationRecorder(model, ["shared"], call={"shared": 0}).recording():
+        with pytest.raises(InputError, match=message), ActivationRecorder(model, [Site("shared", call=0)]).recording():
             model.features(X)
 
     def test_one_inside_another(self) -> None:
@@ -376,12 +366,12 @@ def head_norms(output: torch.Tensor) -> torch.Tensor:
     return output.unflatten(2, (2, -1)).norm(dim=3)
 
 
-class TestUnitsOfAFunction:
+class TestBases:
     layer = "encoder.layers.encoder_layer_0"
 
-    def recorded(self, units: Any, layers: list[str] | None = None, **options: Any) -> dict[str, torch.Tensor]:
-        recorder = ActivationRecorder(network("vit_b_16"), layers or [self.layer], units=units, **options)
-        return Hooks({"": recorder}).run(batch())[""]
+    def recorded(self, basis: Any, layers: list[str] | None = None, *, pooling: Any = "mean", **place: Any) -> dict[str, torch.Tensor]:
+        sites = [*(layers or []), Site(self.layer, basis=basis, name="units", **place)]
+        return Listening({"": ActivationRecorder(network("vit_b_16"), sites, pooling=pooling)}).run(batch())[""]
 
     @pytest.fixture
     def output(self) -> torch.Tensor:
@@ -394,41 +384,38 @@ class TestUnitsOfAFunction:
 
     def test_a_module_in_evaluation_mode(self, output: torch.Tensor) -> None:
         encoder = Encoder(24).train()
-        rows = self.recorded(encoder)[self.layer]
+        rows = self.recorded(encoder)["units"]
         torch.testing.assert_close(rows, encoder.linear(output).relu().mean(dim=1).detach())
         assert encoder.training
         assert encoder.dropout.training
         assert not encoder.linear._forward_hooks
 
-    def test_a_function(self, output: torch.Tensor) -> None:
-        rows = self.recorded({self.layer: head_norms}, layout="nlc", pooling="class_token")[self.layer]
-        torch.testing.assert_close(rows, head_norms(output)[:, 0])
+    def test_a_function_and_the_layer_itself_in_one_pass(self, output: torch.Tensor) -> None:
+        rows = self.recorded(head_norms, [self.layer], layout="nlc", pooling="class_token")
+        torch.testing.assert_close(rows["units"], head_norms(output)[:, 0])
+        torch.testing.assert_close(rows[self.layer], output[:, 0])
 
     def test_before_a_pooling_function(self, output: torch.Tensor) -> None:
-        rows = self.recorded(head_norms, pooling=lambda x: x.amax(1))[self.layer]
+        rows = self.recorded(head_norms, pooling=lambda x: x.amax(1))["units"]
         torch.testing.assert_close(rows, head_norms(output).amax(1))
 
     def test_it_says_nothing_about_the_modules_that_follow(self) -> None:
-        around = ["encoder", "encoder.layers.encoder_layer_0.mlp", "encoder.layers.encoder_layer_0"]
-        mixed = self.recorded({around[1]: lambda x: Encoder(24, 17)(x).transpose(1, 2).flatten(1)}, around)
-        alone = self.recorded(None, ["encoder", around[2]])
+        around = ["encoder", "encoder.layers.encoder_layer_0.mlp", self.layer]
+        recorder = ActivationRecorder(network("vit_b_16"), around)
+        alone = Listening({"": recorder}).run(batch())[""]
+        mixed = self.recorded(Encoder(24, 17), around)
         assert all(torch.equal(mixed[layer], rows) for layer, rows in alone.items())
 
-    def test_what_is_no_tensor(self) -> None:
-        with pytest.raises(InputError, match=f"Expected the `units` function of '{self.layer}' to return a tensor, but got list"):
-            self.recorded(lambda x: x.tolist())
-        with pytest.raises(InputError, match="Expected `units` to be a function or a mapping to functions, but got 3"):
-            self.recorded({self.layer: 3})
-
-    def test_its_weights_are_in_the_metadata(self) -> None:
-        def fingerprint(units: Any) -> str:
-            return str(ActivationRecorder(network("vit_b_16"), [self.layer], units=units).metadata["units"][self.layer])
+    def test_what_it_is_and_its_weights_are_in_the_metadata(self) -> None:
+        def identity(basis: Any) -> str:
+            recorder = ActivationRecorder(network("vit_b_16"), [Site(self.layer, basis=basis, name="units")])
+            return str(recorder.metadata["sites"]["units"])
 
         first, second = Encoder(24), Encoder(24)
-        assert fingerprint(first) == fingerprint(copy.deepcopy(first))
+        assert identity(first) == identity(copy.deepcopy(first))
         ways = [first, second, first.forward, second.forward, lambda x: first(x), lambda x: second(x), head_norms]
-        assert len({fingerprint(units) for units in ways}) == len(ways)
-        assert all("0x" not in fingerprint(units) for units in ways)
+        assert len({identity(basis) for basis in ways}) == len(ways)
+        assert all("0x" not in identity(basis) for basis in ways)
 
 
 class TestMixedPrecision:
@@ -438,7 +425,7 @@ class TestMixedPrecision:
     def test_the_forward_is_narrow_and_the_mean_is_not(self, autocast: Any) -> None:
         kept: list[torch.Tensor] = []
         handle = self.model.conv1.register_forward_hook(lambda module, args, output: kept.append(output))
-        rows = Hooks({"": ActivationRecorder(self.model, ["conv1"], autocast=autocast)}).run(batch())[""]["conv1"]
+        rows = Listening({"": ActivationRecorder(self.model, ["conv1"], autocast=autocast)}).run(batch())[""]["conv1"]
         handle.remove()
         assert kept[0].dtype == torch.bfloat16
         assert rows.dtype == torch.float32
@@ -452,26 +439,26 @@ class TestMixedPrecision:
             x[image].view(-1)[: image + 1] += 1
         model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False))
         nn.init.ones_(model[0].weight)
-        rows = Hooks({"": ActivationRecorder(model, ["0"], autocast="bfloat16")}).run(x)[""]["0"]
+        rows = Listening({"": ActivationRecorder(model, ["0"], autocast="bfloat16")}).run(x)[""]["0"]
         assert rows[:, 0].argsort().tolist() == list(range(64))
         assert len(rows.unique()) == 64
         assert len(x.bfloat16().mean(dim=(1, 2, 3)).unique()) < 10  # what the mean in bfloat16 would leave
 
-    def test_units_work_in_float32(self) -> None:
+    def test_a_basis_works_in_float32(self) -> None:
         seen: list[torch.dtype] = []
         encoder = nn.Linear(64, 5)
 
-        def units(x: torch.Tensor) -> torch.Tensor:
-            seen.extend([x.dtype, encoder(x.movedim(1, 3)).dtype])
-            return encoder(x.movedim(1, 3))
+        def latents(x: torch.Tensor) -> torch.Tensor:
+            seen.extend([x.dtype, encoder(x).dtype])
+            return encoder(x)  # type: ignore[no-any-return]
 
-        recorder = ActivationRecorder(self.model, ["conv1"], units=units, autocast="bfloat16", layout="nhwc")
-        Hooks({"": recorder}).run(batch())
+        recorder = ActivationRecorder(self.model, [Site("conv1", basis=latents)], autocast="bfloat16")
+        Listening({"": recorder}).run(batch())
         assert seen == [torch.float32, torch.float32]
 
     def test_only_where_the_forward_is_surrounded(self) -> None:
         recorder = ActivationRecorder(self.model, ["conv1"], autocast="bfloat16")
-        with pytest.raises(InputError, match=r"`stop_early` or `autocast`"), recorder.recording():
+        with pytest.raises(InputError, match=r"may stop early or has `autocast`"), recorder.recording():
             self.model(batch())
 
     @pytest.mark.parametrize("autocast", ["float8", "bf16", torch.float32, 16])

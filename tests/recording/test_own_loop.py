@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from neuroprobe import ActivationRecorder, block_layers, list_layers
+from neuroprobe import ActivationRecorder, Site, block_layers, list_layers
 from neuroprobe.concepts import import_clip
 from neuroprobe.exceptions import InputError
 
@@ -91,9 +91,10 @@ class TestTransformers:
                 torch.testing.assert_close(tape[layer], rows_of(output))
 
     def test_a_part_that_returns_a_model_output(self, vit: Any) -> None:
-        with ActivationRecorder(vit, ["vit"], select={"vit": "last_hidden_state"}, layout="nlc").recording() as tape, torch.no_grad():
+        site = Site("vit", select="last_hidden_state", layout="nlc")
+        with ActivationRecorder(vit, [site]).recording() as tape, torch.no_grad():
             vit(pixel_values=X)
-            torch.testing.assert_close(tape["vit"], vit.vit(pixel_values=X).last_hidden_state.mean(1))
+            torch.testing.assert_close(tape[site], vit.vit(pixel_values=X).last_hidden_state.mean(1))
 
     def test_the_table(self, vit: Any) -> None:
         table = list_layers(vit, {"pixel_values": X}).set_index("name")
@@ -145,7 +146,10 @@ class TestTokensBeforeImages:
                 visual(x)
             for layer in layers[1:]:
                 torch.testing.assert_close(tape[layer], rows_of(expected[layer]))
-        with ActivationRecorder(visual, layers, layout=dict.fromkeys(layers[1:], "lnc")).recording() as tape, torch.no_grad():
+        with (
+            ActivationRecorder(visual, ["conv1", *(Site(layer, layout="lnc") for layer in layers[1:])]).recording() as tape,
+            torch.no_grad(),
+        ):
             visual(x)
         torch.testing.assert_close(tape["conv1"], expected["conv1"].mean(dim=(2, 3)))
 

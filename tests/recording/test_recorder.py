@@ -215,7 +215,7 @@ class TestWhatCannotBeRecorded:
     def test_a_relu_that_a_block_uses_twice(self) -> None:
         recorder = ActivationRecorder(network("resnet18"), ["layer1.0.relu"])
         with (
-            pytest.raises(InputError, match=r"'layer1.0.relu' to run once .* call={'layer1.0.relu': 0} for the first to 1 for the last"),
+            pytest.raises(InputError, match=r"'layer1.0.relu' to run once .* Site\('layer1.0.relu', call=0\) for the first to 1 "),
             recorder.recording(),
         ):
             network("resnet18")(batch())
@@ -449,7 +449,7 @@ class TestRecordingASet:
         assert {k for k, v in metadata(images=world.subset(world.ids[::-1])).items() if v != first[k]} == {"images"}
         assert {k for k, v in metadata(transform=transforms.ToTensor()).items() if v != first[k]} == {"transform"}
         assert {k for k, v in metadata(pooling="max").items() if v != first[k]} == {"pooling"}
-        assert {k for k, v in metadata(layout="nchw").items() if v != first[k]} == {"layout"}
+        assert {k for k, v in metadata(layout="nchw").items() if v != first[k]} == {"sites"}
 
     def test_several_recorders_share_one_forward(self, world: Images, target: nn.Module) -> None:
         forwards = []

@@ -18,7 +18,6 @@ from neuroprobe import ActivationRecorder, Activations, Images, dissect
 from neuroprobe.exceptions import InputError, StoreError
 from neuroprobe.images import BatchRecord, Collected
 from neuroprobe.recording import record_beside, record_checkpoints
-from neuroprobe.recording._record import record
 from neuroprobe.recording.activations import open_store, read_manifest
 from neuroprobe.recording.store import StoreKeeper
 from neuroprobe.world import load_target, target_checkpoints, target_transform, world_images
@@ -65,14 +64,14 @@ def cut_off(model: nn.Module, images: Images, store: Path, *, after: int) -> _St
     stops = _Stops(model)
     stops.left = after
     with pytest.raises(Stopped):
-        record(recorder_of(stops), images, transform=TRANSFORM, store=store, batch_size=8)
+        recorder_of(stops).record(images, transform=TRANSFORM, store=store, batch_size=8)
     stops.left = -1
     return stops
 
 
 def test_a_store_holds_the_same_bits_as_memory(target: nn.Module, images: Images, tmp_path: Path) -> None:
-    here = record(recorder_of(target), images, transform=TRANSFORM, batch_size=8)
-    there = record(recorder_of(target), images, transform=TRANSFORM, batch_size=8, store=tmp_path / "s")
+    here = recorder_of(target).record(images, transform=TRANSFORM, batch_size=8)
+    there = recorder_of(target).record(images, transform=TRANSFORM, batch_size=8, store=tmp_path / "s")
     assert there.ids == here.ids
     for layer in LAYERS:
         assert isinstance(there[layer], np.memmap)
@@ -86,10 +85,10 @@ def test_a_cut_off_store_is_not_read_and_goes_on_with_the_same_bits(target: nn.M
     with pytest.raises(StoreError, match="Record into the same store again to go on"):
         open_store(tmp_path / "s")
     stops.left = 4  # four of the seven batches are left: one forward more would stop it
-    resumed = record(recorder_of(stops), images, transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
+    resumed = recorder_of(stops).record(images, transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
     assert stops.left == 0
     stops.left = -1
-    whole = record(recorder_of(stops), images, transform=TRANSFORM, store=tmp_path / "t", batch_size=8)
+    whole = recorder_of(stops).record(images, transform=TRANSFORM, store=tmp_path / "t", batch_size=8)
     for layer in resumed.layers:
         assert resumed[layer].tobytes() == whole[layer].tobytes()
 
@@ -104,35 +103,35 @@ def test_a_damaged_batch_or_journal_is_recorded_again(target: nn.Module, images:
         values.seek(5)
         values.write(b"\xff\xff")  # the first batch's values were not
     stops.left = 6
-    resumed = record(recorder_of(stops), images, transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
+    resumed = recorder_of(stops).record(images, transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
     assert stops.left == 0
     stops.left = -1
     assert (
         resumed["model.classifier"].tobytes()
-        == record(recorder_of(stops), images, transform=TRANSFORM, batch_size=8)["model.classifier"].tobytes()
+        == recorder_of(stops).record(images, transform=TRANSFORM, batch_size=8)["model.classifier"].tobytes()
     )
 
 
 def test_a_complete_store_is_opened_and_not_recorded_again(target: nn.Module, images: Images, tmp_path: Path) -> None:
     stops = _Stops(target)
-    first = record(recorder_of(stops), images, transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
+    first = recorder_of(stops).record(images, transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
     stops.left = 0  # any forward would stop it
-    again = record(recorder_of(stops), images, transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
+    again = recorder_of(stops).record(images, transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
     assert again["model.classifier"].tobytes() == first["model.classifier"].tobytes()
 
 
 def test_two_checkpoints_of_one_architecture_never_share_a_store(images: Images, tmp_path: Path) -> None:
     untrained, trained = (load_target(name) for name in ("step_00000", "step_05000"))
-    record(recorder_of(untrained), images, transform=TRANSFORM, store=tmp_path / "s")
+    recorder_of(untrained).record(images, transform=TRANSFORM, store=tmp_path / "s")
     with pytest.raises(StoreError, match=r"of the same recording, but .* model is"):
-        record(recorder_of(trained), images, transform=TRANSFORM, store=tmp_path / "s")
+        recorder_of(trained).record(images, transform=TRANSFORM, store=tmp_path / "s")
 
 
 def test_equal_weights_in_other_modules_never_share_a_store(images: Images, tmp_path: Path) -> None:
     first, other = (ActivationRecorder(nn.Sequential(nn.LeakyReLU(slope)).eval(), ["0"], layout="nchw") for slope in (0.1, 0.2))
-    record(first, images, transform=TRANSFORM, store=tmp_path / "s")
+    first.record(images, transform=TRANSFORM, store=tmp_path / "s")
     with pytest.raises(StoreError, match=r"of the same recording, but .* architecture is"):
-        record(other, images, transform=TRANSFORM, store=tmp_path / "s")
+        other.record(images, transform=TRANSFORM, store=tmp_path / "s")
 
 
 @pytest.mark.parametrize(
@@ -146,12 +145,12 @@ def test_equal_weights_in_other_modules_never_share_a_store(images: Images, tmp_
     ],
 )
 def test_anything_different_is_refused_and_named(change: dict, what: str, target: nn.Module, images: Images, tmp_path: Path) -> None:
-    record(recorder_of(target), images, transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
+    recorder_of(target).record(images, transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
     recorder = ActivationRecorder(target, change.get("layers", LAYERS), pooling=change.get("pooling", "mean"))
     part = images.subset(images.ids[: change.get("n", 50)])
     with pytest.raises(StoreError, match=what):
-        record(
-            recorder, part, transform=TRANSFORM, store=tmp_path / "s",
+        recorder.record(
+            part, transform=TRANSFORM, store=tmp_path / "s",
             batch_size=change.get("batch_size", 8), dtype=change.get("dtype", "float32"),
         )  # fmt: skip
 
@@ -168,11 +167,11 @@ def test_images_whose_content_changed_are_noticed(target: nn.Module, images: Ima
     stops = cut_off(target, files, tmp_path / "s", after=3)
     images[49].save(tmp_path / "photos" / "02.png")
     with pytest.raises(StoreError, match=r"'02.png' is another now"):
-        record(recorder_of(stops), Images(tmp_path / "photos"), transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
-    record(recorder_of(target), Images(tmp_path / "photos"), transform=TRANSFORM, store=tmp_path / "t", batch_size=8)
+        recorder_of(stops).record(Images(tmp_path / "photos"), transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
+    recorder_of(target).record(Images(tmp_path / "photos"), transform=TRANSFORM, store=tmp_path / "t", batch_size=8)
     images[48].save(tmp_path / "photos" / "02.png")
     with pytest.raises(StoreError, match="the content of some has changed"):
-        record(recorder_of(target), Images(tmp_path / "photos"), transform=TRANSFORM, store=tmp_path / "t", batch_size=8)
+        recorder_of(target).record(Images(tmp_path / "photos"), transform=TRANSFORM, store=tmp_path / "t", batch_size=8)
 
 
 def _stream(images: Images, order: list[int]) -> Images:
@@ -184,12 +183,12 @@ def test_another_stream_is_noticed(target: nn.Module, images: Images, tmp_path: 
     stops = cut_off(target, _stream(images, order), tmp_path / "s", after=3)
     order[0:2] = [1, 0]  # under the same ids
     with pytest.raises(StoreError, match="'0' is another now"):
-        record(recorder_of(stops), _stream(images, order), transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
-    record(recorder_of(target), _stream(images, order), transform=TRANSFORM, store=tmp_path / "t")
-    assert len(record(recorder_of(target), _stream(images, order), transform=TRANSFORM, store=tmp_path / "t").ids) == 50
+        recorder_of(stops).record(_stream(images, order), transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
+    recorder_of(target).record(_stream(images, order), transform=TRANSFORM, store=tmp_path / "t")
+    assert len(recorder_of(target).record(_stream(images, order), transform=TRANSFORM, store=tmp_path / "t").ids) == 50
     for other in (sorted(order), order[:40]):
         with pytest.raises(StoreError, match="the content of some has changed"):
-            record(recorder_of(target), _stream(images, other), transform=TRANSFORM, store=tmp_path / "t")
+            recorder_of(target).record(_stream(images, other), transform=TRANSFORM, store=tmp_path / "t")
 
 
 class _Ids:
@@ -219,7 +218,7 @@ def test_a_skipped_image_that_was_repaired_is_noticed_beside_a_consumer(target: 
     files = Images(tmp_path / "photos", on_error="skip")
     with pytest.raises(StoreError, match=r"'02.png' is another now"):
         record_beside(recorder_of(stops), files, [_Ids()], transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
-    again = record(recorder_of(stops), files, transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
+    again = recorder_of(stops).record(files, transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
     assert "02.png" not in again.ids  # alone, the store goes on with what it has
 
 
@@ -228,8 +227,8 @@ def test_skipped_images_leave_no_gap_in_the_store(target: nn.Module, images: Ima
     for name in ("00.png", "17.png", "49.png"):
         (tmp_path / "photos" / name).write_bytes(b"no image")
     files = Images(tmp_path / "photos", on_error="skip")
-    there = record(recorder_of(target), files, transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
-    here = record(recorder_of(target), files, transform=TRANSFORM, batch_size=8)
+    there = recorder_of(target).record(files, transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
+    here = recorder_of(target).record(files, transform=TRANSFORM, batch_size=8)
     assert len(there.ids) == 47
     assert there.ids == here.ids
     assert "17.png" not in there.ids
@@ -246,12 +245,12 @@ def test_values_too_large_for_float16_are_refused(store: str | None, images: Ima
     recorder = ActivationRecorder(model, ["0"])
     folder = None if store is None else tmp_path / store
     with pytest.raises(InputError, match=r"fit into float16 \(at most 65504\), but '0' gives"):
-        record(recorder, images, transform=TRANSFORM, store=folder, dtype="float16")
+        recorder.record(images, transform=TRANSFORM, store=folder, dtype="float16")
 
 
 def test_float16_is_said_and_half_the_size(target: nn.Module, images: Images, tmp_path: Path) -> None:
-    half = record(recorder_of(target), images, transform=TRANSFORM, store=tmp_path / "s", dtype="float16")
-    full = record(recorder_of(target), images, transform=TRANSFORM)
+    half = recorder_of(target).record(images, transform=TRANSFORM, store=tmp_path / "s", dtype="float16")
+    full = recorder_of(target).record(images, transform=TRANSFORM)
     assert half.metadata["dtype"] == "float16"
     assert read_manifest(tmp_path / "s")["identity"]["dtype"] == "float16"
     assert (tmp_path / "s" / "layer-002.bin").stat().st_size == 50 * 31 * 2
@@ -261,32 +260,32 @@ def test_float16_is_said_and_half_the_size(target: nn.Module, images: Images, tm
 def test_a_store_in_use_is_refused(target: nn.Module, images: Images, tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     with FileLock(tmp_path / "s" / "lock"), pytest.raises(StoreError, match="another process is recording"):
-        record(recorder_of(target), images, transform=TRANSFORM, store=tmp_path / "s")
-    assert len(record(recorder_of(target), images, transform=TRANSFORM, store=tmp_path / "s").ids) == 50
+        recorder_of(target).record(images, transform=TRANSFORM, store=tmp_path / "s")
+    assert len(recorder_of(target).record(images, transform=TRANSFORM, store=tmp_path / "s").ids) == 50
 
 
 def test_what_cannot_be_a_folder_is_refused(target: nn.Module, images: Images, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     for store in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(StoreError, match="Expected a folder to write a store into"):
-            record(recorder_of(target), images, transform=TRANSFORM, store=store)
+            recorder_of(target).record(images, transform=TRANSFORM, store=store)
 
 
 def test_a_store_whose_manifest_was_cut_off_is_begun_again(target: nn.Module, images: Images, tmp_path: Path) -> None:
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / ".manifest.json.99.part").write_text("{")
-    assert len(record(recorder_of(target), images, transform=TRANSFORM, store=tmp_path / "s").ids) == 50
+    assert len(recorder_of(target).record(images, transform=TRANSFORM, store=tmp_path / "s").ids) == 50
 
 
 def test_a_folder_with_other_files_is_left_alone(target: nn.Module, images: Images, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(StoreError, match="holds other files"):
-        record(recorder_of(target), images, transform=TRANSFORM, store=tmp_path)
+        recorder_of(target).record(images, transform=TRANSFORM, store=tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
 
 def test_a_truncated_or_edited_store_is_refused(target: nn.Module, images: Images, tmp_path: Path) -> None:
-    record(recorder_of(target), images, transform=TRANSFORM, store=tmp_path / "s")
+    recorder_of(target).record(images, transform=TRANSFORM, store=tmp_path / "s")
     shutil.copytree(tmp_path / "s", tmp_path / "t")
     with open(tmp_path / "s" / "layer-001.bin", "r+b") as values:
         values.truncate(1000)
@@ -313,7 +312,7 @@ def test_a_full_disk_is_a_clear_error_and_the_store_goes_on(target: nn.Module, i
         "sys.path[:0] = ['tests/recording', 'tests/worlds', 'tests']\n"
         "from test_store import *\n"
         "try:\n"
-        "    record(recorder_of(load_target()), world_images(50, seed=6), transform=TRANSFORM, store=Path(sys.argv[1]), batch_size=8)\n"
+        "    recorder_of(load_target()).record(world_images(50, seed=6), transform=TRANSFORM, store=Path(sys.argv[1]), batch_size=8)\n"
         "except StoreError as error:\n"
         "    print(error)\n"
     )
@@ -322,8 +321,8 @@ def test_a_full_disk_is_a_clear_error_and_the_store_goes_on(target: nn.Module, i
         [sys.executable, "-c", code, str(tmp_path / "s")], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )
     assert "What is written stays: make room" in done.stdout
-    resumed = record(recorder_of(target), images, transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
-    here = record(recorder_of(target), images, transform=TRANSFORM, batch_size=8)
+    resumed = recorder_of(target).record(images, transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
+    here = recorder_of(target).record(images, transform=TRANSFORM, batch_size=8)
     assert np.allclose(resumed["features.18"], here["features.18"], atol=1e-5)  # another process: another number of threads
     assert len(resumed.ids) == 50
 
@@ -337,8 +336,8 @@ def test_a_full_disk_at_the_end_is_a_clear_error_too(
     with monkeypatch.context() as patched:
         patched.setattr("neuroprobe.recording.store._close_gaps", full)
         with pytest.raises(StoreError, match="make room, and record into the same store"):
-            record(recorder_of(target), images, transform=TRANSFORM, store=tmp_path / "s")
-    assert len(record(recorder_of(target), images, transform=TRANSFORM, store=tmp_path / "s").ids) == 50
+            recorder_of(target).record(images, transform=TRANSFORM, store=tmp_path / "s")
+    assert len(recorder_of(target).record(images, transform=TRANSFORM, store=tmp_path / "s").ids) == 50
 
 
 def test_processes_that_do_not_share_the_folder_are_refused(tmp_path: Path) -> None:
@@ -357,8 +356,8 @@ def test_dissect_reads_a_store_like_memory(target: nn.Module, images: Images, tm
     from neuroprobe.world import CLIP_PATH, world_vocabulary
 
     scores = ConceptSource(ClipEncoder(CLIP_PATH, device="cpu"), world_vocabulary()).score(images)
-    there = record(recorder_of(target), images, transform=TRANSFORM, store=tmp_path / "s")
-    here = record(recorder_of(target), images, transform=TRANSFORM)
+    there = recorder_of(target).record(images, transform=TRANSFORM, store=tmp_path / "s")
+    here = recorder_of(target).record(images, transform=TRANSFORM)
     assert dissect(there, scores).table.equals(dissect(here, scores).table)
 
 
@@ -381,7 +380,7 @@ def test_checkpoints_in_a_series_equal_each_by_itself(target: nn.Module, images:
     before = {k: v.clone() for k, v in target.state_dict().items()}
     together = record_checkpoints(target, series, images, layers=LAYERS, transform=TRANSFORM, models_in_memory=2)
     assert list(together) == ["a", "b", "same as a"]
-    alone = record(recorder_of(load_target("step_01000")), images, transform=TRANSFORM)
+    alone = recorder_of(load_target("step_01000")).record(images, transform=TRANSFORM)
     assert (together["b"]["features.18"] == alone["features.18"]).all()
     assert together["same as a"] is together["a"]
     assert not np.allclose(together["a"]["features.18"], together["b"]["features.18"])

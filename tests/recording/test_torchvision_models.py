@@ -13,7 +13,7 @@ import torch
 import torchvision
 from torch import nn
 
-from neuroprobe import ActivationRecorder, all_layers, block_layers, list_layers
+from neuroprobe import ActivationRecorder, Site, all_layers, block_layers, list_layers
 from neuroprobe.exceptions import UnknownNameError
 
 NAMES = torchvision.models.list_models(module=torchvision.models)
@@ -77,7 +77,7 @@ def outputs_by_plain_hooks(model: nn.Module, x: torch.Tensor) -> dict[str, list[
     return outputs
 
 
-def recorded(model: nn.Module, x: torch.Tensor, layers: list[str], **options: Any) -> dict[str, torch.Tensor]:
+def recorded(model: nn.Module, x: torch.Tensor, layers: list[Any], **options: Any) -> dict[str, torch.Tensor]:
     with ActivationRecorder(model, layers, **options).recording() as tape, torch.no_grad():
         model(x)
     return dict(tape)
@@ -88,18 +88,22 @@ def walk(name: str) -> None:
     model, x = build(name)
     expected = outputs_by_plain_hooks(model, x)
     assert set(expected) <= set(all_layers(model)), "a module that runs is missing"
-    options = {
-        "call": {layer: len(outputs) - 1 for layer, outputs in expected.items() if len(outputs) > 1},
-        "select": {layer: 0 for layer in expected if isinstance(model.get_submodule(layer), nn.MultiheadAttention)},
+    last = {
+        layer: Site(
+            layer,
+            call=len(outputs) - 1 if len(outputs) > 1 else None,
+            select=0 if isinstance(model.get_submodule(layer), nn.MultiheadAttention) else None,
+        )
+        for layer, outputs in expected.items()
     }
-    whole = recorded(model, x, list(expected), pooling="none", **options)
+    whole = recorded(model, x, list(last.values()), pooling="none")
     table = list_layers(model, x).set_index("name")
     for layer, outputs in expected.items():
         assert outputs[-1].isfinite().all(), layer
         # the first call's axis has as many units as the table says; with several such axes one of them must fit, value by value
         units = table.loc[layer, "units"]
         by_axis = [outputs[-1].movedim(axis, 1).flatten(1) for axis in range(1, outputs[-1].ndim) if outputs[0].shape[axis] == units]
-        assert any(torch.allclose(whole[layer], values, rtol=1e-4, atol=1e-5) for values in by_axis), layer
+        assert any(torch.allclose(whole[last[layer].key], values, rtol=1e-4, atol=1e-5) for values in by_axis), layer
     check_the_others(name, model, x, set(expected))
 
 
