@@ -22,7 +22,7 @@ from neuroprobe.labeling import (
     check_similarity,
     dissect,
 )
-from neuroprobe.models import FEATURES, Checkpoint, Layout, Pooling, check_layers, fingerprint_checkpoints
+from neuroprobe.models import FEATURES, Checkpoint, Checkpoints, Layout, Pooling, Sites, check_sites
 from neuroprobe.probing import BLOG_PROBES, Features, ProbingStudy, Scopes, check_jobs, check_seeds, check_split, make_tasks
 from neuroprobe.recording import ActivationRecorder, ForwardPass, record_beside
 from neuroprobe.reports import LabelReport, ProbeReport
@@ -35,7 +35,7 @@ def dissect_model(
     images: Images,
     source: ConceptSource,
     *,
-    layers: Sequence[str],
+    layers: Sites,
     transform: Transform,
     pooling: Pooling = "mean",
     layout: Layout | None = None,
@@ -59,8 +59,8 @@ def dissect_model(
     model : torch.nn.Module
     images : Images
     source : ConceptSource
-    layers : sequence of str
-        Exact module names.
+    layers : sequence of str or Site, or callable
+        As in `neuroprobe.ActivationRecorder`.
     transform : callable
         From a PIL image to the model's input.
     pooling, layout
@@ -72,7 +72,7 @@ def dissect_model(
     page : path, optional
         A folder for a page with every unit's examples (`LabelReport.to_html`), for which these images are read once more.
     batch_size, workers, distributed, progress
-        As in `neuroprobe.images.passes.collect`.
+        As in `neuroprobe.images.collect`.
 
     Returns
     -------
@@ -116,7 +116,7 @@ def probe_model(
     images: Images,
     source: ConceptSource,
     *,
-    layers: Sequence[str],
+    layers: Sites,
     transform: Transform,
     n_positive: int = 100,
     n_negative: int = 200,
@@ -124,7 +124,7 @@ def probe_model(
     gap: int = 0,
     probes: Sequence[tuple[str, Features]] = BLOG_PROBES,
     scopes: Scopes = ("layer",),
-    checkpoints: Mapping[str, Checkpoint] | None = None,
+    checkpoints: Mapping[str, Checkpoint] | Checkpoints | None = None,
     seeds: Sequence[int] = range(5),
     held_out: float = 0.3,
     controls: int = 0,
@@ -149,7 +149,7 @@ def probe_model(
     store : path, optional
         As in `neuroprobe.ProbingStudy.run`.
     batch_size, workers, progress
-        As in `neuroprobe.images.passes.collect`.
+        As in `neuroprobe.images.collect`.
     n_jobs : int, optional
         As in `neuroprobe.ProbingStudy.run`.
 
@@ -158,16 +158,17 @@ def probe_model(
     ProbeReport
     """
     # what is wrong with these shows before the ranking, which can take long
-    check_layers(model, layers)
+    sites = check_sites(model, layers)
     make_tasks(probes, scopes)
     check_seeds(seeds)
     check_counts(n_positive=n_positive, n_negative=n_negative)
     check_split(n_positive, n_negative, held_out=held_out)
     check_jobs(n_jobs)
-    if checkpoints is not None:
-        fingerprint_checkpoints(model, checkpoints)
+    series = None if checkpoints is None else Checkpoints.of(model, checkpoints)
+    if series is not None:
+        series.check_distinct()
     _try_out(
-        {features: ActivationRecorder(model, layers, pooling=FEATURES[features], layout=layout) for _, features in probes},
+        {features: ActivationRecorder(model, sites, pooling=FEATURES[features], layout=layout) for _, features in probes},
         images,
         transform,
     )
@@ -183,14 +184,14 @@ def probe_model(
         workers=workers,
         progress=progress,
     )
-    _log.info("probing %d layers for %d concepts", len(layers), len(concept_sets))
+    _log.info("probing %d layers for %d concepts", len(sites), len(concept_sets))
     study = ProbingStudy(
         model,
-        layers,
+        sites,
         concept_sets,
         probes=probes,
         scopes=scopes,
-        checkpoints=checkpoints,
+        checkpoints=series,
         seeds=seeds,
         held_out=held_out,
         controls=controls,
@@ -211,4 +212,4 @@ def _check_page(page: str | Path | None, images: Images) -> None:
 
 def _try_out(recorders: Mapping[str, ActivationRecorder], images: Images, transform: Transform) -> None:
     """Record one image, so that a layer that is never reached or gives no tensor shows before the long run."""
-    collect(first_readable(images), [ForwardPass(recorders, transform)], progress=False)
+    collect(first_readable(images), [ForwardPass(recorders, transform, fingerprint="of no result")], progress=False)

@@ -77,8 +77,11 @@ def _holds_blocks(module: nn.Module) -> bool:
 
 
 def check_layers(model: nn.Module, layers: Sites) -> tuple[str, ...]:
-    """The layers of sites; see `check_sites`."""
-    return tuple(site.layer for site in check_sites(model, layers))
+    """The layers by name, for whom takes no other sites; see `check_sites`."""
+    sites = check_sites(model, layers)
+    if other := [site.key for site in sites if site.identity != site.layer]:
+        raise InputError(f"Expected layers' names, but got the site {other[0]!r}.")
+    return tuple(site.layer for site in sites)
 
 
 def list_layers(model: nn.Module, example: Any) -> pd.DataFrame:

@@ -17,7 +17,7 @@ from neuroprobe._core import check_count, check_counts, fingerprint_architecture
 from neuroprobe.concepts import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.images import Images, Transform
-from neuroprobe.models import FEATURES, Checkpoint, Layout, check_layers, fingerprint_checkpoints, load_checkpoint, placed
+from neuroprobe.models import FEATURES, Checkpoint, Layout, Sites, check_layers, fingerprint_checkpoints, load_checkpoint, placed
 from neuroprobe.probing._estimators import EstimatorProbe
 from neuroprobe.probing._layer import SCALINGS, Features, Scope, Task
 from neuroprobe.probing._problems import AnyProbe, Split
@@ -86,7 +86,7 @@ class ProbingStudy:
     def __init__(
         self,
         model: nn.Module | Callable[[], nn.Module],
-        layers: Sequence[str],
+        layers: Sites,
         concept_sets: ConceptSets,
         *,
         probes: Sequence[tuple[str | ClassifierMixin | RegressorMixin, Features]] = BLOG_PROBES,
