@@ -400,7 +400,7 @@ class TestLayout:
             torch.testing.assert_close(tape["0"], model[0](self.x).mean(dim=(2, 3)))
             torch.testing.assert_close(tape["1"], model(self.x).mean(dim=(1, 2)))
         with pytest.raises(UnknownNameError, match="Expected a layout, but got 'nhw'"):
-            ActivationRecorder(model, ["0", "1"], layout={"1": "nhw"})  # type: ignore[dict-item]
+            Site("1", layout="nhw")  # type: ignore[arg-type]
 
     def test_attention_with_tokens_before_images(self) -> None:
         """With as many images as tokens a wrong axis would not show in the shape: it has to be said."""
