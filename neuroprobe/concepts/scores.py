@@ -306,10 +306,16 @@ def check_kinds(recorded: Any, scores: Any) -> None:
         raise InputError(f"Expected concept scores as ConceptSource or GivenLabels make them, but got {shown(scores)}.")
 
 
-def check_encoder(encoder: Any) -> None:
-    """Raise `InputError` unless it is an encoder of images and texts."""
+def check_encoder(encoder: Any, scores: ConceptScores) -> None:
+    """Raise `InputError` unless it is the encoder of images and texts that made the scores."""
     if not isinstance(encoder, ImageTextEncoder):
         raise InputError(f"Expected the image-text encoder of the scores, but got {shown(encoder)}.")
+    theirs = scores.metadata.get("encoder")
+    if encoder.fingerprint != theirs:
+        raise InputError(
+            f"Expected the encoder of the scores, whose fingerprint is {theirs}, but got one with {encoder.fingerprint}. "
+            "Vectors of two encoders cannot be compared."
+        )
 
 
 def check_same_images(recorded: Recorded, scores: ConceptScores) -> None:

@@ -1,4 +1,6 @@
 from . import similarity as similarity
+from ._formula_search import Formula as Formula
+from ._formula_search import Term as Term
 from .clarity import UnitScoreReport as UnitScoreReport
 from .clarity import score_units as score_units
 from .dissection import FALSE_DISCOVERY_RATE as FALSE_DISCOVERY_RATE
@@ -26,11 +28,13 @@ __all__ = [
     "DEFAULT_SIMILARITY",
     "FALSE_DISCOVERY_RATE",
     "N_BOOTSTRAP",
+    "Formula",
     "FormulaReport",
     "PairReport",
     "Scorer",
     "Similarity",
     "SimilarityOrScorer",
+    "Term",
     "UnitCompositionReport",
     "UnitScoreReport",
     "UnitSearchReport",

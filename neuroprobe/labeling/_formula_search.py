@@ -3,9 +3,16 @@
 A formula is a chain: a concept or its negation, then "and" or "or" another, and so on, worked off from left to right.
 Its measure is the AUC of the unit's activations as a detector of the images of which the formula is true.
 
+How surprising an AUC is, given that it is the best that a search has found: the null is that images are exchangeable, that the
+unit's activations in any other order would have been as likely. Two things follow. Searching random orders in the same way
+shows what the search reaches by chance; its smallest p-value is one over their number. Beyond all of them, a bound holds: the
+number of formulas there are, times a bound on the tail of one formula's rank sum, which is that of a sample without replacement.
+
 References
 ----------
 Bykov et al., "Labeling Neural Representations with Inverse Recognition", NeurIPS 2023, arXiv 2311.13594.
+Hoeffding, "Probability inequalities for sums of bounded random variables", JASA 1963, theorem 4: a sum of a
+sample without replacement has no greater moments than one with replacement, so Chernoff's bound for the latter holds.
 """
 
 from __future__ import annotations
@@ -19,16 +26,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from neuroprobe._core import BoolArray, Floats
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
-
-_Floats = npt.NDArray[np.float64]
-_Bools = npt.NDArray[np.bool_]
+from neuroprobe.labeling._products import Products
 
 _OPERATORS = ("and", "or")
 _KEYWORD = re.compile(r'\b(and|or|not)\b|[()"\\]')
 _TOKEN = re.compile(r'"((?:[^"\\]|\\.)*)"|([()])|\b(and|or|not)\b(?!\S)')
 _VALUES = 1 << 23  # float64 values in a matrix worked on at a time: 64 MB
+_ORDERS = 64  # random orders made at a time
 
 
 class Term(NamedTuple):
@@ -109,7 +117,7 @@ class Formula:
             raise _no_formula(text)
         return formula
 
-    def mask(self, labels: Mapping[str, npt.ArrayLike]) -> _Bools:
+    def mask(self, labels: Mapping[str, npt.ArrayLike]) -> BoolArray:
         """Of which images the formula is true, [n_images].
 
         Parameters
@@ -136,7 +144,7 @@ class Found(NamedTuple):
 
     formula: Formula
     auc: float
-    mask: _Bools
+    mask: BoolArray
     single: Formula
     single_auc: float
 
@@ -145,7 +153,7 @@ class _Candidate(NamedTuple):
     """A formula in a beam: codes of its terms, how often it is true, its rank sum, its AUC."""
 
     codes: tuple[tuple[int, int, bool], ...]  # operator (0 and, 1 or), concept, negated
-    mask: _Bools
+    mask: BoolArray
     n_true: int
     total: float
     auc: float
@@ -177,11 +185,13 @@ class FormulaSearch:
         How many formulas of a beam may continue the same shorter one by the same operator; by default any number.
     tolerance : float, default 0
         The shortest formula whose AUC is at most this much below that of the best is taken.
+    device : str or torch.device, default "cpu"
+        Where products with the labels are made.
     """
 
     def __init__(
         self,
-        labels: _Bools,
+        labels: BoolArray,
         concepts: Sequence[str],
         *,
         max_length: int,
@@ -189,8 +199,10 @@ class FormulaSearch:
         fractions: tuple[float, float],
         max_siblings: int | None = None,
         tolerance: float = 0.0,
+        device: str | torch.device = "cpu",
     ) -> None:
         self.labels, self.concepts = labels, tuple(concepts)
+        self._products = Products(labels, device)  # exact, as everything is a whole number
         self.max_length, self.beam_width = max_length, beam_width
         self.max_siblings, self.tolerance = max_siblings or beam_width, tolerance
         self.n_images, self.n_concepts = labels.shape
@@ -209,7 +221,7 @@ class FormulaSearch:
         """How many formulas of at most `max_length` terms there are, whatever they are true of."""
         return sum((2 * self.n_concepts) ** length * 2 ** (length - 1) for length in range(1, self.max_length + 1))
 
-    def best(self, ranks: _Floats) -> list[Found]:
+    def best(self, ranks: Floats) -> list[Found]:
         """The best formula of every unit, from doubled centered ranks [n_images, n_units] (see `centered_ranks`)."""
         size = max(1, _VALUES // (self.n_images * self.beam_width))
         found: list[Found] = []
@@ -217,7 +229,7 @@ class FormulaSearch:
             found += self._search(np.ascontiguousarray(ranks[:, start : start + size].T))
         return found
 
-    def _search(self, ranks: _Floats) -> list[Found]:
+    def _search(self, ranks: Floats) -> list[Found]:
         totals = self._products(ranks)  # [n_units, n_concepts]
         beams = [self._selected([], self._first(unit)) for unit in totals]
         best = [[beam[0]] for beam in beams]  # of every unit, by length
@@ -232,7 +244,7 @@ class FormulaSearch:
         taken = next(candidate for candidate in best if candidate.auc >= best[-1].auc - self.tolerance)
         return Found(self._formula(taken), taken.auc, taken.mask, self._formula(best[0]), best[0].auc)
 
-    def _extended(self, beams: list[list[_Candidate]], ranks: _Floats, totals: _Floats) -> list[list[_Candidate]]:
+    def _extended(self, beams: list[list[_Candidate]], ranks: Floats, totals: Floats) -> list[list[_Candidate]]:
         """The beams with every formula joined to every concept and negation; one product for all units and formulas."""
         masks = np.stack([candidate.mask for beam in beams for candidate in beam])
         unit_of = np.repeat(np.arange(len(beams)), [len(beam) for beam in beams])
@@ -245,20 +257,11 @@ class FormulaSearch:
             start += len(beam)
         return found
 
-    def _products(self, rows: _Floats) -> _Floats:
-        """Rows [r, n_images] times the labels, [r, n_concepts]; exact, as everything is a whole number."""
-        found = np.empty((len(rows), self.n_concepts))
-        size = max(1, _VALUES // self.n_images)
-        for start in range(0, self.n_concepts, size):
-            columns = slice(start, start + size)
-            found[:, columns] = rows @ self.labels[:, columns].astype(np.float64)
-        return found
-
-    def _first(self, totals: _Floats) -> tuple[_Floats, _Floats]:
+    def _first(self, totals: Floats) -> tuple[Floats, Floats]:
         """Counts and rank sums of all concepts, then of all negations, [1, 2, n_concepts]."""
         return np.stack([self.counts, self.n_images - self.counts])[None].astype(float), np.stack([totals, -totals])[None]
 
-    def _joined(self, beam: list[_Candidate], totals: _Floats, both: _Floats, counts: _Floats) -> tuple[_Floats, _Floats]:
+    def _joined(self, beam: list[_Candidate], totals: Floats, both: Floats, counts: Floats) -> tuple[Floats, Floats]:
         """Counts and rank sums of "f and g", "f and not g", "f or g", "f or not g", [n_beam, 4, n_concepts].
 
         From those of f, of g and of "f and g" alone; all ranks sum to zero. What changes nothing gets the count 0.
@@ -270,7 +273,7 @@ class FormulaSearch:
         all_counts[all_counts == count[:, None]] = 0
         return all_counts, all_totals
 
-    def _selected(self, beam: list[_Candidate], new: tuple[_Floats, _Floats]) -> list[_Candidate]:
+    def _selected(self, beam: list[_Candidate], new: tuple[Floats, Floats]) -> list[_Candidate]:
         """The next beam, from the last one and the counts and rank sums [n_beam, kinds, n_concepts] of what continues it."""
         counts, sums = new
         aucs = np.concatenate([[candidate.auc for candidate in beam], self._aucs(counts, sums).ravel()])
@@ -291,12 +294,12 @@ class FormulaSearch:
                 siblings[family] += is_new
         return list(chosen.values())
 
-    def _aucs(self, counts: _Floats, sums: _Floats) -> _Floats:
+    def _aucs(self, counts: Floats, sums: Floats) -> Floats:
         """The AUCs of formulas; minus infinity where the bounds are not kept."""
         allowed = (counts >= self.fewest) & (counts <= self.most)
         return np.where(allowed, 0.5 + sums / np.where(allowed, 2 * counts * (self.n_images - counts), 1), -np.inf)
 
-    def _made(self, beam: list[_Candidate], place: int, counts: _Floats, sums: _Floats, auc: float) -> _Candidate:
+    def _made(self, beam: list[_Candidate], place: int, counts: Floats, sums: Floats, auc: float) -> _Candidate:
         parent, kind, concept = (int(i) for i in np.unravel_index(place, counts.shape))
         operator, negated = divmod(kind, 2)
         values = self.labels[:, concept] ^ bool(negated)
@@ -317,7 +320,7 @@ class FormulaSearch:
         return Formula(tuple(Term(_OPERATORS[op] if i else "", self.concepts[c], neg) for i, (op, c, neg) in enumerate(ordered)))
 
 
-def centered_ranks(values: npt.ArrayLike) -> _Floats:
+def centered_ranks(values: npt.ArrayLike) -> Floats:
     """Twice the rank of every value among its column's, ties shared, minus n + 1: whole numbers that sum to zero.
 
     Parameters
@@ -327,7 +330,7 @@ def centered_ranks(values: npt.ArrayLike) -> _Floats:
     from scipy.stats import rankdata
 
     array = np.asarray(values)
-    found: _Floats = 2 * rankdata(array, axis=0) - (len(array) + 1)
+    found: Floats = 2 * rankdata(array, axis=0) - (len(array) + 1)
     return found
 
 
@@ -355,3 +358,97 @@ def _tokens(text: str) -> Iterator[tuple[str, str]]:
 
 def _no_formula(text: str) -> InputError:
     return InputError(f"Expected a formula such as '(red or blue) and not striped', but got {text!r:.200}.")
+
+
+class SearchNull:
+    """The best AUCs that a search finds in random orders of the images, for units with as many equal lowest activations.
+
+    AUC reads ranks only, so one null serves all units without equal activations, exactly. Units that share their
+    lowest value on many images (zeros after a ReLU) get a null with nearly as many, never more. That is conservative: sharing
+    ranks averages over the orders that the ties leave open.
+
+    Parameters
+    ----------
+    search : FormulaSearch
+    n : int
+        Random orders.
+    seed : int
+    """
+
+    def __init__(self, search: FormulaSearch, *, n: int, seed: int) -> None:
+        self._search, self._n, self._seed = search, n, seed
+        self._found: dict[int, Floats] = {}
+
+    def p_value(self, auc: float, ranks: Floats, mask: BoolArray) -> float:
+        """The share of random orders whose best formula reaches an AUC; beyond them all, the bound if that is less.
+
+        Valid as it is: below 1 / (n + 1) only the bound speaks, above it only the random orders.
+
+        Parameters
+        ----------
+        auc : float
+            Of the formula found.
+        ranks : ndarray, [n_images]
+            Doubled centered ranks of the unit's activations.
+        mask : ndarray of bool, [n_images]
+            Where the formula is true.
+
+        Returns
+        -------
+        float
+            NaN without random orders.
+        """
+        if not self._n:
+            return float("nan")
+        null = self.aucs(int((ranks == ranks.min()).sum()))
+        n_as_good = len(null) - int(np.searchsorted(null, auc))
+        share = (1 + n_as_good) / (1 + len(null))
+        if n_as_good:
+            return share
+        log_bound = np.log(self._search.n_formulas) + log_tail_bound(ranks, mask)
+        return min(share, float(np.exp(min(log_bound, 0.0))))
+
+    def aucs(self, n_lowest: int) -> Floats:
+        """The null for units with that many equal lowest activations, ascending, [n]."""
+        n_images = self._search.n_images
+        # variance of the ranks with the ties and without, about 1 - share^3: in steps of a quarter
+        step = int(np.log(max(1 - (n_lowest / n_images) ** 3, 1 / n_images)) / np.log(0.75)) if n_lowest > 1 else 0
+        if step not in self._found:
+            n_tied = int((1 - 0.75**step) ** (1 / 3) * n_images)
+            self._found[step] = np.sort(self._searched(n_tied, np.random.default_rng((self._seed, step))))
+        return self._found[step]
+
+    def _searched(self, n_tied: int, generator: np.random.Generator) -> list[float]:
+        values = np.maximum(np.arange(self._search.n_images), n_tied - 1)[:, None]
+        found: list[float] = []
+        for start in range(0, self._n, _ORDERS):
+            orders = generator.permuted(np.repeat(values, min(_ORDERS, self._n - start), axis=1), axis=0)
+            found += [one.auc for one in self._search.best(centered_ranks(orders))]
+        return found
+
+
+def log_tail_bound(ranks: Floats, mask: BoolArray) -> float:
+    """Logarithm of a bound on the probability that as many random images have at least the rank sum of the mask's.
+
+    It is the least over t of ``m log(mean_i exp(t r_i)) - t sum_{i in mask} r_i``, with m the images of the mask, or of the
+    rest if they are fewer. It holds for any ranks, ties included; every t > 0 gives a bound, so the minimum need not be exact.
+
+    Parameters
+    ----------
+    ranks : ndarray, [n_images]
+        Centered; they sum to zero.
+    mask : ndarray of bool, [n_images]
+    """
+    from scipy.optimize import minimize_scalar
+    from scipy.special import logsumexp
+
+    few, sign = (mask, 1.0) if 2 * mask.sum() <= len(mask) else (~mask, -1.0)
+    scaled, m = sign * ranks / len(ranks), int(few.sum())
+    values, counts = np.unique(scaled, return_counts=True)
+    total = scaled[few].sum()
+
+    def bound(t: float) -> float:
+        return float(m * (logsumexp(t * values, b=counts) - np.log(len(ranks))) - t * total)
+
+    found = minimize_scalar(bound, bounds=(0, 50 * len(ranks) / m), method="bounded")
+    return min(float(found.fun), 0.0)

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from neuroprobe._core import Floats
-from neuroprobe.exceptions import InputError
+from neuroprobe._core import Floats, check_units
+from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.labeling._null import null_prior, null_sources, p_values, shuffled, shuffled_rows
 from neuroprobe.labeling.similarity._scorer import Scorer, UnitPart, joined, some_units
 from neuroprobe.recording import ActivationSummary, Recorded, UnitStatistics
@@ -119,6 +119,38 @@ class SummarizedUnits(LayerUnits):
         rows = shuffled_rows(self._n_tied[sources], self._rows.shape[1], scorer.n_images, generator)
         found: UnitPart = scorer.units_from_top(rows, self._values[sources], self._mean[sources], self._std[sources])
         return found
+
+
+#: Units asked for: the same numbers of every layer, or by layer.
+Units: TypeAlias = "Iterable[int] | Mapping[str, Iterable[int]]"
+
+
+def chosen_units(units: Units | None, sizes: Mapping[str, int]) -> dict[str, list[int]]:
+    """The units asked for of every layer, all by default.
+
+    Parameters
+    ----------
+    units : iterable of int, or mapping from layer to units, or None
+    sizes : mapping from layer to its number of units
+
+    Raises
+    ------
+    InputError
+        A unit the layer does not have, or one twice.
+    UnknownNameError
+        Units of another layer.
+    """
+    by_layer = units if isinstance(units, Mapping) else {}
+    if units is not None and not isinstance(units, Mapping):
+        by_layer = dict.fromkeys(sizes, list(units) if isinstance(units, Iterator) else units)
+    for layer in by_layer:
+        if layer not in sizes:
+            raise UnknownNameError(f"Expected `units` for the layers {list(sizes)}, but got {layer!r}.")
+    none = [layer for layer, asked in by_layer.items() if isinstance(units, Mapping) and isinstance(asked, Sized) and not len(asked)]
+    return {
+        layer: [] if layer in none else check_units(layer, by_layer[layer], n_units) if layer in by_layer else list(range(n_units))
+        for layer, n_units in sizes.items()
+    }
 
 
 def layer_units(recorded: Recorded, layer: str, ids: Sequence[str]) -> LayerUnits:

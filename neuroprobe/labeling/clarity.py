@@ -20,10 +20,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 
-from neuroprobe._core import Extremes, Floats, check_count, is_whole, unit_length
+from neuroprobe._core import BoolArray, Floats, Rows, check_count, check_seed, unit_length
 from neuroprobe.concepts import ConceptScores, check_same_images
 from neuroprobe.exceptions import InputError
+from neuroprobe.labeling._products import Products
+from neuroprobe.labeling.similarity._top_images import highest_images
 from neuroprobe.recording import Activations, ActivationSummary, Recorded, check_layers
 from neuroprobe.reports import Report
 
@@ -35,11 +38,10 @@ if TYPE_CHECKING:
 SCORES = ("clarity", "polysemanticity", "redundancy", "monosemanticity")
 
 _UNITS = 256  # worked on at a time
-_ROWS = 4096
 
 
 class UnitScoreReport(Report):
-    """Four scores of every unit, as `neuroprobe.labeling.clarity.score_units` finds them.
+    """Four scores of every unit, as `neuroprobe.score_units` finds them.
 
     Columns: layer, unit, clarity, polysemanticity, redundancy, monosemanticity, status ("scored", or "never varies").
     A score that is not defined is NaN: all of a unit that never varies, redundancy in a layer of one such unit,
@@ -72,13 +74,19 @@ class UnitScoreReport(Report):
 
 
 def score_units(
-    recorded: Recorded, scores: ConceptScores, *, layers: Sequence[str] | None = None, k: int = 30, seed: int = 0
+    activations: Recorded,
+    scores: ConceptScores,
+    *,
+    layers: Sequence[str] | None = None,
+    k: int = 30,
+    seed: int = 0,
+    device: str | torch.device = "auto",
 ) -> UnitScoreReport:
     """Clarity, polysemanticity, redundancy and monosemanticity of every unit.
 
     Parameters
     ----------
-    recorded : Activations or ActivationSummary
+    activations : Activations or ActivationSummary
         A summary has the k highest images only, from which monosemanticity does not follow: it is NaN.
     scores : ConceptScores
         Of the same images; only its image vectors are used.
@@ -89,6 +97,8 @@ def score_units(
         fewer (a sparse autoencoder's) are filled up with images on which they are not; choose k accordingly.
     seed : int, default 0
         Of the clustering behind polysemanticity.
+    device : str or torch.device, default "auto"
+        Where the layer's units are compared with each other and with all images.
 
     Returns
     -------
@@ -101,25 +111,27 @@ def score_units(
     UnknownNameError
         A layer that was not recorded.
     """
-    check_same_images(recorded, scores)
-    check_count("seed", seed, low=0)
-    chosen = check_layers(recorded, layers)
+    check_same_images(activations, scores)
+    check_seed(seed)
+    chosen = check_layers(activations, layers)
     for layer in chosen:
-        _check_k(recorded, layer, k, fewest=2)
+        check_k(activations, layer, k, fewest=2)
     vectors = unit_length(scores.image_vectors.numpy())
-    tables = [_layer_table(recorded, scores, vectors, layer, k=k, seed=seed) for layer in chosen]
+    tables = [_layer_table(activations, scores, vectors, layer, k=k, seed=seed, device=device) for layer in chosen]
     metadata = {
         "k": k,
         "seed": seed,
         "n_images": len(scores.ids),
-        "recorded": dict(recorded.metadata),
+        "activations": dict(activations.metadata),
         "encoder": scores.metadata.get("encoder"),
     }
     return UnitScoreReport(pd.concat(tables, ignore_index=True), metadata)
 
 
-def _layer_table(recorded: Recorded, scores: ConceptScores, vectors: Floats, layer: str, *, k: int, seed: int) -> pd.DataFrame:
-    rows, varies = top_image_rows(recorded, scores, layer, k=k)
+def _layer_table(
+    activations: Recorded, scores: ConceptScores, vectors: Floats, layer: str, *, k: int, seed: int, device: str | torch.device
+) -> pd.DataFrame:
+    rows, varies = top_image_rows(activations, scores, layer, k=k)
     live = np.flatnonzero(varies)
     found = {name: np.full(len(rows), np.nan) for name in SCORES}
     means = np.empty((len(live), vectors.shape[1]))
@@ -129,9 +141,9 @@ def _layer_table(recorded: Recorded, scores: ConceptScores, vectors: Floats, lay
         found["clarity"][units] = clarity(tops)
         found["polysemanticity"][units] = polysemanticity(tops, seed=seed)
         means[start : start + _UNITS] = tops.mean(axis=1)
-    found["redundancy"][live] = redundancy(means)
-    if isinstance(recorded, Activations):
-        found["monosemanticity"] = monosemanticity(recorded[layer], vectors)
+    found["redundancy"][live] = redundancy(means, device=device)
+    if isinstance(activations, Activations):
+        found["monosemanticity"] = monosemanticity(activations[layer], vectors, device=device)
     table = pd.DataFrame({"layer": layer, "unit": np.arange(len(rows)), **found})
     table["status"] = np.where(varies, "scored", "never varies")
     return table
@@ -199,13 +211,14 @@ def _polysemanticity(tops: Floats, seed: int) -> float:
     return float(1 - clarity(pairs).mean())
 
 
-def redundancy(means: npt.ArrayLike) -> Floats:
+def redundancy(means: npt.ArrayLike, *, device: str | torch.device = "cpu") -> Floats:
     """The highest cosine similarity of a unit's mean embedding with that of any other unit of the layer.
 
     Parameters
     ----------
     means : array, [n_units, d]
         Mean embedding of every unit's top images.
+    device : str or torch.device, default "cpu"
 
     Returns
     -------
@@ -220,15 +233,16 @@ def redundancy(means: npt.ArrayLike) -> Floats:
     found = np.full(len(unit), np.nan)
     if len(unit) < 2:
         return found
+    products = Products(unit.T, device)
     for start in range(0, len(unit), _UNITS):
-        alike = unit[start : start + _UNITS] @ unit.T
+        alike = products(unit[start : start + _UNITS])
         places = np.arange(len(alike))
         alike[places, start + places] = -np.inf  # a unit is not redundant because of itself
         found[start : start + _UNITS] = alike.max(axis=1)
     return found
 
 
-def monosemanticity(activations: npt.NDArray[Any], vectors: npt.ArrayLike) -> Floats:
+def monosemanticity(activations: npt.NDArray[Any], vectors: npt.ArrayLike, *, device: str | torch.device = "cpu") -> Floats:
     """Mean cosine similarity of all pairs of different images, each pair weighted by the unit's activations on both.
 
     The activations a are brought to w = (a - min) / (max - min) for every unit, whatever their sign. With
@@ -242,6 +256,7 @@ def monosemanticity(activations: npt.NDArray[Any], vectors: npt.ArrayLike) -> Fl
     activations : ndarray, [n_images, n_units]
     vectors : array, [n_images, d]
         Image embeddings.
+    device : str or torch.device, default "cpu"
 
     Returns
     -------
@@ -252,21 +267,21 @@ def monosemanticity(activations: npt.NDArray[Any], vectors: npt.ArrayLike) -> Fl
     ----------
     Pach et al., 2025, "Monosemanticity score".
     """
-    unit = unit_length(np.asarray(vectors, np.float64))
+    products = Products(unit_length(np.asarray(vectors, np.float64)), device)
     found = np.full(activations.shape[1], np.nan)
     for start in range(0, len(found), _UNITS):
         values = np.asarray(activations[:, start : start + _UNITS], np.float64)
         low, high = values.min(axis=0), values.max(axis=0)
         weights = (values - low) / np.where(high > low, high - low, 1)
         squares = (weights**2).sum(axis=0)
-        numerator = ((weights.T @ unit) ** 2).sum(axis=1) - squares
+        numerator = (products(weights.T) ** 2).sum(axis=1) - squares
         denominator = weights.sum(axis=0) ** 2 - squares
         defined = (weights > 0).sum(axis=0) > 1
         found[start : start + _UNITS] = np.where(defined, numerator / np.where(defined, denominator, 1), np.nan)
     return found
 
 
-def top_image_rows(recorded: Recorded, scores: ConceptScores, layer: str, *, k: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+def top_image_rows(activations: Recorded, scores: ConceptScores, layer: str, *, k: int) -> tuple[Rows, BoolArray]:
     """Rows of `scores` on which every unit of a layer is most active, and whether the unit varies at all.
 
     Returns
@@ -280,25 +295,24 @@ def top_image_rows(recorded: Recorded, scores: ConceptScores, layer: str, *, k: 
     InputError
         k above the number of images, or above what a summary keeps.
     """
-    _check_k(recorded, layer, k)
-    if isinstance(recorded, ActivationSummary):
-        found = recorded[layer]
+    check_k(activations, layer, k)
+    if isinstance(activations, ActivationSummary):
+        found = activations[layer]
         row_of = {name: row for row, name in enumerate(scores.ids)}
         known = {row: row_of[name] for row, name in found.image_ids.items()}
         rows = np.vectorize(known.__getitem__, otypes=[np.int64])(found.top_rows[:, :k])
         return rows, found.maximum > found.minimum
-    values = recorded[layer]
-    extremes = Extremes(values.shape[1], k)
-    low, high = np.full(values.shape[1], np.inf), np.full(values.shape[1], -np.inf)
-    for start in range(0, len(values), _ROWS):
-        block = np.asarray(values[start : start + _ROWS], np.float32)
-        extremes.add(block, np.arange(start, start + len(block)), block.max(axis=0))
-        low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
-    return extremes.decode(len(values))[1], high > low
+    values = activations[layer]
+    blocks = [np.array(values[:, start : start + _UNITS], np.float32) for start in range(0, values.shape[1], _UNITS)]
+    rows = np.concatenate([highest_images(torch.from_numpy(block), k).numpy() for block in blocks])
+    return rows, np.concatenate([block.max(axis=0) > block.min(axis=0) for block in blocks])
 
 
-def _check_k(recorded: Recorded, layer: str, k: int, *, fewest: int = 1) -> None:
-    kept = len(recorded.ids) if isinstance(recorded, Activations) else recorded[layer].top_rows.shape[1]
-    if not is_whole(k) or not fewest <= k <= kept:
-        where = "images" if isinstance(recorded, Activations) else "highest images of every unit in the summary"
-        raise InputError(f"Expected `k` from {fewest} to {kept}, as there are {kept} {where}, but got {k!r}.")
+def check_k(activations: Recorded, layer: str, k: int, *, fewest: int = 1, most: int | None = None) -> None:
+    """Raise `InputError` unless so many of a unit's highest images are known; of more than `most` nothing could be said."""
+    check_count("k", k, low=fewest)
+    kept = len(activations.ids) if isinstance(activations, Activations) else activations[layer].top_rows.shape[1]
+    where = "images" if isinstance(activations, Activations) else "highest images of every unit in the summary"
+    if k > min(kept, kept if most is None else most):
+        limit = min(kept, kept if most is None else most)
+        raise InputError(f"Expected `k` to be at most {limit}, as there are {kept} {where}, but got {k}.")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import torch
 
-from neuroprobe._core import check_count, check_number
+from neuroprobe._core import check_count, check_counts, check_seed, check_share
 from neuroprobe.concepts import ConceptScores, check_same_images
-from neuroprobe.exceptions import InputError, UnknownNameError, shown
-from neuroprobe.labeling._layer import LayerLabels, LayerUnits, RecordedUnits, check_prior, label_layer, layer_units
-from neuroprobe.labeling.similarity._registry import DEFAULT_SIMILARITY, Similarity, SimilarityOrScorer, check_similarity, find_scorer
+from neuroprobe.exceptions import InputError, shown
+from neuroprobe.labeling._layer import LayerLabels, LayerUnits, RecordedUnits, Units, check_prior, chosen_units, label_layer, layer_units
+from neuroprobe.labeling.similarity._registry import DEFAULT_SIMILARITY, SimilarityOrScorer, check_similarity, find_scorer, get_similarity
 from neuroprobe.models import resolve_device
 from neuroprobe.recording import Activations, ActivationSummary, check_layers
 from neuroprobe.reports import LabelReport
@@ -37,14 +39,14 @@ def dissect(
     similarity: SimilarityOrScorer = DEFAULT_SIMILARITY,
     parameters: Mapping[str, Any] | None = None,
     layers: Sequence[str] | None = None,
-    units: Mapping[str, Iterable[int]] | None = None,
+    units: Units | None = None,
     top: int = 5,
     false_discovery_rate: float = FALSE_DISCOVERY_RATE,
     n_null: int | None = None,
     n_bootstrap: int = N_BOOTSTRAP,
     control: Sequence[Activations] = (),
     seed: int = 0,
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "auto",
 ) -> LabelReport:
     """Label every unit with the concept whose scores are most like its activations.
 
@@ -52,8 +54,9 @@ def dissect(
     never changes a label. Scores are made in blocks of concepts from the embeddings.
 
     A unit that is the same on every image gets no label, nor does one whose best score over the whole vocabulary is no
-    better than chance: its p-value is the probability that units with shuffled images score as high (see
-    `neuroprobe.labeling._null`), and its q-value corrects for the number of units in the layer.
+    better than chance. Its p-value compares its best score with those of null units, units of the layer whose activations are
+    dealt to the images at random and that are scored like any other, in their source's place; the q-value corrects for the number
+    of units in the layer.
 
     Parameters
     ----------
@@ -63,15 +66,14 @@ def dissect(
     scores : ConceptScores
         Of the same images.
     similarity : str, Scorer class or callable, default "peak_correlation"
-        A name of `neuroprobe.labeling.similarity._similarity.list_similarities`; or a subclass of `neuroprobe.labeling.similarity.scoring.Scorer`; or a function
-        that is called as those of `neuroprobe.labeling.similarity._similarity` are, with whole matrices: its labels have neither p-values nor
-        stability.
+        A name of `neuroprobe.labeling.list_similarities`; or a subclass of `neuroprobe.labeling.Scorer`; or a function that is called
+        as those of `neuroprobe.labeling.similarity` are, with whole matrices: its labels have neither p-values nor stability.
     parameters : mapping, optional
         Keyword arguments of the similarity function.
     layers : sequence of str, optional
         By default all that were recorded.
-    units : mapping from layer to units, optional
-        By default all units of every layer.
+    units : sequence of int, or mapping from layer to units, optional
+        The same of every layer, or some of each; by default all.
     top : int, default 5
         Concepts kept per unit.
     false_discovery_rate : float, default 0.05
@@ -88,7 +90,7 @@ def dissect(
         filter that sees color is named, and rightly; against a control only what training has made is.
     seed : int, default 0
         Of shuffles and resamples.
-    device : str or torch.device, default "cpu"
+    device : str or torch.device, default "auto"
         Where scores are computed; "auto" for the best there is.
 
     Returns
@@ -118,10 +120,8 @@ def dissect(
         _check_control(activations, other, layers)
     if control and (make is None or n_null == 0):
         raise InputError("Expected p-values where there is a `control`, but `n_null` is 0 or the similarity function is one of your own.")
-    chosen = _chosen_units(activations, layers, {} if units is None else units)
-    device = resolve_device(device)
-    placed = replace(scores, image_vectors=scores.image_vectors.to(device), text_vectors=scores.text_vectors.to(device))
-    scorer = None if make is None else make(placed, **(parameters or {}))
+    chosen = chosen_units(units, {layer: _n_units(activations, layer) for layer in layers})
+    scorer = None if make is None else make(on_device(scores, device), **(parameters or {}))
     if scorer is not None:
         for layer in layers:  # before the first one's long run
             check_prior(layer, _n_units(activations, layer), scorer)
@@ -134,7 +134,7 @@ def dissect(
             counts[layer] = int(np.clip(len(found), *N_NULL)) if n_null is None else n_null
             labels = label_layer(layer, found, scorer, top=top, n_null=counts[layer], n_bootstrap=n_bootstrap, seed=seed, controls=controls)
         else:
-            labels = _label_by_function(activations, layer, scores, similarity, parameters or {}, top)  # type: ignore[arg-type]
+            labels = _label_by_function(activations, layer, scores, partial(similarities_by, similarity, parameters or {}), top)
         tables.append(_label_table(layer, found, labels, scores.concepts, false_discovery_rate).iloc[chosen[layer]])
     metadata = {
         "similarity": name,
@@ -152,23 +152,43 @@ def dissect(
     return LabelReport(pd.concat(tables, ignore_index=True), metadata)
 
 
+def on_device(scores: ConceptScores, device: str | torch.device) -> ConceptScores:
+    """The scores with their vectors on a device; "auto" for the best there is."""
+    place = resolve_device(device)
+    return replace(scores, image_vectors=scores.image_vectors.to(place), text_vectors=scores.text_vectors.to(place))
+
+
 def _label_by_function(
     activations: Activations | ActivationSummary,
     layer: str,
     scores: ConceptScores,
-    function: Similarity,
-    parameters: Mapping[str, Any],
+    alike_by: Callable[[npt.ArrayLike, ConceptScores], torch.Tensor],
     top: int,
 ) -> LayerLabels:
     """Labels by a function of one's own, which sees the whole layer and all concepts."""
     if isinstance(activations, ActivationSummary):
         raise InputError("Expected recorded activations for a similarity function of your own, but got a summary. Use `record`.")
-    values = torch.from_numpy(np.array(activations[layer], dtype=np.float32))
-    alike = _as_matrix(function(values, scores.similarities(), **parameters), getattr(function, "__name__", repr(function)))
-    _check_result(alike, values.shape[1], len(scores.concepts), getattr(function, "__name__", repr(function)))
+    alike = alike_by(activations[layer], scores)
     order = torch.argsort(alike, dim=1, descending=True, stable=True)[:, :top]
     unknown = np.full(len(alike), np.nan)
     return LayerLabels(alike.gather(1, order).numpy(), order.numpy(), unknown, unknown)
+
+
+def similarities_by(
+    similarity: SimilarityOrScorer, parameters: Mapping[str, Any], values: npt.ArrayLike, scores: ConceptScores
+) -> torch.Tensor:
+    """What a function of one's own says of a layer [n_images, n_units] and all concepts, checked, [n_units, n_concepts]."""
+    (name, function), activations = get_similarity(similarity), torch.from_numpy(np.array(values, dtype=np.float32))
+    found, expected = function(activations, scores.similarities(), **parameters), (activations.shape[1], len(scores.concepts))
+    try:
+        alike = torch.as_tensor(found).float().cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"Expected the similarity function {name!r} to return an array or a tensor, but got {shown(found)}.") from error
+    if tuple(alike.shape) != expected:
+        raise InputError(f"Expected the similarity function {name!r} to return {expected}, but got {tuple(alike.shape)}.")
+    if not bool(torch.isfinite(alike).all()):
+        raise InputError(f"Expected finite similarities, but {name!r} returned some that are not.")
+    return alike
 
 
 def _label_table(layer: str, units: LayerUnits, labels: LayerLabels, concepts: Sequence[str], false_discovery_rate: float) -> pd.DataFrame:
@@ -197,9 +217,9 @@ def _label_table(layer: str, units: LayerUnits, labels: LayerLabels, concepts: S
 def check_numbers(*, top: int, false_discovery_rate: float, n_null: int | None, n_bootstrap: int, seed: int) -> None:
     """Raise `InputError` for a number that `dissect` does not take."""
     check_count("top", top)
-    check_number("false_discovery_rate", false_discovery_rate, low=0, high=1, above=True)
-    for name, value in (("n_null", 0 if n_null is None else n_null), ("n_bootstrap", n_bootstrap), ("seed", seed)):
-        check_count(name, value, low=0)
+    check_share("false_discovery_rate", false_discovery_rate, one=True)
+    check_counts(low=0, n_null=0 if n_null is None else n_null, n_bootstrap=n_bootstrap)
+    check_seed(seed)
     if n_null is not None and 0 < n_null < 100:
         raise InputError(f"Expected at least 100 null units, or 0 for no p-values, but got `n_null` {n_null}.")
 
@@ -233,48 +253,5 @@ def _check_control(activations: Activations | ActivationSummary, control: Activa
             )
 
 
-def _chosen_units(
-    activations: Activations | ActivationSummary, layers: Sequence[str], units: Mapping[str, Iterable[int]]
-) -> dict[str, list[int]]:
-    if not isinstance(units, Mapping):
-        raise InputError(f"Expected `units` to map layers to lists of units, such as {{{layers[0]!r}: [0, 1]}}, but got {shown(units)}.")
-    for layer in units:
-        if layer not in layers:
-            raise UnknownNameError(f"Expected `units` for the layers {list(layers)}, but got {layer!r}.")
-    chosen = {}
-    for layer in layers:
-        n_units = _n_units(activations, layer)
-        asked = units.get(layer, range(n_units))
-        if isinstance(asked, str) or not isinstance(asked, Iterable):
-            raise InputError(f"Expected `units` to map {layer!r} to a list of units, but got {shown(asked)}.")
-        chosen[layer] = [_checked_unit(unit, layer, n_units) for unit in asked]
-    return chosen
-
-
-def _checked_unit(unit: Any, layer: str, n_units: int) -> int:
-    whole = isinstance(unit, (int, np.integer)) and not isinstance(unit, bool)
-    if not whole or not 0 <= unit < n_units:
-        raise InputError(
-            f"Expected units of {layer!r} from 0 to {n_units - 1}, but got {unit!r}. Of a mask of booleans, pass np.flatnonzero(mask)."
-            if isinstance(unit, (bool, np.bool_))
-            else f"Expected units of {layer!r} from 0 to {n_units - 1}, but got {unit!r}."
-        )
-    return int(unit)
-
-
 def _n_units(activations: Activations | ActivationSummary, layer: str) -> int:
     return activations[layer].shape[1] if isinstance(activations, Activations) else len(activations[layer].mean)
-
-
-def _as_matrix(found: Any, name: str) -> torch.Tensor:
-    try:
-        return torch.as_tensor(found).float()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"Expected the similarity function {name!r} to return an array or a tensor, but got {shown(found)}.") from error
-
-
-def _check_result(alike: torch.Tensor, n_units: int, n_concepts: int, name: str) -> None:
-    if tuple(alike.shape) != (n_units, n_concepts):
-        raise InputError(f"Expected the similarity function {name!r} to return {(n_units, n_concepts)}, but got {tuple(alike.shape)}.")
-    if not bool(torch.isfinite(alike).all()):
-        raise InputError(f"Expected finite similarities, but {name!r} returned some that are not.")

@@ -1,6 +1,6 @@
 """Compositional labels: for every unit a logical formula over labeled concepts, such as "red and not striped".
 
-It needs labels of the images. Without labels, `neuroprobe.labeling.pairs` scores pairs of words as texts of their own.
+It needs labels of the images. Without labels, `neuroprobe.dissect_pairs` scores pairs of words as texts of their own.
 
 References
 ----------
@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 
-from neuroprobe._core import check_count, check_number, check_share, fingerprint_bytes, fingerprint_texts
+from neuroprobe._core import check_count, check_counts, check_number, check_seed, check_share, fingerprint_bytes, fingerprint_texts
 from neuroprobe.concepts import LabelTable, as_labels
 from neuroprobe.exceptions import InputError, shown
-from neuroprobe.labeling._formula_null import SearchNull
-from neuroprobe.labeling._formula_search import Formula, FormulaSearch, Found, centered_ranks
+from neuroprobe.labeling._figures import plot_two_scores
+from neuroprobe.labeling._formula_search import Formula, FormulaSearch, Found, SearchNull, centered_ranks
 from neuroprobe.recording import Activations, check_layers
 from neuroprobe.reports import Report
 from neuroprobe.statistics import benjamini_hochberg
@@ -33,7 +34,7 @@ _UNITS = 256
 
 
 class FormulaReport(Report):
-    """A logical formula for every unit, as `neuroprobe.labeling.formulas.dissect_formulas` finds it.
+    """A logical formula for every unit, as `neuroprobe.dissect_formulas` finds it.
 
     Columns: layer, unit, formula ("" for a unit without one), auc, positive_fraction (of the images, on which the
     formula is true), length (its terms), concept and concept_auc (the best formula of one term), status ("named", or
@@ -69,17 +70,8 @@ class FormulaReport(Report):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """AUC of every unit's formula against that of its best single concept."""
-        from neuroprobe._core import axes_or_new, shortened
-
-        ax = axes_or_new(ax, 5.4, 5.0)
-        for layer, rows in self._table.groupby("layer", sort=False):
-            ax.scatter(rows["concept_auc"], rows["auc"], s=12, alpha=0.6, label=shortened(str(layer)))
-        ax.plot([0.5, 1], [0.5, 1], color="gray", linewidth=1)
-        ax.set_xlabel("AUC of the best single concept")
-        ax.set_ylabel("AUC of the formula")
-        ax.set_title(f"Formulas of {len(self._table)} units")
-        ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
-        return ax
+        names = ("AUC of the best single concept", "AUC of the formula")
+        return plot_two_scores(self._table, "concept_auc", "auc", names=names, title=f"Formulas of {len(self._table)} units", ax=ax)
 
 
 def dissect_formulas(
@@ -96,7 +88,8 @@ def dissect_formulas(
     max_fraction: float = 0.5,
     n_null: int = 1000,
     seed: int = 0,
-    max_q: float = 0.05,
+    false_discovery_rate: float = 0.05,
+    device: str | torch.device = "auto",
 ) -> FormulaReport:
     """The logical formula over labeled concepts that every unit tells apart best, by its AUC.
 
@@ -108,8 +101,7 @@ def dissect_formulas(
     found (`p_single`, the published one) means little. `p_value` is the share of random orders of the images, searched in
     the same way, whose best formula reaches the unit's AUC: (1 + their number) / (1 + n_null). It assumes only that
     images are exchangeable; with equal activations (zeros after a ReLU) it is conservative. For a unit beyond all
-    random orders it is the number of possible formulas times a bound on the tail of the rank sum, where that is less. See
-    `neuroprobe.labeling._formula_null`.
+    random orders it is the number of possible formulas times a bound on the tail of the rank sum, where that is less.
 
     Parameters
     ----------
@@ -136,8 +128,10 @@ def dissect_formulas(
         Random orders searched; 0 for none, and then every formula found is a name.
     seed : int, default 0
         Of the random orders.
-    max_q : float, default 0.05
+    false_discovery_rate : float, default 0.05
         Units with a greater q-value (Benjamini-Hochberg over the layer's units that vary) get no name.
+    device : str or torch.device, default "auto"
+        Where the formulas of a beam are joined to the concepts.
 
     Returns
     -------
@@ -155,8 +149,13 @@ def dissect_formulas(
     ----------
     Bykov et al., NeurIPS 2023, section 3; the p-value corrected for the search is ours.
     """
-    _check_counts(max_length=max_length, beam_width=beam_width, max_siblings=max_siblings)
-    _check_numbers(n_null, seed, tolerance=tolerance, fractions=(min_fraction, max_fraction), max_q=max_q)
+    check_counts(max_length=max_length, beam_width=beam_width, max_siblings=1 if max_siblings is None else max_siblings)
+    check_count("n_null", n_null, low=0)
+    check_seed(seed)
+    check_share("tolerance", tolerance, zero=True, one=True)
+    check_share("max_fraction", max_fraction, one=True)
+    check_number("min_fraction", min_fraction, low=0, high=max_fraction)
+    check_share("false_discovery_rate", false_discovery_rate, zero=True, one=True)
     if not isinstance(activations, Activations):
         raise InputError(f"Expected recorded activations, all of which formulas need, but got {shown(activations)}. Use `record`.")
     labels = as_labels(given_labels, activations.ids, concepts=concepts)
@@ -170,10 +169,15 @@ def dissect_formulas(
         fractions=(min_fraction, max_fraction),
         max_siblings=max_siblings,
         tolerance=tolerance,
+        device=device,
     )
-    _check_start(search, min_fraction, max_fraction)
+    if not search.has_start:
+        raise InputError(
+            f"Expected a concept, or a negation, that is true of {min_fraction:.3g} to {max_fraction:.3g} of the {len(matrix)} images, "
+            "but there is none to begin with. Widen `min_fraction` and `max_fraction`."
+        )
     null = SearchNull(search, n=n_null, seed=seed)
-    tables = [_layer_table(layer, activations[layer], search, null, max_q) for layer in chosen]
+    tables = [_layer_table(layer, activations[layer], search, null, false_discovery_rate) for layer in chosen]
     metadata = {
         "max_length": max_length,
         "beam_width": beam_width,
@@ -182,17 +186,19 @@ def dissect_formulas(
         "fractions": [min_fraction, max_fraction],
         "n_null": n_null,
         "seed": seed,
-        "max_q": max_q,
+        "false_discovery_rate": false_discovery_rate,
         "n_images": len(matrix),
         "concepts": fingerprint_texts(names),
         "n_concepts": len(names),
-        "labels": fingerprint_bytes(np.packbits(matrix).tobytes()),
+        "given_labels": fingerprint_bytes(np.packbits(matrix).tobytes()),
         "activations": dict(activations.metadata),
     }
     return FormulaReport(pd.concat(tables, ignore_index=True), metadata)
 
 
-def _layer_table(layer: str, values: npt.NDArray[Any], search: FormulaSearch, null: SearchNull, max_q: float) -> pd.DataFrame:
+def _layer_table(
+    layer: str, values: npt.NDArray[Any], search: FormulaSearch, null: SearchNull, false_discovery_rate: float
+) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for start in range(0, values.shape[1], _UNITS):
         ranks = centered_ranks(values[:, start : start + _UNITS])
@@ -202,7 +208,7 @@ def _layer_table(layer: str, values: npt.NDArray[Any], search: FormulaSearch, nu
     table = pd.DataFrame(rows, columns=[c for c in FormulaReport.required if c not in ("layer", "unit", "formula", "status", "q_value")])
     table["q_value"] = benjamini_hochberg(table["p_value"])
     table["status"] = "named"
-    table.loc[table["q_value"] > max_q, "status"] = "not significant"
+    table.loc[table["q_value"] > false_discovery_rate, "status"] = "not significant"
     table.loc[table["auc"].isna(), "status"] = "never varies"
     table["formula"] = table["candidate"].where(table["status"] == "named", "")
     table["layer"], table["unit"] = layer, np.arange(len(table))
@@ -224,27 +230,3 @@ def _row(ranks: npt.NDArray[np.float64], found: Found | None, null: SearchNull) 
         "p_value": null.p_value(found.auc, ranks, found.mask),
         "p_single": float(mannwhitneyu(ranks[found.mask], ranks[~found.mask]).pvalue),
     }
-
-
-def _check_start(search: FormulaSearch, low: float, high: float) -> None:
-    if not search.has_start:
-        raise InputError(
-            f"Expected a concept, or a negation, that is true of {low:.3g} to {high:.3g} of the {search.n_images} images, but there is "
-            "none to begin with. Widen `min_fraction` and `max_fraction`."
-        )
-
-
-def _check_counts(*, max_length: int, beam_width: int, max_siblings: int | None) -> None:
-    check_count("max_length", max_length)
-    check_count("beam_width", beam_width)
-    if max_siblings is not None:
-        check_count("max_siblings", max_siblings)
-
-
-def _check_numbers(n_null: int, seed: int, *, tolerance: float, fractions: tuple[float, float], max_q: float) -> None:
-    check_count("n_null", n_null, low=0)
-    check_count("seed", seed, low=0)
-    check_share("max_q", max_q, zero=True, one=True)
-    check_share("tolerance", tolerance, zero=True, one=True)
-    check_share("max_fraction", fractions[1], one=True)
-    check_number("min_fraction", fractions[0], low=0, high=fractions[1])

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
@@ -25,11 +25,12 @@ import pandas as pd
 import torch
 from torch.nn import functional as F
 
-from neuroprobe._core import Floats, check_count
+from neuroprobe._core import Floats, check_count, check_counts
 from neuroprobe.concepts import ConceptScores, ImageTextEncoder, Vocabulary, check_encoder, check_kinds
 from neuroprobe.exceptions import InputError
-from neuroprobe.labeling._layer import LayerUnits, layer_units
-from neuroprobe.labeling.dissection import dissect
+from neuroprobe.labeling._figures import plot_two_scores
+from neuroprobe.labeling._layer import LayerUnits, Units, layer_units
+from neuroprobe.labeling.dissection import dissect, on_device, similarities_by
 from neuroprobe.labeling.similarity._registry import DEFAULT_SIMILARITY, SimilarityOrScorer, find_scorer
 from neuroprobe.labeling.similarity._scorer import Scorer, some_units
 from neuroprobe.recording import Recorded, check_layers
@@ -38,14 +39,13 @@ from neuroprobe.reports import UnitReport
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from neuroprobe.labeling.similarity._registry import Similarity
     from neuroprobe.recording import Activations
 
 _Pair: TypeAlias = tuple[int, int]
 
 
 class PairReport(UnitReport):
-    """A pair of words for every unit, as `neuroprobe.labeling.pairs.dissect_pairs` finds it.
+    """A pair of words for every unit, as `neuroprobe.dissect_pairs` finds it.
 
     Columns: layer, unit, concept (the best pair's text; "" for a unit without one), score, first and second (its
     words), word and word_score (the best single word, scored beside the pairs), gain (score - word_score), status
@@ -65,35 +65,24 @@ class PairReport(UnitReport):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """The score of every unit's best pair against that of its best word."""
-        from neuroprobe._core import axes_or_new, shortened
-
-        ax = axes_or_new(ax, 5.4, 5.0)
-        paired = self._table[self._table["status"] == "paired"]
-        for layer, rows in paired.groupby("layer", sort=False):
-            ax.scatter(rows["word_score"], rows["score"], s=12, alpha=0.6, label=shortened(str(layer)))
-        if len(paired):
-            ends = [paired["word_score"].min(), paired["word_score"].max()]
-            ax.plot(ends, ends, color="gray", linewidth=1)
-            ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
-        ax.set_xlabel("score of the best word")
-        ax.set_ylabel("score of the best pair")
-        ax.set_title(f"Pairs of {len(paired)} units")
-        return ax
+        paired, names = self._table[self._table["status"] == "paired"], ("score of the best word", "score of the best pair")
+        return plot_two_scores(paired, "word_score", "score", names=names, title=f"Pairs of {len(paired)} units", ax=ax)
 
 
 def dissect_pairs(
-    recorded: Recorded,
+    activations: Recorded,
     scores: ConceptScores,
     *,
     encoder: ImageTextEncoder,
     similarity: SimilarityOrScorer = DEFAULT_SIMILARITY,
     parameters: Mapping[str, Any] | None = None,
     layers: Sequence[str] | None = None,
-    units: Mapping[str, Iterable[int]] | None = None,
+    units: Units | None = None,
     n_words: int = 100,
     templates: Sequence[str] = ("{a} {b}",),
     top: int = 5,
     cache_size: int = 100_000,
+    device: str | torch.device = "auto",
 ) -> PairReport:
     """Label every unit with the pair of words whose scores are most like its activations.
 
@@ -109,7 +98,7 @@ def dissect_pairs(
 
     Parameters
     ----------
-    recorded : Activations or ActivationSummary
+    activations : Activations or ActivationSummary
         As in `neuroprobe.dissect`.
     scores : ConceptScores
         Of the same images, by the same encoder.
@@ -126,6 +115,8 @@ def dissect_pairs(
         Pairs kept per unit.
     cache_size : int, default 100,000
         Embeddings kept; at 512 dimensions, 2 KB each.
+    device : str or torch.device, default "auto"
+        Where scores are computed.
 
     Returns
     -------
@@ -139,24 +130,24 @@ def dissect_pairs(
         A layer that was not recorded, or no such similarity function.
     """
     name, make = find_scorer(similarity)
-    check_kinds(recorded, scores)
-    check_encoder(encoder)
+    check_kinds(activations, scores)
     _check(scores, encoder, templates, n_words=n_words, top=top, cache_size=cache_size)
-    chosen = check_layers(recorded, layers)
+    chosen = check_layers(activations, layers)
     parameters = dict(parameters or {})
     words = dissect(
-        recorded, scores, similarity=similarity, parameters=parameters, layers=chosen, units=units, top=n_words, n_null=0, n_bootstrap=0
-    ).table
+        activations, scores, similarity=similarity, parameters=parameters, layers=chosen, units=units,
+        top=n_words, n_null=0, n_bootstrap=0, device=device,
+    ).table  # fmt: skip
     vectors = PairVectors(scores, encoder, templates=tuple(templates), size=cache_size)
     tables = []
     for layer in chosen:
-        found = layer_units(recorded, layer, scores.ids)
+        found = layer_units(activations, layer, scores.ids)
         scoring: Callable[..., Floats]
-        if make is None:
-            function = cast("Similarity", similarity)  # of the user's; `dissect` has refused summaries for it
-            scoring = _FunctionScoring(cast("Activations", recorded)[layer], scores, vectors, partial(function, **parameters))
+        if make is None:  # `dissect` has refused summaries for it
+            alike_by = partial(similarities_by, similarity, parameters)
+            scoring = _function_scoring(cast("Activations", activations)[layer], scores, vectors, alike_by)
         else:
-            scoring = _LayerScoring(found, scores, vectors, partial(make, **parameters))
+            scoring = _LayerScoring(found, on_device(scores, device), vectors, partial(make, **parameters))
         tables.append(_layer_table(words[words["layer"] == layer], found.varies, scoring, vectors, top))
     metadata = {
         "similarity": name,
@@ -165,7 +156,7 @@ def dissect_pairs(
         "templates": list(templates),
         "n_embedded": vectors.n_embedded,
         "n_images": len(scores.ids),
-        "recorded": dict(recorded.metadata),
+        "activations": dict(activations.metadata),
         "concept_scores": dict(scores.metadata),
     }
     return PairReport(pd.concat([rows for rows in tables if len(rows)] or tables[:1], ignore_index=True), metadata)
@@ -251,27 +242,18 @@ class _LayerScoring:
         return torch.cat(found, dim=1).double().cpu().numpy()
 
 
-class _FunctionScoring:
+def _function_scoring(
+    values: npt.NDArray[Any], scores: ConceptScores, vectors: PairVectors, alike_by: Callable[..., torch.Tensor]
+) -> Callable[[list[int], list[int]], Floats]:
     """The same by a function of the user's, which sees the whole layer and all of a unit's candidates."""
-
-    def __init__(self, values: npt.NDArray[Any], scores: ConceptScores, vectors: PairVectors, function: Callable[..., Any]) -> None:
-        self._values = torch.from_numpy(np.array(values, dtype=np.float32))
-        self._scores, self._vectors, self._function = scores, vectors, function
-
-    def __call__(self, units: list[int], words: list[int]) -> Floats:
-        matrix = _with_texts(self._scores, self._vectors, words).similarities()
-        alike = torch.as_tensor(self._function(self._values, matrix))
-        expected = (self._values.shape[1], matrix.shape[1])
-        if tuple(alike.shape) != expected:
-            raise InputError(f"Expected the similarity function to return {expected}, but got {tuple(alike.shape)}.")
-        return alike[units].double().numpy()
+    return lambda units, words: alike_by(values, _with_texts(scores, vectors, words))[units].double().numpy()
 
 
 def _with_texts(scores: ConceptScores, vectors: PairVectors, words: list[int]) -> ConceptScores:
     """The scores of some words and all pairs of them."""
     pairs = list(combinations(words, 2))
     names = [*(f"{i}" for i in words), *(f"{i} {j}" for i, j in pairs)]
-    texts = torch.cat([scores.text_vectors[words], vectors(pairs)])
+    texts = torch.cat([scores.text_vectors[words], vectors(pairs).to(scores.text_vectors.device)])
     return replace(scores, text_vectors=texts, vocabulary=Vocabulary.from_words(names))
 
 
@@ -328,16 +310,10 @@ def _columns(top: int) -> list[str]:
 
 
 def _check(scores: ConceptScores, encoder: ImageTextEncoder, templates: Sequence[str], *, n_words: int, top: int, cache_size: int) -> None:
-    theirs = scores.metadata.get("encoder")
-    if encoder.fingerprint != theirs:
-        raise InputError(
-            f"Expected the encoder of the scores, whose fingerprint is {theirs}, but got one with {encoder.fingerprint}. "
-            "Vectors of two encoders cannot be compared."
-        )
+    check_encoder(encoder, scores)
     if isinstance(templates, str) or not templates or any(t.count("{a}") != 1 or t.count("{b}") != 1 for t in templates):
         raise InputError(f"Expected a list of templates, each with one {{a}} and one {{b}}, but got {templates!r:.200}.")
     check_count("n_words", n_words, low=2)
-    check_count("top", top)
-    check_count("cache_size", cache_size)
+    check_counts(top=top, cache_size=cache_size)
     if len(scores.concepts) < 2:
         raise InputError(f"Expected a vocabulary of at least two words to make pairs of, but got {len(scores.concepts)}.")

@@ -20,10 +20,11 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 
-from neuroprobe._core import check_count, is_whole, unit_length
+from neuroprobe._core import Floats, check_counts, check_seed, unit_length
 from neuroprobe.concepts import ConceptScores, ImageTextEncoder, check_encoder, check_same_images
 from neuroprobe.exceptions import InputError
-from neuroprobe.labeling.clarity import top_image_rows
+from neuroprobe.labeling._products import Products
+from neuroprobe.labeling.clarity import check_k, top_image_rows
 from neuroprobe.recording import Recorded, check_layers
 from neuroprobe.reports import Report
 from neuroprobe.statistics import benjamini_hochberg
@@ -31,13 +32,12 @@ from neuroprobe.statistics import benjamini_hochberg
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_Floats = npt.NDArray[np.float64]
 _SHOWN_UNITS = 20
 _UNITS = 1024  # worked on at a time
 
 
 class UnitSearchReport(Report):
-    """The units that look most like a text, as `neuroprobe.labeling.search.search_units` finds them.
+    """The units that look most like a text, as `neuroprobe.search_units` finds them.
 
     Columns: query, rank (1 is the best), layer, unit, similarity (cosine of text and semantic embedding), z (standard
     deviations above random sets of as many images), p_value (share of random sets that look at least as much like
@@ -71,7 +71,7 @@ class UnitSearchReport(Report):
 
 def search_units(
     query: str | Sequence[str],
-    recorded: Recorded,
+    activations: Recorded,
     scores: ConceptScores,
     *,
     encoder: ImageTextEncoder,
@@ -81,6 +81,7 @@ def search_units(
     top: int | None = 20,
     n_null: int = 10_000,
     seed: int = 0,
+    device: str | torch.device = "auto",
 ) -> UnitSearchReport:
     """The units whose top images look most like a text, over all layers.
 
@@ -92,7 +93,7 @@ def search_units(
     Parameters
     ----------
     query : str or sequence of str
-    recorded : Activations or ActivationSummary
+    activations : Activations or ActivationSummary
     scores : ConceptScores
         Of the same images, by the same encoder; only its image vectors are used.
     encoder : ImageTextEncoder
@@ -108,6 +109,8 @@ def search_units(
     n_null : int, default 10,000
     seed : int, default 0
         Of the random sets, which are the same for all units and queries.
+    device : str or torch.device, default "auto"
+        Where all images are compared with the queries.
 
     Returns
     -------
@@ -122,14 +125,17 @@ def search_units(
         A layer that was not recorded.
     """
     queries = _checked_queries(query)
-    check_same_images(recorded, scores)
-    _check_encoder(encoder, scores)
-    _check_numbers(len(scores.ids), k=k, top=top, n_null=n_null, seed=seed)
-    chosen = check_layers(recorded, layers)
+    check_same_images(activations, scores)
+    check_encoder(encoder, scores)
+    check_counts(n_null=n_null, top=1 if top is None else top)
+    check_seed(seed)
+    chosen = check_layers(activations, layers)
+    for layer in chosen:
+        check_k(activations, layer, k, most=len(scores.ids) - 1)
     texts = _embedded(queries, templates, encoder)
     vectors = scores.image_vectors.numpy().astype(np.float64)
-    units, means = _semantic_embeddings(recorded, scores, vectors, chosen, k=k)
-    alike = vectors @ texts.T  # [n_images, n_queries]
+    units, means = _semantic_embeddings(activations, scores, vectors, chosen, k=k)
+    alike = Products(texts.T, device)(vectors)  # [n_images, n_queries]
     null = _random_means(alike, k=k, n=n_null, seed=seed)
     tables = [
         _query_table(name, units, means, texts[i], alike[:, i], null[:, i], k=k).head(top if top is not None else len(units))
@@ -144,13 +150,13 @@ def search_units(
         "n_units": len(units),
         "n_images": len(scores.ids),
         "layers": chosen,
-        "recorded": dict(recorded.metadata),
+        "activations": dict(activations.metadata),
         "encoder": encoder.fingerprint,
     }
     return UnitSearchReport(pd.concat(tables, ignore_index=True), metadata)
 
 
-def expected_and_spread(alike: npt.ArrayLike, *, k: int) -> tuple[_Floats, _Floats]:
+def expected_and_spread(alike: npt.ArrayLike, *, k: int) -> tuple[Floats, Floats]:
     """Mean and standard deviation of the mean of k values drawn without replacement, in closed form.
 
     Parameters
@@ -170,7 +176,7 @@ def expected_and_spread(alike: npt.ArrayLike, *, k: int) -> tuple[_Floats, _Floa
     return values.mean(axis=0), np.sqrt(variance)
 
 
-def _query_table(query: str, units: pd.DataFrame, means: _Floats, text: _Floats, alike: _Floats, null: _Floats, *, k: int) -> pd.DataFrame:
+def _query_table(query: str, units: pd.DataFrame, means: Floats, text: Floats, alike: Floats, null: Floats, *, k: int) -> pd.DataFrame:
     """The units for one query, best first; `means` are relative to the probing set's mean."""
     _, spread = expected_and_spread(alike, k=k)
     projections = means @ text  # a unit's mean similarity minus that of all images
@@ -183,8 +189,8 @@ def _query_table(query: str, units: pd.DataFrame, means: _Floats, text: _Floats,
 
 
 def _semantic_embeddings(
-    recorded: Recorded, scores: ConceptScores, vectors: _Floats, layers: Sequence[str], *, k: int
-) -> tuple[pd.DataFrame, _Floats]:
+    recorded: Recorded, scores: ConceptScores, vectors: Floats, layers: Sequence[str], *, k: int
+) -> tuple[pd.DataFrame, Floats]:
     """Layer and number of every unit that varies, and its top images' mean vector minus that of all images."""
     units, parts = [], []
     for layer in layers:
@@ -197,7 +203,7 @@ def _semantic_embeddings(
     return pd.concat(units, ignore_index=True), np.concatenate(parts) - vectors.mean(axis=0)
 
 
-def _random_means(alike: _Floats, *, k: int, n: int, seed: int) -> _Floats:
+def _random_means(alike: Floats, *, k: int, n: int, seed: int) -> Floats:
     """Mean similarity of k random images without replacement, [n, n_queries]."""
     generator = np.random.default_rng(seed)
     found = np.empty((n, alike.shape[1]))
@@ -206,7 +212,7 @@ def _random_means(alike: _Floats, *, k: int, n: int, seed: int) -> _Floats:
     return found
 
 
-def _embedded(queries: list[str], templates: Sequence[str], encoder: ImageTextEncoder) -> _Floats:
+def _embedded(queries: list[str], templates: Sequence[str], encoder: ImageTextEncoder) -> Floats:
     """One unit vector per query, [n_queries, d]: the mean over the templates."""
     templates = _checked_templates(templates)
     prompts = [template.replace("{}", query) for query in queries for template in templates]
@@ -226,22 +232,3 @@ def _checked_templates(templates: Sequence[str]) -> list[str]:
     if isinstance(templates, str) or not templates or any(template.count("{}") != 1 for template in templates):
         raise InputError(f"Expected a list of prompt templates, each with exactly one '{{}}', but got {templates!r:.200}.")
     return list(templates)
-
-
-def _check_encoder(encoder: ImageTextEncoder, scores: ConceptScores) -> None:
-    check_encoder(encoder)
-    theirs = scores.metadata.get("encoder")
-    if encoder.fingerprint != theirs:
-        raise InputError(
-            f"Expected the encoder that embedded the images, whose fingerprint is {theirs}, but got one with {encoder.fingerprint}. "
-            "Vectors of two encoders cannot be compared."
-        )
-
-
-def _check_numbers(n_images: int, *, k: int, top: int | None, n_null: int, seed: int) -> None:
-    if not is_whole(k) or not 1 <= k < n_images:
-        raise InputError(f"Expected `k` from 1 to {n_images - 1}, fewer than the {n_images} images, but got {k!r}.")
-    if top is not None:
-        check_count("top", top)
-    check_count("n_null", n_null)
-    check_count("seed", seed, low=0)

@@ -3,29 +3,38 @@
 A label says what a unit answers to most. Many units answer to several things, to some of them by falling; a short sum says all of it,
 and how well it predicts the unit on other images says how much of the unit it explains.
 
+Concept values are how much of each concept is in each image, as numbers that can be added up. Cosine similarities of images and texts
+lie close together, around another mean for every concept, and hardly tell "not there" from "not there at all". As a presence they are
+near 0 for most images and near 1 for those that stand out: a sigmoid of how many standard deviations the similarity is above its mean.
+So the weight of a concept is about what changes between an image without it and one with it.
+
 References
 ----------
 Oikarinen and Weng, "Linear Explanations for Individual Neurons", ICML 2024, arXiv 2405.06855. There, concepts are labels or SigLIP's
 probabilities (a sigmoid of the cosine, calibrated on labels), candidates come from an elastic net, and a greedy search over ten of them
 adds one while the correlation on validation images rises by 0.02, up to ten. Here, the sigmoid is of how many standard deviations the
-similarity is above its mean, every concept is a candidate at every step (`neuroprobe.labeling._forward_selection`), all units are searched at
-once, and after the number of concepts is known, they are chosen and weighed on all images but those held out.
+similarity is above its mean, every concept is a candidate at every step, all units are searched at once, and after the number of
+concepts is known, they are chosen and weighed on all images but those held out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
+import torch
+from scipy.special import expit
 
-from neuroprobe._core import Floats, Rows, Unit, axes_or_new, check_counts, check_level, check_seed, shortened
+from neuroprobe._core import Floats, Rows, Unit, check_counts, check_level, check_seed, check_share
 from neuroprobe.concepts import ConceptScores, check_same_images
-from neuroprobe.exceptions import InputError, shown
-from neuroprobe.labeling._concept_values import ConceptValues, Values
-from neuroprobe.labeling._forward_selection import Selection, fit_weights, select_forward
+from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
+from neuroprobe.labeling._figures import plot_two_scores
+from neuroprobe.labeling._layer import Units, chosen_units
+from neuroprobe.labeling._sum_search import Sums, SumSearch
 from neuroprobe.recording import Activations, check_layers
 from neuroprobe.reports import ALL_LAYERS, JudgmentReport, Labels, labeled_units, metadata_of, quantity
 from neuroprobe.statistics import Quality, correlations, draw_counts, explained_shares, interval, quality, split_images
@@ -33,7 +42,110 @@ from neuroprobe.statistics import Quality, correlations, draw_counts, explained_
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+Values: TypeAlias = Literal["presence", "similarity", "likelihood", "labels"]
+
+#: Standard deviations above its mean at which a similarity is half a presence, and how steeply it becomes one. On the offline world
+#: any middle from 1 to 2 with a steepness from 1 to 3 predicts units about equally well.
+MIDDLE, STEEPNESS = 1.5, 2.0
+
 _VALIDATION = 1 / 3  # of the images not held out, on which the number of concepts is decided
+
+
+@dataclass(frozen=True, eq=False)
+class ConceptValues:
+    """How concept scores become values, learned from some images and applied to any.
+
+    Attributes
+    ----------
+    kind : {"presence", "similarity", "likelihood", "labels"}
+    names : tuple of str
+        The concepts.
+    center, spread : ndarray, [n_concepts]
+        Mean and standard deviation of the similarities; used by "presence".
+    encoder : str or None
+        Fingerprint of what the scores came from.
+    """
+
+    kind: Values
+    names: tuple[str, ...]
+    center: Floats
+    spread: Floats
+    encoder: str | None
+
+    @classmethod
+    def learned(cls, scores: ConceptScores, rows: Rows, kind: Values | None = None) -> ConceptValues:
+        """From the images in `rows` of `scores`; `kind` None is "labels" for given labels and "presence" for others.
+
+        Raises
+        ------
+        UnknownNameError
+            No such kind.
+        InputError
+            A kind that the scores do not have, or scores that are not finite.
+        """
+        given = "labels" in scores.metadata
+        if kind is not None and kind not in get_args(Values):
+            raise UnknownNameError(f"Expected a kind of concept values, but got {kind!r}. {suggest(str(kind), get_args(Values))}")
+        if kind is not None and (kind == "labels") is not given:
+            what = "given labels" if given else "scores of an encoder"
+            raise InputError(f"Expected a kind of values that {what} have, but got {kind!r}. Leave `values` out.")
+        similarities = scores.similarities().numpy()
+        _check_finite(similarities)
+        similarities = similarities[rows]
+        chosen: Values = kind or ("labels" if given else "presence")
+        encoder = scores.metadata.get("encoder")
+        return cls(chosen, scores.concepts, similarities.mean(axis=0, dtype=float), similarities.std(axis=0, dtype=float), encoder)
+
+    def of(self, scores: ConceptScores) -> Floats:
+        """The values, [n_images, n_concepts], columns as in `names`.
+
+        Raises
+        ------
+        InputError
+            No scores, or from another encoder, without one of the concepts, or not finite.
+        """
+        if not isinstance(scores, ConceptScores):
+            raise InputError(f"Expected concept scores as ConceptSource or GivenLabels make them, but got {shown(scores)}.")
+        if scores.metadata.get("encoder") != self.encoder:
+            raise InputError(f"Expected scores of the encoder {self.encoder}, but got some of {scores.metadata.get('encoder')}.")
+        missing = [name for name in self.names if name not in scores.concepts]
+        if missing:
+            raise InputError(f"Expected scores of all {len(self.names)} concepts, but {missing[0]!r} is missing.")
+        places = {name: place for place, name in enumerate(scores.concepts)}
+        columns = [places[name] for name in self.names]
+        similarities = (scores.image_vectors @ scores.text_vectors[columns].T).numpy().astype(np.float64)
+        _check_finite(similarities)
+        if self.kind == "likelihood":
+            return _likelihoods(scores)[:, columns]
+        return similarities if self.kind != "presence" else self._presence(similarities)
+
+    def _presence(self, similarities: Floats) -> Floats:
+        above = (similarities - self.center) / np.where(self.spread > 0, self.spread, 1)
+        return np.asarray(expit(STEEPNESS * (above - MIDDLE)))
+
+    def to_json(self, names: Iterable[str]) -> dict[str, Any]:
+        """What `from_json` reads, of some of the concepts."""
+        places = [self.names.index(name) for name in names]
+        listed = {"names": [self.names[i] for i in places], "center": self.center[places].tolist(), "spread": self.spread[places].tolist()}
+        return {"kind": self.kind, "encoder": self.encoder, **listed}
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> ConceptValues:
+        return cls(facts["kind"], tuple(facts["names"]), np.array(facts["center"]), np.array(facts["spread"]), facts["encoder"])
+
+
+def _check_finite(similarities: npt.NDArray[Any]) -> None:
+    if not np.isfinite(similarities).all():
+        raise InputError("Expected finite concept scores, but got others. Check the encoder's vectors.")
+
+
+def _likelihoods(scores: ConceptScores) -> Floats:
+    """Softmax within every concept's group, [n_images, n_concepts]."""
+    groups = np.array([concept.group for concept in scores.vocabulary.concepts])
+    found = np.empty((len(scores.ids), len(groups)))
+    for group in dict.fromkeys(groups.tolist()):
+        found[:, groups == group] = scores.likelihoods(group).numpy()
+    return found
 
 
 class UnitCompositionReport(JudgmentReport):
@@ -89,9 +201,8 @@ class UnitCompositionReport(JudgmentReport):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Of every unit, the held-out correlation of its first concept against that of all."""
-        pass
-
-        return plot_unit_correlations(self._table, title=self.title, ax=ax)
+        names = ("held-out correlation of one concept", "of all chosen concepts")
+        return plot_two_scores(self._table, "first_correlation", "correlation", names=names, title=self.title, ax=ax)
 
 
 def explain_units(
@@ -100,7 +211,7 @@ def explain_units(
     *,
     labels: Labels | None = None,
     layers: Sequence[str] | None = None,
-    units: Sequence[int] | None = None,
+    units: Units | None = None,
     k: int = 4,
     signed: bool = True,
     min_gain: float = 0.02,
@@ -111,6 +222,7 @@ def explain_units(
     n_resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    device: str | torch.device = "auto",
 ) -> UnitCompositionReport:
     """Every unit as a weighted sum of a few concepts, and how well that predicts it on held-out images.
 
@@ -124,8 +236,8 @@ def explain_units(
         the comparison favors the labels.
     layers : sequence of str, optional
         By default all that were recorded.
-    units : sequence of int, optional
-        Of each layer; by default all.
+    units : sequence of int, or mapping from layer to units, optional
+        The same of every layer, or some of each; by default all.
     k : int, default 4
         Most concepts per unit.
     signed : bool, default True
@@ -147,6 +259,8 @@ def explain_units(
     level : float, default 0.95
     seed : int, default 0
         Of what is held out and drawn again.
+    device : str or torch.device, default "auto"
+        Where concepts and units are multiplied.
 
     Returns
     -------
@@ -165,16 +279,25 @@ def explain_units(
     -----
     The values of all concepts on all images are held in memory, 8 bytes each, and their training part a few times over.
     """
-    _check(activations, scores, min_gain=min_gain, most_shared=most_shared, signed=signed)
+    check_same_images(activations, scores)
+    if not isinstance(activations, Activations):
+        raise InputError("Expected activations with every value kept, but got a summary. Record without `summary`.")
+    if not isinstance(signed, (bool, np.bool_)):
+        raise InputError(f"Expected `signed` to be True or False, but got {signed!r:.60}.")
+    check_share("min_gain", min_gain, zero=True)
+    check_share("most_shared", most_shared, zero=True)
     check_counts(k=k, n_resamples=n_resamples)
     check_level(level)
     check_seed(seed)
-    chosen = {layer: _columns(activations[layer].shape[1], units, layer) for layer in check_layers(activations, layers)}
+    chosen = chosen_units(units, {layer: activations[layer].shape[1] for layer in check_layers(activations, layers)})
     named = None if labels is None else _named_units(labels, chosen)
     train, test = split_images(activations.ids, held_out=held_out, near_duplicates=near_duplicates, seed=seed)
     inner = split_images([activations.ids[row] for row in train], held_out=_VALIDATION, near_duplicates=near_duplicates, seed=seed + 1)
     scale = ConceptValues.learned(scores, train, values)
-    search = _Search(scale.of(scores), train, test, inner, k=k, signed=signed, min_gain=min_gain, most_shared=most_shared)
+    search = SumSearch(
+        values=scale.of(scores), train=train, test=test, inner=inner,
+        k=k, signed=signed, min_gain=min_gain, most_shared=most_shared, device=device,
+    )  # fmt: skip
     counts = draw_counts(len(test), n_resamples=n_resamples, seed=seed)
     tables, judged = [], {}
     for layer, columns in chosen.items():
@@ -191,74 +314,6 @@ def explain_units(
         "labels": metadata_of(labels),
     }  # fmt: skip
     return UnitCompositionReport(joined, metadata, overall=_overall(judged, joined, level))
-
-
-@dataclass(frozen=True, eq=False)
-class _Sums:
-    """The sums of a layer's units: which concepts, in which order, with which weights."""
-
-    concepts: list[Rows]  # of every unit, [n_concepts of it]
-    weights: list[Floats]
-    intercepts: Floats  # [n_units]
-    measured: Floats  # the activations, [n_images, n_units]
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class _Choice:
-    """How concepts are chosen."""
-
-    k: int
-    signed: bool
-    min_gain: float
-    most_shared: float
-
-
-class _Search:
-    """Concepts chosen and weighed on some images, for the units of one layer after the other."""
-
-    def __init__(self, values: Floats, train: Rows, test: Rows, inner: tuple[Rows, Rows], **choice: Any) -> None:
-        self.values, self.train, self.test, self.choice = values, train, test, _Choice(**choice)
-        self._fit, self._validation = train[inner[0]], train[inner[1]]
-
-    def layer(self, measured: Floats) -> _Sums:
-        """The sums of all units [n_images, n_units]: their lengths from a part of the training images, the rest from all."""
-        lengths = self._lengths(measured)
-        selection = self._select(self.train, measured)
-        concepts = [selection.first(unit, length) for unit, length in enumerate(lengths)]
-        return self._weighed(concepts, measured, self.train)
-
-    def _select(self, rows: Rows, measured: Floats) -> Selection:
-        choice = self.choice
-        return select_forward(self.values[rows], measured[rows], k=choice.k, signed=choice.signed, most_shared=choice.most_shared)
-
-    def _lengths(self, measured: Floats) -> Rows:
-        """After how many concepts another one no longer raises the correlation on the validation images enough, [n_units]."""
-        selection, truth = self._select(self._fit, measured), measured[self._validation]
-        lengths, going, before = np.ones(measured.shape[1], dtype=np.int64), np.ones(measured.shape[1], dtype=bool), None
-        for length in range(1, self.choice.k + 1):
-            sums = self._weighed([selection.first(unit, length) for unit in range(len(lengths))], measured, self._fit)
-            found = np.nan_to_num(correlations(self.predicted(sums, self._validation), truth))
-            if before is not None:
-                going &= found - before >= self.choice.min_gain
-                lengths[going] = length
-            before = found
-        return lengths
-
-    def _weighed(self, concepts: list[Rows], measured: Floats, rows: Rows) -> _Sums:
-        fitted = [
-            fit_weights(self.values[np.ix_(rows, columns)], measured[rows, unit], signed=self.choice.signed)
-            for unit, columns in enumerate(concepts)
-        ]
-        return _Sums(concepts, [weights for weights, _ in fitted], np.array([intercept for _, intercept in fitted]), measured)
-
-    def predicted(self, sums: _Sums, rows: Rows) -> Floats:
-        """What the sums say of images, [n_rows, n_units]."""
-        parts = [self.values[np.ix_(rows, columns)] @ weights for columns, weights in zip(sums.concepts, sums.weights, strict=True)]
-        return np.asarray(np.stack(parts, axis=1) + sums.intercepts)
-
-    def alone(self, sums: _Sums) -> _Sums:
-        """The same with the first concept alone."""
-        return self._weighed([columns[:1] for columns in sums.concepts], sums.measured, self.train)
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,7 +346,7 @@ class _Judged:
         return found if self.label is None else {**found, "label_correlation": self.label, "gain_over_label": self.gain(self.label)}
 
 
-def _judge(search: _Search, sums: _Sums, counts: Floats, level: float, labels: Sequence[str] | None, concepts: Sequence[str]) -> _Judged:
+def _judge(search: SumSearch, sums: Sums, counts: Floats, level: float, labels: Sequence[str] | None, concepts: Sequence[str]) -> _Judged:
     measured = sums.measured[search.test]
 
     def judged(predicted: Floats) -> Quality:
@@ -309,7 +364,7 @@ def _judge(search: _Search, sums: _Sums, counts: Floats, level: float, labels: S
     )
 
 
-def _columns_of(search: _Search, sums: _Sums, names: Sequence[str]) -> dict[str, Any]:
+def _columns_of(search: SumSearch, sums: Sums, names: Sequence[str]) -> dict[str, Any]:
     """The columns of the table that say what the sums are."""
     spread = sums.measured[search.train].std(axis=0)
     deviations = search.values[search.train].std(axis=0)
@@ -318,7 +373,7 @@ def _columns_of(search: _Search, sums: _Sums, names: Sequence[str]) -> dict[str,
         "n_concepts": [len(chosen) for chosen in sums.concepts],
         "intercept": sums.intercepts,
     }
-    for i in range(search.choice.k):
+    for i in range(search.k):
         there = [
             (chosen[i], weights[i]) if i < len(chosen) else (-1, np.nan)
             for chosen, weights in zip(sums.concepts, sums.weights, strict=True)
@@ -371,56 +426,3 @@ def _named_units(labels: Labels, chosen: Mapping[str, Sequence[int]]) -> dict[Un
         layers = ", ".join(repr(name) for name in dict.fromkeys(owner for owner, _ in named)) or "no layer"
         raise InputError(f"Expected labels of units that are explained, of {', '.join(map(repr, chosen))}, but got some of {layers}.")
     return named
-
-
-def _columns(n_units: int, units: Sequence[int] | None, layer: str) -> list[int]:
-    if units is not None and not isinstance(units, (Sequence, np.ndarray)):
-        raise InputError(f"Expected `units` as a list of numbers from 0 to {n_units - 1}, but got {shown(units)}.")
-    chosen = list(range(n_units) if units is None else units)
-    wrong = [unit for unit in chosen if isinstance(unit, bool) or not isinstance(unit, (int, np.integer)) or not 0 <= unit < n_units]
-    if not chosen or wrong or len(set(chosen)) < len(chosen):
-        raise InputError(
-            f"Expected `units` from 0 to {n_units - 1} of {layer!r}, each once, but got {shown(units if not wrong else wrong[0])}."
-        )
-    return [int(unit) for unit in chosen]
-
-
-def _check(activations: Any, scores: Any, *, min_gain: Any, most_shared: Any, signed: Any) -> None:
-    check_same_images(activations, scores)
-    if not isinstance(activations, Activations):
-        raise InputError("Expected activations with every value kept, but got a summary. Record without `summary`.")
-    if not isinstance(signed, (bool, np.bool_)):
-        raise InputError(f"Expected `signed` to be True or False, but got {signed!r:.60}.")
-    if not all(isinstance(value, (int, float, np.number)) and 0 <= value < 1 for value in (min_gain, most_shared)):
-        raise InputError(f"Expected `min_gain` and `most_shared` from 0 to below 1, but got {min_gain!r} and {most_shared!r}.")
-
-
-def plot_unit_correlations(table: pd.DataFrame, *, title: str = "", ax: Axes | None = None) -> Axes:
-    """A point per unit: held-out correlation of its best concept alone against that of all its concepts together.
-
-    Parameters
-    ----------
-    table : DataFrame
-        Of a `neuroprobe.labeling.sums.UnitCompositionReport`.
-    title : str
-    ax : matplotlib Axes, optional
-        By default those of a new figure.
-    """
-    ax = axes_or_new(ax, 5, 4.2)
-    for layer, rows in table.groupby("layer", sort=False):
-        ax.plot(
-            rows["first_correlation"],
-            rows["correlation"],
-            linestyle="",
-            marker="o",
-            markersize=3,
-            alpha=0.6,
-            label=shortened(str(layer), 40),
-        )
-    ax.axline((0, 0), slope=1, color="gray", linewidth=1)
-    ax.set_xlabel("held-out correlation of one concept")
-    ax.set_ylabel("of all chosen concepts")
-    ax.set_title(shortened(title, 60))
-    if len(table):
-        ax.legend(fontsize=8, loc="lower right")
-    return ax

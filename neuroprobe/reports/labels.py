@@ -31,7 +31,7 @@ class LabelReport(UnitReport):
 
     Columns: layer, unit, concept ("" for a unit without a label), score (of the similarity function), status
     ("named", "never varies" or "not significant"), candidate (the best concept, whether or not it became the label),
-    margin (score minus the second best's), p_value and q_value (see `neuroprobe.labeling._null`), stability (share of
+    margin (score minus the second best's), p_value and q_value (see `neuroprobe.dissect`), stability (share of
     bootstrap resamples of the images in which the candidate stays the best), and the next best as concept_2, score_2,
     ... What a report does not know of a unit is NaN.
     """

@@ -5,7 +5,6 @@ import pytest
 from matplotlib.figure import Figure
 
 from neuroprobe.effects._figures import plot_attributions, plot_contributions, plot_explained
-from neuroprobe.labeling.sums import plot_unit_correlations
 
 HOSTILE = ["red", "$\\frac{", "a\tb\nc", "x" * 500, "<img src=x>", "\N{SNOWMAN}"]
 
@@ -25,11 +24,9 @@ def contributions(names: list[str]) -> pd.DataFrame:
 @pytest.mark.parametrize("names", [HOSTILE, ["red"], []])
 def test_names_of_every_kind_are_drawn(names: list[str]) -> None:
     table = contributions(names)
-    units = pd.DataFrame({"layer": names, "first_correlation": 0.2, "correlation": 0.4})
     for ax in (
         plot_contributions(table, title="$x"),
         plot_attributions(table, title="$x"),
-        plot_unit_correlations(units, title="$x"),
         *([plot_explained(table, k=1, title="$x")] if names else []),
     ):
         ax.figure.savefig("/dev/null", format="png")
@@ -57,9 +54,3 @@ def test_what_is_explained_is_a_line_with_its_interval_within_sight() -> None:
     assert ax.get_lines()[0].get_ydata().tolist() == table["r2"].tolist()
     assert ax.get_ylim()[0] == -1  # an interval far below 0 does not squeeze the rest
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["concepts", "units without a label", "the first 2"]
-
-
-def test_units_are_points_by_layer() -> None:
-    table = pd.DataFrame({"layer": ["a", "b", "a"], "first_correlation": [0.1, 0.2, 0.3], "correlation": [0.4, 0.5, 0.6]})
-    lines = [line for line in plot_unit_correlations(table).get_lines() if line.get_marker() == "o"]
-    assert [line.get_ydata().tolist() for line in lines] == [[0.4, 0.6], [0.5]]

@@ -73,6 +73,13 @@ def test_units_only_choose_rows(similarity: str) -> None:
     same_rows(one, expected[0])
 
 
+def test_units_of_every_layer_or_by_layer() -> None:
+    table = dissect(random_activations(), SCORES, units=iter([2, 0]), n_null=0, n_bootstrap=0).table
+    assert list(zip(table["layer"], table["unit"], strict=True)) == [("a", 2), ("a", 0), ("b.0", 2), ("b.0", 0)]
+    table = dissect(random_activations(), SCORES, units={"b.0": 3}, n_null=0, n_bootstrap=0).table
+    assert table.groupby("layer").size().to_dict() == {"a": 9, "b.0": 1}
+
+
 SCORED = ["candidate", "concept_2", "concept_3"], ["score", "margin", "score_2", "score_3"]
 
 
@@ -332,7 +339,7 @@ def test_unknown_names_are_refused_with_a_suggestion() -> None:
 
 @pytest.mark.parametrize("unit", [9, -1])
 def test_a_unit_the_layer_does_not_have_is_refused(unit: int) -> None:
-    with pytest.raises(InputError, match=f"units of 'a' from 0 to 8, but got {unit}"):
+    with pytest.raises(InputError, match=f"a unit from 0 to 8 of 'a', but got {unit}"):
         dissect(random_activations(), SCORES, units={"a": [0, unit]})
 
 
@@ -366,12 +373,13 @@ def test_top_that_is_no_number_of_concepts_is_refused(top) -> None:
 @pytest.mark.parametrize(
     ("units", "message"),
     [
-        ([1, 2], r"`units` to map layers to lists of units, such as \{'a': \[0, 1\]\}, but got list \[1, 2\]"),
-        ({"a": 3}, "`units` to map 'a' to a list of units, but got int 3"),
-        ({"a": "12"}, "`units` to map 'a' to a list of units, but got str '12'"),
-        ({"a": [1.7]}, "units of 'a' from 0 to 8, but got 1.7"),
-        ({"a": [[1]]}, r"units of 'a' from 0 to 8, but got \[1\]"),
-        ({"a": np.arange(9) > 5}, r"from 0 to 8, but got .*False.* Of a mask of booleans, pass np.flatnonzero\(mask\)"),
+        ([1, 5], "a unit from 0 to 3 of 'b.0', but got 5"),  # the same of every layer
+        ([], "Expected each of some units of 'a' once, but got none"),
+        ({"a": [3, 1, 3]}, r"Expected each of some units of 'a' once, but got \[3, 1, 3\]"),
+        ({"a": "12"}, "a unit from 0 to 8 of 'a', but got '12'"),
+        ({"a": [1.7]}, "a unit from 0 to 8 of 'a', but got 1.7"),
+        ({"a": [[1]]}, r"a unit from 0 to 8 of 'a', but got \[1\]"),
+        ({"a": np.arange(9) > 5}, r"from 0 to 8 of 'a', but got .*False.* Of a mask of booleans, pass np.flatnonzero\(mask\)"),
     ],
 )
 def test_units_that_are_no_lists_of_numbers_are_refused(units, message: str) -> None:

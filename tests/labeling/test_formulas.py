@@ -1,272 +1,229 @@
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
+import pandas as pd
 import pytest
-from scipy.stats import rankdata
-from sklearn.metrics import roc_auc_score
+from embedded_world import recorded_world, summary_of
+from helpers import activations_of
+from scipy.stats import kstest, mannwhitneyu
 
+from neuroprobe.concepts import GivenLabels
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.labeling._formula_search import Formula, FormulaSearch, Term, centered_ranks
+from neuroprobe.labeling import FormulaReport, dissect_formulas
+from neuroprobe.labeling._formula_search import Formula, centered_ranks
+from neuroprobe.recording import Activations
+from neuroprobe.statistics import benjamini_hochberg
+from neuroprobe.world import ATTRIBUTES, WorldDataset
 
-NAMES = ("a", "b", "c", "d", "e")
-
-
-def chain(*terms: str) -> Formula:
-    """From "a", "and b", "or not c", ..."""
-    found = []
-    for term in terms:
-        words = term.split()
-        operator = words.pop(0) if words[0] in ("and", "or") else ""
-        found.append(Term(operator, words[-1], "not" in words))
-    return Formula(tuple(found))
+N = 200
+NAMES = ["red", "blue", "striped", "hot dog", "NA", "black and white"]
+LABELS = np.random.default_rng(0).random((N, len(NAMES))) < 0.2
+RED, BLUE, STRIPED = LABELS[:, 0], LABELS[:, 1], LABELS[:, 2]
 
 
-def labels_of(seed: int, n: int = 60, share: float = 0.4) -> np.ndarray:
-    return np.random.default_rng(seed).random((n, len(NAMES))) < share
+def units(*signals: np.ndarray, noise: float = 0.1, n_noise: int = 0, seed: int = 1) -> Activations:
+    generator = np.random.default_rng(seed)
+    columns = [signal + noise * generator.normal(size=N) for signal in signals] + [generator.normal(size=N) for _ in range(n_noise)]
+    return activations_of({"a": np.stack(columns, axis=1)})
 
 
-def table_of(labels: np.ndarray) -> dict[str, np.ndarray]:
-    return dict(zip(NAMES, labels.T, strict=False))
+def label(activations: Activations, labels=LABELS, **arguments) -> FormulaReport:
+    concepts = None if isinstance(labels, (pd.DataFrame, GivenLabels)) else NAMES
+    return dissect_formulas(activations, labels, **{"concepts": concepts, "n_null": 99, **arguments})
 
 
-def every_formula(length: int, names: tuple[str, ...] = NAMES) -> list[Formula]:
-    found = []
-    for concepts in itertools.product(names, repeat=length):
-        for negated in itertools.product((False, True), repeat=length):
-            for operators in itertools.product(("and", "or"), repeat=length - 1):
-                found.append(Formula(tuple(map(Term, ("", *operators), concepts, negated))))
-    return found
+# --- what is found
 
 
-def plain_auc(values: np.ndarray, mask: np.ndarray) -> float:
-    """How often an image of the mask is above one of the others; ties count half."""
-    inside, outside = values[mask][:, None], values[~mask]
-    return float(((inside > outside) + 0.5 * (inside == outside)).mean())
+def test_planted_formulas_are_found() -> None:
+    planted = [RED & STRIPED, RED & ~STRIPED, (RED | BLUE) & ~STRIPED, BLUE, LABELS[:, 5] | RED]
+    texts = ["red and striped", "red and not striped", "(red or blue) and not striped", "blue", 'red or "black and white"']
+    report = label(units(*planted))
+    for unit, (mask, text) in enumerate(zip(planted, texts, strict=True)):
+        formula = report.formula("a", unit)
+        assert formula is not None
+        np.testing.assert_array_equal(formula.mask(pd.DataFrame(LABELS, columns=NAMES)), mask)
+        assert len(formula) == len(Formula.parse(text))
+    table = report.table
+    assert set(table["status"]) == {"named"}
+    assert (table["auc"] > 0.99).all()
+    np.testing.assert_allclose(table["positive_fraction"], [mask.mean() for mask in planted])
+    assert table["length"].tolist() == [2, 2, 3, 1, 2]
+    assert (table["concept_auc"] <= table["auc"]).all()
 
 
-def exhaustive(values: np.ndarray, labels: np.ndarray, *, names: tuple[str, ...], fractions: tuple[float, float]) -> float:
-    """The best AUC of all formulas of up to three terms whose every beginning keeps the bounds."""
-    table = table_of(labels)
-
-    def allowed(formula: Formula) -> bool:
-        mask = formula.mask(table)
-        return fractions[0] <= mask.mean() <= fractions[1] and 0 < mask.sum() < len(mask)
-
-    formulas = [formula for length in (1, 2, 3) for formula in every_formula(length, names)]
-    kept: set[Formula] = set()
-    for formula in formulas:  # shorter ones first
-        if allowed(formula) and (len(formula) == 1 or Formula(formula.terms[:-1]) in kept):
-            kept.add(formula)
-    return max(plain_auc(values, formula.mask(table)) for formula in kept)
+def test_noise_units_get_no_name_but_keep_their_candidate() -> None:
+    table = label(units(RED, n_noise=40)).table
+    noise = table[table["unit"] > 0]
+    assert set(noise["status"]) == {"not significant"}
+    assert set(noise["formula"]) == {""}
+    assert all(len(Formula.parse(text)) > 0 for text in noise["candidate"])
+    assert (noise["p_single"] < 0.05).mean() > 0.2  # as if nothing had been searched
+    assert table.loc[0, "formula"] == table.loc[0, "candidate"] == "red"
 
 
-def search(labels: np.ndarray, **arguments) -> FormulaSearch:
-    return FormulaSearch(labels, NAMES, **{"max_length": 3, "beam_width": 5, "fractions": (0.05, 0.5), **arguments})
+def test_p_values_are_those_of_the_columns() -> None:
+    activations = units(RED & BLUE, n_noise=6)
+    table = label(activations).table
+    for row in table.itertuples():
+        mask = Formula.parse(row.candidate).mask(pd.DataFrame(LABELS, columns=NAMES))
+        values = activations["a"][:, row.unit].astype(float)
+        assert row.p_single == pytest.approx(mannwhitneyu(values[mask], values[~mask]).pvalue)
+    np.testing.assert_allclose(table["q_value"], benjamini_hochberg(table["p_value"]))
+    assert table["p_value"][0] < 1e-6
+    assert table["p_value"][1:].min() >= 1 / 100
 
 
-# --- what a formula says
+def _p_of_noise(values: np.ndarray) -> np.ndarray:
+    return label(activations_of({"a": values}), n_null=400, max_length=2, beam_width=3).table["p_value"].to_numpy()
 
 
-def test_a_formula_is_worked_off_from_left_to_right() -> None:
-    labels = np.array(list(itertools.product((False, True), repeat=3)))
-    a, b, c = labels.T
-    table = {"a": a, "b": b, "c": c}
-    np.testing.assert_array_equal(chain("a", "or b", "and not c").mask(table), (a | b) & ~c)
-    np.testing.assert_array_equal(chain("not a", "and b", "or c").mask(table), (~a & b) | c)
-    np.testing.assert_array_equal(chain("a").mask(table), a)
+def test_p_values_are_uniform_under_the_null() -> None:
+    p = _p_of_noise(np.random.default_rng(5).normal(size=(N, 400)))
+    # 400 units against one null of 400 random orders: two samples, at a level of 0.001
+    assert kstest(p, "uniform").statistic < 1.95 * np.sqrt(2 / 400)
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, 1.8])
+def test_p_values_of_sparse_noise_are_not_too_small_and_not_much_too_large(threshold: float) -> None:
+    values = np.maximum(np.random.default_rng(6).normal(size=(N, 400)), threshold)
+    p = _p_of_noise(values)
+    for level in (0.05, 0.1, 0.2, 0.5):
+        assert (p <= level).mean() < level + 3 * np.sqrt(level * (1 - level) / 400) + 0.02
+    assert p.mean() < 0.65
+
+
+# --- whole layers
+
+
+def test_every_layer_and_unit_has_a_row_and_its_own_result() -> None:
+    generator = np.random.default_rng(3)
+    values = {"a": generator.normal(size=(N, 5)), "b.0": generator.normal(size=(N, 3))}
+    table = label(activations_of(values)).table
+    assert list(zip(table["layer"], table["unit"], strict=True)) == [("a", u) for u in range(5)] + [("b.0", u) for u in range(3)]
+    alone = label(activations_of({"a": values["a"][:, [3]]})).table
+    columns = ["auc", "positive_fraction", "length", "concept", "concept_auc", "p_value", "p_single", "candidate"]
+    pd.testing.assert_frame_equal(table.loc[[3], columns].reset_index(drop=True), alone[columns])
+    only = label(activations_of(values), layers=["b.0"]).table
+    pd.testing.assert_frame_equal(only, table[table["layer"] == "b.0"].reset_index(drop=True))
+
+
+def test_dead_units_have_a_status_and_nothing_else() -> None:
+    values = units(RED, BLUE)["a"].copy()
+    values[:, 1] = -3
+    row = label(activations_of({"a": values})).table.loc[1]
+    assert (row["status"], row["formula"], row["candidate"], row["concept"], row["length"]) == ("never varies", "", "", "", 0)
+    assert row[["auc", "positive_fraction", "concept_auc", "p_value", "q_value", "p_single"]].isna().all()
+
+
+def test_a_layer_of_dead_units_alone(tmp_path) -> None:
+    report = label(activations_of({"a": np.zeros((N, 3))}))
+    report.save(tmp_path)
+    assert FormulaReport.load(tmp_path).formula("a", 2) is None
+
+
+def test_without_random_orders_every_unit_has_a_name_and_no_p_value() -> None:
+    table = label(units(RED, n_noise=3), n_null=0).table
+    assert set(table["status"]) == {"named"}
+    assert table[["p_value", "q_value"]].isna().all(axis=None)
+
+
+def test_seeds_change_random_orders_only() -> None:
+    activations = units(RED, n_noise=20)
+    one, again, other = (label(activations, seed=seed).table for seed in (1, 1, 2))
+    pd.testing.assert_frame_equal(one, again)
+    assert (one["p_value"] != other["p_value"]).any()
+    pd.testing.assert_series_equal(one["candidate"], other["candidate"])
+
+
+def test_a_table_is_brought_into_the_order_of_the_images() -> None:
+    activations = units(RED & STRIPED, n_noise=4)
+    table = pd.DataFrame(LABELS, index=list(activations.ids), columns=NAMES)
+    shuffled = table.sample(frac=1, random_state=0)
+    more = pd.concat([shuffled, pd.DataFrame(True, index=["another"], columns=NAMES)])
+    pd.testing.assert_frame_equal(label(activations, LABELS.astype(int)).table, label(activations).table)
+    pd.testing.assert_frame_equal(label(activations, more).table, label(activations).table)
+    pd.testing.assert_frame_equal(label(activations, GivenLabels(more)).table, label(activations).table)
+
+
+def test_the_report_is_saved_and_read(tmp_path) -> None:
+    report = label(units(RED & STRIPED, LABELS[:, 4], n_noise=2), false_discovery_rate=0.001)
+    assert all(path.is_file() for path in report.save(tmp_path))
+    again = FormulaReport.load(tmp_path)
+    pd.testing.assert_frame_equal(again.table, report.table)
+    assert str(again.formula("a", 1)) == "NA"
+    assert report.summary().startswith("2 of 4 units named, in 1 layers; mean AUC 1.000, of single concepts 0.")
+    assert report.metadata["n_null"] == 99
+    with pytest.raises(InputError, match="a unit of this report, but got unit 9 of 'a'"):
+        report.formula("a", 9)
+
+
+# --- what is refused
 
 
 @pytest.mark.parametrize(
-    ("formula", "text"),
+    ("change", "error", "message"),
     [
-        (chain("red", "and not striped"), "red and not striped"),
-        (chain("red", "and blue", "and not striped"), "red and blue and not striped"),
-        (chain("red", "or blue", "and not striped"), "(red or blue) and not striped"),
-        (chain("a", "and b", "or c", "and d"), "((a and b) or c) and d"),
-        (chain("not a"), "not a"),
+        ({"labels": LABELS * 0.5}, InputError, r"labels that are all true or false, or 1 or 0, but 'image .*' has 0\.5"),
+        ({"labels": LABELS[1:]}, InputError, "a row for each of the 200 images in their order, but got 199 rows without ids"),
+        ({"labels": LABELS.T}, InputError, r"that name its columns, but got \(6, 200\)"),
+        ({"concepts": None}, InputError, "`concepts` that name its columns"),
+        ({"concepts": ["x"] * 6}, InputError, "every concept once"),
+        ({"concepts": ["", *"abcde"]}, InputError, "names that are not empty"),
+        ({"labels": pd.DataFrame(LABELS, columns=NAMES, index=["image 0"] * N)}, InputError, "every image once in the labels"),
+        ({"min_fraction": 0.4, "max_fraction": 0.5}, InputError, "a concept, or a negation, that is true of 0.4 to 0.5 of the 200"),
+        ({"labels": np.zeros((N, 6), dtype=bool), "min_fraction": 0.0}, InputError, "there is none to begin with"),
+        ({"min_fraction": 0.6}, InputError, "`min_fraction` to be a number, at least 0 and at most 0.5"),
+        ({"max_fraction": 1.5}, InputError, "`max_fraction` to be a number, above 0 and at most 1"),
+        ({"max_length": 0}, InputError, "`max_length` to be a whole number of at least 1, but got 0"),
+        ({"max_length": 2.5}, InputError, "`max_length` to be a whole number of at least 1, but got 2.5"),
+        ({"max_length": "2"}, InputError, "`max_length` to be a whole number of at least 1, but got '2'"),
+        ({"beam_width": 0}, InputError, "`beam_width` to be a whole number of at least 1, but got 0"),
+        ({"max_siblings": 0}, InputError, "`max_siblings` to be a whole number of at least 1, but got 0"),
+        ({"tolerance": -0.1}, InputError, "`tolerance` to be a number, at least 0"),
+        ({"n_null": -1}, InputError, "`n_null` to be a whole number of at least 0, but got -1"),
+        ({"n_null": 0.5}, InputError, "`n_null` to be a whole number of at least 0, but got 0.5"),
+        ({"seed": -1}, InputError, "`seed` to be a whole number of at least 0, but got -1"),
+        ({"layers": ["c"]}, UnknownNameError, "a recorded layer, but got 'c'"),
     ],
 )
-def test_the_text_of_a_formula(formula: Formula, text: str) -> None:
-    assert str(formula) == text
-    assert Formula.parse(text) == formula
-    assert len(formula) == len(formula.terms)
+def test_what_does_not_fit_is_refused(change: dict, error: type[Exception], message: str) -> None:
+    labels = change.pop("labels", LABELS)
+    with pytest.raises(error, match=message):
+        label(units(RED), labels, **change)
 
 
-HOSTILE = [
-    "black and white",
-    "not",
-    "or",
-    "(",
-    'say "hi"',
-    "back\\slash",
-    "two  spaces",
-    " edge ",
-    "andrew",
-    "hot dog",
-    "x\ny",
-    "notes",
-    "ü",
-    "a)",
-]
+# --- known truth
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_any_name_survives_writing_and_reading(name: str) -> None:
-    for formula in (
-        Formula((Term("", name, False),)),
-        Formula((Term("", "red", True), Term("or", name, True), Term("and", name, False))),
-    ):
-        assert Formula.parse(str(formula)) == formula
+def test_the_worlds_combinations_are_found() -> None:
+    world = WorldDataset(600, seed=5)
+    truth = pd.DataFrame(world.truth(), index=world.ids, columns=list(ATTRIBUTES))
+    planted = {
+        "red and striped": truth["red"] & truth["striped"],
+        "circle and not red": truth["circle"] & ~truth["red"],
+        "star or heart": truth["star"] | truth["heart"],
+        "dotted": truth["dotted"],
+    }
+    generator = np.random.default_rng(0)
+    values = np.stack([*planted.values(), *np.zeros((4, 600))], axis=1) + 0.3 * generator.normal(size=(600, 8))
+    activations = Activations({"units": values.astype(np.float32)}, tuple(world.ids), {})
+    report = dissect_formulas(activations, truth, n_null=200)
+    for unit, (text, mask) in enumerate(planted.items()):
+        formula = report.formula("units", unit)
+        assert formula is not None, text
+        np.testing.assert_array_equal(formula.mask(truth), mask)
+    assert set(report.table["status"][4:]) == {"not significant"}
+    assert report.table.loc[0, "formula"] == "red and striped"
 
 
-def test_every_formula_survives_writing_and_reading() -> None:
-    texts = [str(formula) for formula in every_formula(3)]
-    assert len(set(texts)) == len(texts) == 10**3 * 4
-    assert [Formula.parse(text) for text in texts] == every_formula(3)
+def test_ranks_of_a_store_are_those_of_its_float32_values() -> None:
+    values = np.array([[0.1], [np.float32(0.1)], [0.2], [0.0]], dtype=np.float32)
+    np.testing.assert_array_equal(centered_ranks(values)[:, 0], [0, 0, 3, -3])
 
 
-@pytest.mark.parametrize(
-    "text", ["", "and", "red and", "(red", "red)", "red and (blue or green)", "not not red", "red or or blue", "(red) and blue"]
-)
-def test_what_is_no_formula_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="Expected a formula such as"):
-        Formula.parse(text)
-
-
-def test_a_chain_without_operators_is_refused() -> None:
-    with pytest.raises(InputError, match="a first term with the operator ''"):
-        Formula(())
-    with pytest.raises(InputError, match="a first term with the operator ''"):
-        Formula((Term("", "a", False), Term("xor", "b", False)))
-
-
-def test_labels_that_are_missing_are_named() -> None:
-    with pytest.raises(UnknownNameError, match=r"labels of 'stripd'. Did you mean 'striped'"):
-        chain("stripd").mask({"striped": [True]})
-
-
-# --- ranks and AUCs
-
-
-def test_centered_ranks_are_whole_numbers_that_sum_to_zero() -> None:
-    values = np.random.default_rng(0).integers(0, 7, (51, 4))
-    ranks = centered_ranks(values)
-    np.testing.assert_array_equal(ranks, 2 * np.stack([rankdata(v) for v in values.T], axis=1) - 52)
-    assert (ranks.sum(axis=0) == 0).all()
-    np.testing.assert_array_equal(centered_ranks([[3.0], [1.0], [3.0]]), [[1], [-2], [1]])
-
-
-@pytest.mark.parametrize("ties", [False, True])
-def test_aucs_are_those_of_the_formula_found(ties: bool) -> None:
-    labels = labels_of(0)
-    values = np.random.default_rng(1).normal(size=(60, 20))
-    values = np.maximum(np.round(values, 1), 0) if ties else values
-    for unit, found in zip(values.T, search(labels).best(centered_ranks(values)), strict=True):
-        np.testing.assert_array_equal(found.mask, found.formula.mask(table_of(labels)))
-        assert found.auc == pytest.approx(roc_auc_score(found.mask, unit), abs=1e-14)
-        assert found.single_auc == pytest.approx(roc_auc_score(found.single.mask(table_of(labels)), unit), abs=1e-14)
-        assert len(found.single) == 1
-        assert 0.05 <= found.mask.mean() <= 0.5
-
-
-def test_an_auc_by_hand() -> None:
-    labels = np.array([[1, 1, 0, 0], [1, 0, 1, 0]], dtype=bool).T
-    one = FormulaSearch(labels, ("x", "y"), max_length=2, beam_width=4, fractions=(0.1, 0.5))
-    (found,) = one.best(centered_ranks([[9.0], [4.0], [3.0], [5.0]]))
-    assert str(found.formula) == "x and y"
-    assert found.auc == 1.0  # 9 above 4, 3 and 5
-    assert str(found.single) == "x"
-    assert found.single_auc == 0.75  # 9 above 3 and 5, 4 above 3 only
-
-
-# --- the search
-
-
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("fractions", [(0.05, 0.5), (0.2, 1.0)])
-def test_a_wide_beam_finds_what_an_exhaustive_search_finds(seed: int, fractions: tuple[float, float]) -> None:
-    names = NAMES[:4]
-    labels = labels_of(seed, n=30)[:, :4]
-    values = np.random.default_rng(seed + 100).normal(size=(30, 2)).round(1)
-    wide = FormulaSearch(labels, names, max_length=3, beam_width=10_000, fractions=fractions)
-    for unit, found in zip(values.T, wide.best(centered_ranks(values)), strict=True):
-        assert found.auc == pytest.approx(exhaustive(unit, labels, names=names, fractions=fractions), abs=1e-12)
-
-
-def test_a_beam_of_one_takes_the_best_step_every_time() -> None:
-    labels, values = labels_of(5), np.random.default_rng(6).normal(size=60)
-
-    def auc(formula: Formula) -> float:
-        mask = formula.mask(table_of(labels))
-        return roc_auc_score(mask, values) if 0.05 <= mask.mean() <= 0.5 else -np.inf
-
-    best = max(every_formula(1), key=auc)
-    for _ in range(2):
-        longer = [Formula((*best.terms, Term(op, name, neg))) for op in ("and", "or") for neg in (False, True) for name in NAMES]
-        best = max([best, *longer], key=auc)
-    (found,) = search(labels, beam_width=1).best(centered_ranks(values[:, None]))
-    assert str(found.formula) == str(best)
-
-
-def test_units_do_not_depend_on_each_other() -> None:
-    labels, values = labels_of(7), np.random.default_rng(8).normal(size=(60, 12))
-    ranks = centered_ranks(values)
-    whole = search(labels).best(ranks)
-    for unit in range(12):
-        (alone,) = search(labels).best(ranks[:, [unit]])
-        assert (alone.formula, alone.auc) == (whole[unit].formula, whole[unit].auc)
-
-
-def test_small_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    labels, ranks = labels_of(7), centered_ranks(np.random.default_rng(8).normal(size=(60, 12)))
-    whole = search(labels).best(ranks)
-    monkeypatch.setattr("neuroprobe.labeling._formula_search._VALUES", 120)  # two concepts, one unit at a time
-    assert [(f.formula, f.auc) for f in search(labels).best(ranks)] == [(f.formula, f.auc) for f in whole]
-
-
-def test_the_order_of_the_images_changes_nothing() -> None:
-    labels, values = labels_of(7), np.random.default_rng(8).normal(size=(60, 12))
-    order = np.random.default_rng(9).permutation(60)
-    found, shuffled = search(labels).best(centered_ranks(values)), search(labels[order]).best(centered_ranks(values[order]))
-    assert [(f.formula, f.auc) for f in found] == [(f.formula, f.auc) for f in shuffled]
-
-
-def test_of_equal_formulas_the_shorter_and_then_the_first_is_taken() -> None:
-    labels = np.zeros((20, 5), dtype=bool)
-    labels[:8, 0] = labels[:8, 1] = True  # a and b are the same
-    labels[8:, 2] = True  # and c is neither
-    (found,) = search(labels, max_length=3).best(centered_ranks(labels[:, [0]] * 1.0))
-    assert str(found.formula) == "a"
-    assert found.auc == 1.0
-
-
-def test_a_longer_formula_has_to_gain_more_than_the_tolerance() -> None:
-    labels, ranks = labels_of(7), centered_ranks(np.random.default_rng(8).normal(size=(60, 30)))
-    best = search(labels).best(ranks)
-    shorter = search(labels, tolerance=0.1).best(ranks)
-    assert all(one.auc >= two.auc >= one.auc - 0.1 for one, two in zip(best, shorter, strict=True))
-    assert sum(len(f.formula) for f in shorter) < sum(len(f.formula) for f in best)
-    assert all(len(f.formula) == 1 for f in search(labels, tolerance=1.0).best(ranks))
-
-
-def test_siblings_leave_room_for_what_leads_further() -> None:
-    generator = np.random.default_rng(2)
-    names = [f"c{i}" for i in range(30)]
-    labels = generator.random((1000, 30)) < 0.15
-    values = ((labels[:, 0] | labels[:, 1]) & ~labels[:, 2]) + 0.2 * generator.normal(size=1000)
-    ranks = centered_ranks(values[:, None])
-    (found,) = FormulaSearch(labels, names, max_length=3, beam_width=10, fractions=(0.01, 0.5), max_siblings=3).best(ranks)
-    np.testing.assert_array_equal(found.mask, (labels[:, 0] | labels[:, 1]) & ~labels[:, 2])
-
-
-def test_bounds_are_kept_to_the_image() -> None:
-    labels = np.zeros((10, 5), dtype=bool)
-    labels[:3, 0] = labels[:4, 1] = labels[:7, 2] = True
-    ranks = centered_ranks(-np.arange(10.0)[:, None])
-    for fractions, name in (((0.3, 0.3), "a"), ((0.31, 0.4), "b"), ((0.5, 0.7), "c")):
-        (found,) = search(labels, fractions=fractions, max_length=1).best(ranks)
-        assert str(found.formula) == name
-    assert not search(labels, fractions=(0.45, 0.55)).has_start
-    assert not search(np.zeros((10, 5), dtype=bool), fractions=(0, 1)).has_start  # true of none, or of all
+def test_a_summary_is_refused() -> None:
+    recorded, _ = recorded_world()
+    labels = np.zeros((len(recorded.ids), 1), dtype=bool)
+    with pytest.raises(InputError, match="recorded activations, all of which formulas need, but got ActivationSummary"):
+        dissect_formulas(summary_of(recorded, k=5), labels, concepts=["red"])

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from embedded_world import SEED, planted, recorded_world, summary_of, world_truth
 from helpers import activations_of, scores_of
 from matplotlib.figure import Figure
 from sklearn.linear_model import LinearRegression
 
 from neuroprobe import Activations, GivenLabels
+from neuroprobe.concepts import ConceptGroup, Vocabulary
 from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.labeling import UnitCompositionReport, explain_units
+from neuroprobe.labeling.sums import ConceptValues
 from neuroprobe.world import ATTRIBUTES
 
 HEAD, BELOW = "classifier", "features.18"
@@ -207,14 +212,14 @@ def test_hostile_names_stay_text(tmp_path: Path) -> None:
         ({"k": 0}, InputError, "`k` to be a whole number"),
         ({"k": True}, InputError, "`k` to be a whole number"),
         ({"n_resamples": 0}, InputError, "`n_resamples` to be"),
-        ({"min_gain": -0.1}, InputError, "`min_gain` and `most_shared` from 0 to below 1"),
-        ({"most_shared": 1}, InputError, "`min_gain` and `most_shared` from 0 to below 1"),
+        ({"min_gain": -0.1}, InputError, "`min_gain` to be a number, at least 0 and below 1"),
+        ({"most_shared": 1}, InputError, "`most_shared` to be a number, at least 0 and below 1"),
         ({"layers": ["fd"]}, UnknownNameError, "Did you mean 'fc'"),
         ({"layers": []}, InputError, "at least one layer"),
-        ({"units": [4]}, InputError, "`units` from 0 to 3 of 'fc', each once"),
-        ({"units": [1, 1]}, InputError, "each once"),
-        ({"units": []}, InputError, "each once"),
-        ({"units": ["red"]}, InputError, "each once"),
+        ({"units": [4]}, InputError, "a unit from 0 to 3 of 'fc', but got 4"),
+        ({"units": [1, 1]}, InputError, "each of some units of 'fc' once"),
+        ({"units": []}, InputError, "each of some units of 'fc' once"),
+        ({"units": ["red"]}, InputError, "a unit from 0 to 3 of 'fc'"),
         ({"values": "presence"}, InputError, "that given labels have"),
         ({"values": "p"}, UnknownNameError, "Expected a kind of concept values"),
         ({"labels": ["red"]}, InputError, "Expected a LabelReport, or labels as"),
@@ -281,7 +286,7 @@ def test_scores_that_are_not_finite_on_a_held_out_image_are_refused() -> None:
         report.predict(None, "fc")
 
 
-@pytest.mark.parametrize("changed", [{"units": 3}, {"min_gain": "x"}, {"most_shared": None}, {"signed": "no"}, {"signed": 1}])
+@pytest.mark.parametrize("changed", [{"units": 3.5}, {"min_gain": "x"}, {"most_shared": None}, {"signed": "no"}, {"signed": 1}])
 def test_parameters_of_another_kind_are_told(changed) -> None:
     with pytest.raises(InputError, match="Expected"):
         explain_units(*made(), **FAST, **changed)
@@ -291,3 +296,83 @@ def test_parameters_of_another_kind_are_told(changed) -> None:
 def test_labels_of_none_of_the_units_are_refused(labels) -> None:
     with pytest.raises(InputError, match="Expected labels of units that are explained, of 'fc'"):
         explain_units(*made(), labels=labels, units=[0, 1], **FAST)
+
+
+# --- concept values
+
+THREE = ["red", "blue", "big"]
+FIRST = np.arange(20)
+
+
+def given(values) -> object:
+    ids = [f"image {i}" for i in range(len(values))]
+    return GivenLabels(np.asarray(values), ids=ids, concepts=THREE).score_like(scores_of(len(values), THREE))
+
+
+def test_presence_is_a_sigmoid_of_standard_deviations_above_the_mean() -> None:
+    scores = scores_of(30, THREE)
+    cosines = scores.similarities().double().numpy()
+    found = ConceptValues.learned(scores, FIRST).of(scores)
+    for row in (0, 25):
+        for column in range(3):
+            learned = cosines[:20, column]  # the other images have no part in the scale
+            above = (cosines[row, column] - learned.mean()) / learned.std()
+            assert found[row, column] == pytest.approx(1 / (1 + math.exp(-2 * (above - 1.5))), abs=1e-5)
+
+
+def test_a_similarity_that_never_varies_is_a_constant() -> None:
+    scores = dataclasses.replace(scores_of(20, THREE), image_vectors=torch.ones(20, 12) / math.sqrt(12))
+    found = ConceptValues.learned(scores, FIRST).of(scores)
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found, 1 / (1 + math.exp(3)), atol=0.01)
+
+
+def test_similarities_likelihoods_and_labels_are_as_they_are() -> None:
+    scores = scores_of(20, THREE)
+    np.testing.assert_allclose(ConceptValues.learned(scores, FIRST, "similarity").of(scores), scores.similarities(), atol=1e-6)
+    groups = Vocabulary([ConceptGroup("size", ("big",)), ConceptGroup("color", ("red", "blue"))])
+    grouped = dataclasses.replace(scores, vocabulary=groups)
+    found = ConceptValues.learned(grouped, FIRST, "likelihood").of(grouped)
+    np.testing.assert_allclose(found[:, :1], 1)
+    np.testing.assert_allclose(found[:, 1:], grouped.likelihoods("color"), atol=1e-6)
+    table = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
+    labels = given(table)
+    assert ConceptValues.learned(labels, FIRST).kind == "labels"
+    np.testing.assert_allclose(ConceptValues.learned(labels, FIRST).of(labels), table)
+
+
+def test_what_was_written_says_the_same_of_other_images_in_another_order_of_concepts() -> None:
+    scores = scores_of(20, THREE)
+    values = ConceptValues.learned(scores, FIRST)
+    read = ConceptValues.from_json(json.loads(json.dumps(values.to_json(["big", "red"]))))
+    others = dataclasses.replace(
+        scores_of(8, THREE, seed=5), vocabulary=Vocabulary.from_words(THREE[::-1]), text_vectors=scores.text_vectors.flip(0)
+    )
+    same_order = dataclasses.replace(others, vocabulary=scores.vocabulary, text_vectors=scores.text_vectors)
+    np.testing.assert_allclose(read.of(others), values.of(same_order)[:, [2, 0]], atol=1e-6)
+
+
+def test_kinds_that_the_scores_do_not_have_are_refused() -> None:
+    scores, labels = scores_of(20, THREE), given(np.eye(20, 3))
+    with pytest.raises(UnknownNameError, match="Did you mean 'presence'"):
+        ConceptValues.learned(scores, FIRST, "presense")
+    with pytest.raises(InputError, match="that scores of an encoder have, but got 'labels'"):
+        ConceptValues.learned(scores, FIRST, "labels")
+    with pytest.raises(InputError, match="that given labels have, but got 'presence'"):
+        ConceptValues.learned(labels, FIRST, "presence")
+
+
+def test_scores_that_are_not_finite_are_refused() -> None:
+    scores = scores_of(20, THREE)
+    scores.image_vectors[3, 0] = torch.nan
+    with pytest.raises(InputError, match="Expected finite concept scores"):
+        ConceptValues.learned(scores, FIRST)
+
+
+def test_scores_of_something_else_are_refused() -> None:
+    scores = scores_of(20, THREE)
+    values = ConceptValues.learned(scores, FIRST)
+    with pytest.raises(InputError, match="Expected scores of the encoder None, but got some of other"):
+        values.of(dataclasses.replace(scores, metadata={"encoder": "other"}))
+    with pytest.raises(InputError, match="but 'big' is missing"):
+        values.of(scores_of(20, THREE[:2]))

@@ -47,9 +47,9 @@ def random_activations() -> Activations:
     return activations_of({"a": generator.normal(size=(N, 6)), "b.0": generator.normal(size=(N, 4))})
 
 
-def search(query="stripes", recorded: Activations | None = None, **arguments) -> UnitSearchReport:
-    recorded = random_activations() if recorded is None else recorded
-    return search_units(query, recorded, SCORES, **{"encoder": ENCODER, "k": 5, "n_null": 200, **arguments})
+def search(query="stripes", activations: Activations | None = None, **arguments) -> UnitSearchReport:
+    activations = random_activations() if activations is None else activations
+    return search_units(query, activations, SCORES, **{"encoder": ENCODER, "k": 5, "n_null": 200, **arguments})
 
 
 def text_vector(text: str) -> np.ndarray:
@@ -97,9 +97,9 @@ def test_z_has_the_closed_form() -> None:
 
 def test_p_values_of_random_units_are_uniform() -> None:
     activations = activations_of({"a": np.random.default_rng(1).normal(size=(N, 2000))})
-    p = np.sort(search(recorded=activations, n_null=2000, top=None).table["p_value"])
+    p = np.sort(search(activations=activations, n_null=2000, top=None).table["p_value"])
     assert np.abs(p - np.linspace(0, 1, 2000)).max() < 0.06
-    assert (search(recorded=activations, n_null=2000, top=None).table["q_value"] > 0.05).all()
+    assert (search(activations=activations, n_null=2000, top=None).table["q_value"] > 0.05).all()
 
 
 # --- the ranking
@@ -130,13 +130,13 @@ def test_templates_are_averaged() -> None:
 
 def test_a_summary_gives_the_same() -> None:
     activations = random_activations()
-    pd.testing.assert_frame_equal(search(recorded=summary_of(activations, k=6)).table, search(recorded=activations).table)
+    pd.testing.assert_frame_equal(search(activations=summary_of(activations, k=6)).table, search(activations=activations).table)
 
 
 def test_equal_units_stand_in_their_order_and_dead_ones_not_at_all() -> None:
     values = random_activations()["a"].copy()
     values[:, 4], values[:, 1] = values[:, 2], 3.0
-    table = search(recorded=activations_of({"a": values}), top=None).table
+    table = search(activations=activations_of({"a": values}), top=None).table
     assert sorted(table["unit"]) == [0, 2, 3, 4, 5]
     place = table["unit"].tolist().index(2)
     assert table["unit"].tolist()[place + 1] == 4
@@ -160,18 +160,18 @@ def test_the_report_is_saved_and_read(tmp_path) -> None:
         ({"query": 3}, InputError, "a text, or several that differ and are not empty, but got 3"),
         ({"query": []}, InputError, "a text, or several that differ and are not empty"),
         ({"query": ["a", "a"]}, InputError, "a text, or several that differ and are not empty"),
-        ({"k": N}, InputError, f"`k` from 1 to {N - 1}, fewer than the {N} images"),
-        ({"k": 0}, InputError, "`k` from 1 to"),
-        ({"k": 2.5}, InputError, "`k` from 1 to .* but got 2.5"),
+        ({"k": N}, InputError, f"`k` to be at most {N - 1}, as there are {N} images"),
+        ({"k": 0}, InputError, "`k` to be a whole number of at least 1, but got 0"),
+        ({"k": 2.5}, InputError, "`k` to be a whole number of at least 1, but got 2.5"),
         ({"encoder": None}, InputError, "the image-text encoder of the scores, but got NoneType"),
-        ({"recorded": SCORES}, InputError, "activations as ActivationRecorder makes them, but got ConceptScores"),
+        ({"activations": SCORES}, InputError, "activations as ActivationRecorder makes them, but got ConceptScores"),
         ({"top": 0}, InputError, "`top` to be a whole number of at least 1, but got 0"),
         ({"templates": "{}"}, InputError, "a list of prompt templates"),
         ({"templates": ["red"]}, InputError, "exactly one '{}'"),
         ({"layers": ["c"]}, UnknownNameError, "a recorded layer, but got 'c'"),
-        ({"encoder": OtherEncoder()}, InputError, "the encoder that embedded the images, whose fingerprint is words"),
-        ({"recorded": activations_of({"a": np.zeros((N, 2))})}, InputError, "a unit that varies"),
-        ({"recorded": activations_of({"a": np.zeros((N, 2))}, images="others")}, InputError, "of the same images"),
+        ({"encoder": OtherEncoder()}, InputError, "the encoder of the scores, whose fingerprint is words"),
+        ({"activations": activations_of({"a": np.zeros((N, 2))})}, InputError, "a unit that varies"),
+        ({"activations": activations_of({"a": np.zeros((N, 2))}, images="others")}, InputError, "of the same images"),
     ],
 )
 def test_what_does_not_fit_is_refused(change: dict, error: type[Exception], message: str) -> None:

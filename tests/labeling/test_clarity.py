@@ -188,10 +188,10 @@ def test_the_report_is_saved_and_read(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"k": 1}, InputError, r"`k` from 2 to 60, as there are 60 images, but got 1"),
-        ({"k": 61}, InputError, r"`k` from 2 to 60, as there are 60 images, but got 61"),
+        ({"k": 1}, InputError, "`k` to be a whole number of at least 2, but got 1"),
+        ({"k": 61}, InputError, "`k` to be at most 60, as there are 60 images, but got 61"),
         ({"seed": -1}, InputError, "`seed` to be a whole number of at least 0, but got -1"),
-        ({"k": 2.5}, InputError, r"`k` from 2 to 60, as there are 60 images, but got 2.5"),
+        ({"k": 2.5}, InputError, "`k` to be a whole number of at least 2, but got 2.5"),
         ({"layers": []}, InputError, "at least one layer"),
         ({"layers": 3}, InputError, "at least one layer, each once, but got 3"),
         ({"layers": ["c"]}, UnknownNameError, "a recorded layer, but got 'c'"),
@@ -203,7 +203,7 @@ def test_what_does_not_fit_is_refused(change: dict, error: type[Exception], mess
 
 
 def test_a_summary_that_keeps_too_few_is_refused() -> None:
-    with pytest.raises(InputError, match="`k` from 2 to 4, as there are 4 highest images of every unit in the summary, but got 5"):
+    with pytest.raises(InputError, match="`k` to be at most 4, as there are 4 highest images of every unit in the summary, but got 5"):
         score_units(summary_of(random_activations(), k=4), CONCEPT_SCORES, k=5)
 
 

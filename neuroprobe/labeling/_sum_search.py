@@ -1,0 +1,214 @@
+"""The search for sums of concepts: forward selection for many units at once, weights, and how many concepts a sum has.
+
+The next column is always the one that, together with those chosen before, leaves the least squared error: what it shares with
+them counts once. A column that they nearly make up is never chosen, so that two names of one thing cannot enter with weights
+that cancel each other.
+
+References
+----------
+Chen, Billings and Luo, "Orthogonal least squares methods and their application to non-linear system identification",
+International Journal of Control 50, 1989.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.optimize import nnls
+
+from neuroprobe._core import Floats, Rows
+from neuroprobe.labeling._products import Products
+from neuroprobe.statistics import correlations
+
+#: Targets at a time, so that columns times targets are never all in memory.
+_BLOCK = 256
+
+#: A residual below this share of the target's variance is rounding.
+_NOTHING_LEFT = 1e-12
+
+
+def select_forward(
+    X: npt.ArrayLike, Y: npt.ArrayLike, *, k: int, signed: bool = True, most_shared: float = 0.8, device: str | torch.device = "cpu"
+) -> Rows:
+    """Choose up to k columns of X for every column of Y.
+
+    Parameters
+    ----------
+    X : array, [n_rows, n_columns]
+        A column that never varies is not chosen.
+    Y : array, [n_rows, n_targets]
+    k : int
+    signed : bool, default True
+        Whether a column may be chosen because the target falls with it (given those chosen before); otherwise only if it rises.
+    most_shared : float, default 0.8
+        The share of a column's variance, from 0 to below 1, that those chosen before may explain (R2).
+
+    device : str or torch.device, default "cpu"
+        Where columns and targets are multiplied.
+
+    Returns
+    -------
+    ndarray of int, [n_targets, k]
+        Every target's columns in the order in which they were chosen; -1 after the last one, where no other adds anything.
+
+    Examples
+    --------
+    >>> X = np.array([[1.0, 1, 0], [0, 0, 1], [1, 1, 1], [0, 0, 0]])  # the second is the first again
+    >>> select_forward(X, X @ [[3.0], [0], [-1]], k=3)
+    array([[ 0,  2, -1]])
+    """
+    scaled, targets = _standardized(np.asarray(X)), _centered(np.asarray(Y, dtype=np.float64))
+    blocks = [targets[:, start : start + _BLOCK] for start in range(0, targets.shape[1], _BLOCK)]
+    products = Products(scaled, device, dtype=torch.float32)
+    return np.concatenate([_select(scaled, products, block, k, signed, most_shared) for block in blocks])
+
+
+def _select(X: npt.NDArray[np.float32], products: Products, Y: Floats, k: int, signed: bool, most_shared: float) -> Rows:
+    """For one block of targets, [n_targets, k]; X has columns of length 1 or 0."""
+    n_targets = Y.shape[1]
+    with_target = products(Y.T).T  # of what is left of a column with what is left of a target
+    left = np.repeat((X.astype(np.float64) ** 2).sum(axis=0)[:, None], n_targets, axis=1)  # of a column's own variance
+    residual, basis, everyone = Y.copy(), np.zeros((k, *Y.shape)), np.arange(n_targets)
+    enough = _NOTHING_LEFT * (Y**2).sum(axis=0)
+    chosen = np.full((n_targets, k), -1)
+    for step in range(k):
+        allowed = (left > 1 - most_shared) & (with_target != 0) & (signed | (with_target > 0))
+        gains = np.where(allowed, with_target**2 / np.maximum(left, 1e-9), 0)
+        best = gains.argmax(axis=0)
+        found = (gains[best, everyone] > enough) & ((residual**2).sum(axis=0) > enough)
+        if not found.any():
+            break
+        chosen[found, step] = best[found]
+        vector = _orthogonal(X[:, best].astype(np.float64), basis[:step]) * found  # [n_rows, n_targets]
+        basis[step] = vector
+        amount = (vector * residual).sum(axis=0)
+        residual -= vector * amount
+        explained = products(vector.T).T  # of every column
+        with_target -= explained * amount
+        left -= explained**2
+    return chosen
+
+
+def _orthogonal(vectors: Floats, basis: Floats) -> Floats:
+    """What the basis of every target leaves of its vector, at length 1; twice, for what rounding leaves."""
+    for _ in range(2):
+        for earlier in basis:
+            vectors = vectors - earlier * (earlier * vectors).sum(axis=0)
+    lengths = np.linalg.norm(vectors, axis=0)
+    return np.asarray(vectors / np.where(lengths > 0, lengths, 1))
+
+
+def fit_weights(X: npt.ArrayLike, y: npt.ArrayLike, *, signed: bool = True) -> tuple[Floats, float]:
+    """Weights of a few columns and an intercept, by least squares; not below 0 unless `signed`.
+
+    Parameters
+    ----------
+    X : array, [n_rows, k]
+    y : array, [n_rows]
+    signed : bool, default True
+
+    Returns
+    -------
+    weights : ndarray, [k]
+    intercept : float
+    """
+    columns, target = np.asarray(X, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    centered, distance = _centered(columns), target - target.mean()
+    if columns.shape[1] == 0:
+        return np.zeros(0), float(target.mean())
+    weights = np.linalg.lstsq(centered, distance, rcond=None)[0] if signed else nnls(centered, distance)[0]
+    return weights, float(target.mean() - columns.mean(axis=0) @ weights)
+
+
+def _centered(values: Floats) -> Floats:
+    return np.asarray(values - values.mean(axis=0))
+
+
+def _standardized(X: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
+    """Columns less their mean, at length 1; 0 for one that never varies."""
+    centered = X - X.mean(axis=0, dtype=np.float64)
+    lengths = np.linalg.norm(centered, axis=0)
+    scale = np.abs(X).max(axis=0, initial=0) * np.sqrt(len(X))
+    varies = lengths > 1e-6 * np.maximum(scale, np.finfo(np.float32).tiny)
+    return np.asarray(np.where(varies, centered / np.where(varies, lengths, 1), 0), dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """The sums of a layer's units: which concepts, in which order, with which weights."""
+
+    concepts: list[Rows]  # of every unit, [n_concepts of it]
+    weights: list[Floats]
+    intercepts: Floats  # [n_units]
+    measured: Floats  # the activations, [n_images, n_units]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SumSearch:
+    """Concepts chosen and weighed on some images, for the units of one layer after the other.
+
+    Attributes
+    ----------
+    values : ndarray, [n_images, n_concepts]
+    train, test : ndarray of int
+        Rows of the images to choose on, and of those held out.
+    inner : (ndarray of int, ndarray of int)
+        Of the former, by their places: those on which lengths are tried, and those on which they are compared.
+    k, signed, min_gain, most_shared
+        As in `neuroprobe.explain_units`.
+    device : str or torch.device
+    """
+
+    values: Floats
+    train: Rows
+    test: Rows
+    inner: tuple[Rows, Rows]
+    k: int
+    signed: bool
+    min_gain: float
+    most_shared: float
+    device: str | torch.device = "cpu"
+
+    def layer(self, measured: Floats) -> Sums:
+        """The sums of all units [n_images, n_units]: their lengths from a part of the training images, the rest from all."""
+        return self._weighed(self._selected(self.train, measured), self._lengths(measured), measured, self.train)
+
+    def _selected(self, rows: Rows, measured: Floats) -> Rows:
+        options = {"k": self.k, "signed": self.signed, "most_shared": self.most_shared, "device": self.device}
+        return select_forward(self.values[rows], measured[rows], **options)  # type: ignore[arg-type]
+
+    def _lengths(self, measured: Floats) -> Rows:
+        """After how many concepts another one no longer raises the correlation on the validation images enough, [n_units]."""
+        fit, validation = (self.train[rows] for rows in self.inner)
+        selected = self._selected(fit, measured)
+        lengths, going, before = np.ones(len(selected), dtype=np.int64), np.ones(len(selected), dtype=bool), None
+        for length in range(1, self.k + 1):
+            sums = self._weighed(selected, np.full(len(selected), length), measured, fit)
+            found = np.nan_to_num(correlations(self.predicted(sums, validation), measured[validation]))
+            if before is not None:
+                going &= found - before >= self.min_gain
+                lengths[going] = length
+            before = found
+        return lengths
+
+    def _weighed(self, selected: Rows, lengths: Rows, measured: Floats, rows: Rows) -> Sums:
+        """Sums of each unit's first concepts, at most as many as its length, weighed on some images."""
+        concepts = [chosen[:length][chosen[:length] >= 0] for chosen, length in zip(selected, lengths, strict=True)]
+        fitted = [
+            fit_weights(self.values[np.ix_(rows, columns)], measured[rows, unit], signed=self.signed)
+            for unit, columns in enumerate(concepts)
+        ]
+        return Sums(concepts, [weights for weights, _ in fitted], np.array([intercept for _, intercept in fitted]), measured)
+
+    def predicted(self, sums: Sums, rows: Rows) -> Floats:
+        """What the sums say of images, [n_rows, n_units]."""
+        parts = [self.values[np.ix_(rows, columns)] @ weights for columns, weights in zip(sums.concepts, sums.weights, strict=True)]
+        return np.asarray(np.stack(parts, axis=1) + sums.intercepts)
+
+    def alone(self, sums: Sums) -> Sums:
+        """The same with the first concept alone."""
+        first = np.array([[*columns[:1], -1][:1] for columns in sums.concepts])
+        return self._weighed(first, np.ones(len(first), dtype=np.int64), sums.measured, self.train)
