@@ -116,13 +116,7 @@ class GivenLabels:
 
     @property
     def truth(self) -> npt.NDArray[np.bool_]:
-        """Which concept is in which image, [n_images, n_concepts], in the table's order.
-
-        Raises
-        ------
-        InputError
-            Not all values are true or false.
-        """
+        """Which concept is in which image, [n_images, n_concepts], in the table's order; `InputError` unless all are true or false."""
         return truth_of(self.table)
 
     def score(
@@ -150,12 +144,12 @@ class GivenLabels:
         (scores,) = collect(images, [labels.consumer()], description="labels", **reading)
         return scores  # type: ignore[no-any-return]
 
-    def score_like(self, recorded: OfImages) -> ConceptScores:
+    def score_like(self, activations: OfImages) -> ConceptScores:
         """The labels of images that were recorded or scored already, in that order; no image is read.
 
         Parameters
         ----------
-        recorded : Activations, ActivationSummary or ConceptScores
+        activations : Activations, ActivationSummary or ConceptScores
             Anything with ``ids`` and ``metadata``, whose "images" is taken over.
 
         Raises
@@ -163,7 +157,7 @@ class GivenLabels:
         InputError
             An image that has no labels.
         """
-        return self._scores(recorded.ids, images=recorded.metadata.get("images"), skipped=recorded.metadata.get("skipped") or {})
+        return self._scores(activations.ids, images=activations.metadata.get("images"), skipped=activations.metadata.get("skipped") or {})
 
     def consumer(self) -> LabelPass:
         """This source as a consumer of `neuroprobe.images.collect`, whose result is the `ConceptScores`."""

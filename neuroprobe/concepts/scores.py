@@ -298,10 +298,10 @@ class ConceptScores:
 _NO_TEMPERATURE = "Expected an encoder with `logit_scale`, or a temperature: ConceptSource(encoder, vocabulary, temperature=0.01)."
 
 
-def check_kinds(recorded: Any, scores: Any) -> None:
+def check_kinds(activations: Any, scores: Any) -> None:
     """Raise `InputError` unless these are activations, or a summary of them, and concept scores."""
-    if not isinstance(recorded, (Activations, ActivationSummary)):
-        raise InputError(f"Expected activations as ActivationRecorder makes them, but got {shown(recorded)}.")
+    if not isinstance(activations, (Activations, ActivationSummary)):
+        raise InputError(f"Expected activations as ActivationRecorder makes them, but got {shown(activations)}.")
     if not isinstance(scores, ConceptScores):
         raise InputError(f"Expected concept scores as ConceptSource or GivenLabels make them, but got {shown(scores)}.")
 
@@ -318,14 +318,14 @@ def check_encoder(encoder: Any, scores: ConceptScores) -> None:
         )
 
 
-def check_same_images(recorded: Recorded, scores: ConceptScores) -> None:
-    """Raise `InputError` unless what was recorded and the scores are of the same images in the same order."""
-    check_kinds(recorded, scores)
-    ours, theirs = recorded.metadata.get("images"), scores.metadata.get("images")
-    if isinstance(recorded, Activations):
-        same, known = recorded.ids == scores.ids, f"{len(recorded.ids)} images"
+def check_same_images(activations: Recorded, scores: ConceptScores) -> None:
+    """Raise `InputError` unless activations, or a summary of them, and the scores are of the same images in the same order."""
+    check_kinds(activations, scores)
+    ours, theirs = activations.metadata.get("images"), scores.metadata.get("images")
+    if isinstance(activations, Activations):
+        same, known = activations.ids == scores.ids, f"{len(activations.ids)} images"
     else:
-        ids = {name for found in recorded.statistics.values() for name in found.image_ids.values()}
+        ids = {name for found in activations.statistics.values() for name in found.image_ids.values()}
         same, known = ids <= set(scores.ids), "a summary"
     if not same or ours != theirs:
         raise InputError(

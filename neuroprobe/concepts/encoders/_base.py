@@ -9,7 +9,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, Self, TypeVar, runtime_checkable
 
 import torch
 from torch.nn import functional as F
@@ -80,15 +80,8 @@ class ImageTextEncoder(Protocol):
 class TorchEncoder:
     """A model of torch as an image-text encoder, in float32; a kind of it says how features are taken.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-        With ``logit_scale``, the logarithm of the factor before similarities, and perhaps ``logit_bias``.
-    transform : callable
-        From a PIL image to the model's input.
-    device : str or torch.device
-    reads : sequence of str
-        What the vectors depend on beside the weights: configuration, preparation of images, tokenizer. Part of the fingerprint.
+    `model` has ``logit_scale``, the logarithm of the factor before similarities, and perhaps ``logit_bias``. `reads` is what the vectors
+    depend on beside the weights, as part of the fingerprint: configuration, preparation of images, tokenizer.
     """
 
     def __init__(self, model: Any, transform: Transform, *, device: str | torch.device, reads: Sequence[str] = ()) -> None:
@@ -100,6 +93,11 @@ class TorchEncoder:
         self.logit_bias = None if bias is None else float(bias.detach())
         weights = fingerprint_model(self.model)
         self.fingerprint = fingerprint_texts([weights, *reads]) if reads else weights
+
+    @classmethod
+    def from_text(cls, text: str, *, device: str | torch.device = "auto", trust: bool = False) -> Self:
+        """The encoder that `load_encoder` makes of the text behind the prefix."""
+        return cls(text, device=device)  # type: ignore[call-arg]
 
     def _image_features(self, batch: torch.Tensor) -> torch.Tensor:
         """Vectors [n, d] of any length, of images on the encoder's device."""
@@ -151,10 +149,7 @@ _KINDS: dict[str, type[_Named]] = {}
 def register_encoder(prefix: str) -> Callable[[_Kind], _Kind]:
     """Make a class the encoder that ``load_encoder("prefix:text")`` loads, by its ``from_text(text, device=..., trust=...)``.
 
-    Raises
-    ------
-    InputError
-        Another class has this prefix.
+    `InputError` if another class has this prefix.
     """
 
     def registered(kind: _Kind) -> _Kind:

@@ -8,7 +8,7 @@ import types
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -67,18 +67,24 @@ class ClipEncoder(TorchEncoder):
         super().__init__(model, self._clip.clip._transform(model.visual.input_resolution), device=device)
 
     @classmethod
-    def from_text(cls, text: str, *, device: str | torch.device = "auto", trust: bool = False) -> ClipEncoder:
-        """The encoder of a name or file, as `neuroprobe.concepts.load_encoder` makes it."""
+    def from_text(cls, text: str, *, device: str | torch.device = "auto", trust: bool = False) -> Self:
+        """The encoder of a name or a file of weights."""
         return cls(text, device=device, trust=trust)
 
     def _image_features(self, batch: torch.Tensor) -> torch.Tensor:
         return self.model.encode_image(batch)  # type: ignore[no-any-return]
 
     def _text_features(self, texts: list[str]) -> torch.Tensor:
-        tokens = _tokenize(self._clip, texts, self.model.context_length)
+        limit = self.model.context_length
+        try:
+            tokens = torch.as_tensor(self._clip.tokenize(texts, context_length=limit))
+        except RuntimeError as error:
+            encode = self._clip.clip._tokenizer.encode
+            longest = next((text for text in texts if len(encode(text)) + 2 > limit), texts[0])  # 2: start and end
+            raise PromptTooLongError(longest, limit) from error
         # attention is causal and the text's vector is read at its last token, so the padding behind can go
-        longest = int(tokens.argmax(dim=1).max()) + 1
-        return self.model.encode_text(tokens[:, :longest].to(self.device))  # type: ignore[no-any-return]
+        n_read = int(tokens.argmax(dim=1).max()) + 1
+        return self.model.encode_text(tokens[:, :n_read].to(self.device))  # type: ignore[no-any-return]
 
 
 _clip_lock = threading.Lock()
@@ -173,12 +179,3 @@ def _build_clip(clip: Any, state: Mapping[str, torch.Tensor], name: str) -> Any:
     if n_embedded < n_tokens:
         raise CheckpointError(f"Expected a CLIP checkpoint with the {n_tokens} tokens of clip's tokenizer, but {name!r} has {n_embedded}.")
     return model
-
-
-def _tokenize(clip: Any, texts: list[str], context_length: int) -> torch.Tensor:
-    try:
-        return torch.as_tensor(clip.tokenize(texts, context_length=context_length))
-    except RuntimeError as error:
-        encode = clip.clip._tokenizer.encode
-        longest = next((text for text in texts if len(encode(text)) + 2 > context_length), texts[0])  # 2: start and end
-        raise PromptTooLongError(longest, context_length) from error

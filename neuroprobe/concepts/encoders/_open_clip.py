@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -14,7 +15,6 @@ from neuroprobe._core import import_extra
 from neuroprobe.concepts.encoders._base import PromptTooLongError, TorchEncoder, reason, register_encoder
 from neuroprobe.concepts.encoders._transformers import identify_tokenizer
 from neuroprobe.exceptions import CheckpointError, InputError, UnknownNameError, suggest
-from neuroprobe.images import Transform
 from neuroprobe.models import is_torchscript, resolve_device
 
 
@@ -69,14 +69,25 @@ class OpenClipEncoder(TorchEncoder):
         open_clip = import_extra("open_clip", wanted_by="OpenClipEncoder", extra="openclip", distribution="open_clip_torch")
         name = _full_name(open_clip, model_name)
         _check_pretrained(open_clip, name, pretrained)
-        config = _config(open_clip, name)
-        model, transform = _created(open_clip, name, pretrained, cache_dir)
-        self._tokenizer: Any = _tokenizer(open_clip, name, cache_dir)
+        cache = None if cache_dir is None else str(cache_dir)
+        weights = None if pretrained is None else str(pretrained)
+        with _reading(f"the configuration of {name!r}, but it cannot be read", OSError, ValueError, RuntimeError):
+            config: Mapping[str, Any] = open_clip.get_model_config(name)
+        if "trust_remote_code" in json.dumps(config):
+            raise CheckpointError(
+                f"Expected a model without code of its own, but the configuration of {name!r} asks for `trust_remote_code`."
+            )
+        where = name if weights is None else f"{name} with {weights}"
+        # readers of weights raise many kinds of errors; first weights are drawn, though never used
+        with _reading(f"a model of open_clip, but {where!r} cannot be loaded", Exception), torch.random.fork_rng(devices=[]):
+            model, transform = open_clip.create_model_from_pretrained(name, weights, cache_dir=cache, weights_only=True)
+        with _reading(f"the tokenizer of {name!r}, but it cannot be loaded", OSError, ValueError, ImportError):
+            self._tokenizer: Any = open_clip.get_tokenizer(name, cache_dir=cache)
         super().__init__(model, transform, device=device, reads=_reads(model, config, self._tokenizer))
 
     @classmethod
-    def from_text(cls, text: str, *, device: str | torch.device = "auto", trust: bool = False) -> OpenClipEncoder:
-        """The encoder of "MODEL/PRETRAINED", as `neuroprobe.concepts.load_encoder` makes it."""
+    def from_text(cls, text: str, *, device: str | torch.device = "auto", trust: bool = False) -> Self:
+        """The encoder of "MODEL/PRETRAINED"."""
         model, _, pretrained = text.rpartition("/")
         if not model:
             raise InputError(f"Expected MODEL/PRETRAINED for open_clip, such as open_clip:ViT-B-32/laion2b_s34b_b79k, but got {text!r}.")
@@ -125,43 +136,14 @@ def _check_pretrained(open_clip: Any, name: str, pretrained: str | Path | None) 
         )
 
 
-def _config(open_clip: Any, name: str) -> Mapping[str, Any]:
-    """The model's configuration, if it asks for no code of its own."""
+@contextmanager
+def _reading(what: str, *errors: type[Exception]) -> Iterator[None]:
+    """Say in one line what could not be read; torch's own words on a file that it refuses advise to turn the safety off."""
     try:
-        config: Mapping[str, Any] = open_clip.get_model_config(name)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"Expected the configuration of {name!r}, but it cannot be read: {_cause(error)}") from error
-    if "trust_remote_code" in json.dumps(config):
-        raise CheckpointError(f"Expected a model without code of its own, but the configuration of {name!r} asks for `trust_remote_code`.")
-    return config
-
-
-def _created(open_clip: Any, name: str, pretrained: str | Path | None, cache_dir: str | Path | None) -> tuple[Any, Transform]:
-    try:
-        with torch.random.fork_rng(devices=[]):  # first weights are drawn, though never used
-            return open_clip.create_model_from_pretrained(  # type: ignore[no-any-return]
-                name,
-                None if pretrained is None else str(pretrained),
-                cache_dir=None if cache_dir is None else str(cache_dir),
-                weights_only=True,
-            )
-    except Exception as error:  # readers of weights raise many kinds
-        where = name if pretrained is None else f"{name} with {pretrained}"
-        raise CheckpointError(f"Expected a model of open_clip, but {where!r} cannot be loaded: {_cause(error)}") from error
-
-
-def _cause(error: Exception) -> str:
-    """One line; torch's own words on a file that it refuses advise to turn the safety off."""
-    if isinstance(error, pickle.UnpicklingError):
-        return "it is damaged or holds more than tensors. Save model.state_dict() with torch.save."
-    return reason(error)
-
-
-def _tokenizer(open_clip: Any, name: str, cache_dir: str | Path | None) -> Any:
-    try:
-        return open_clip.get_tokenizer(name, cache_dir=None if cache_dir is None else str(cache_dir))
-    except (OSError, ValueError, ImportError) as error:
-        raise CheckpointError(f"Expected the tokenizer of {name!r}, but it cannot be loaded: {_cause(error)}") from error
+        yield
+    except errors as error:
+        damaged = "it is damaged or holds more than tensors. Save model.state_dict() with torch.save."
+        raise CheckpointError(f"Expected {what}: {damaged if isinstance(error, pickle.UnpicklingError) else reason(error)}") from error
 
 
 def _whole_tokens(tokenizer: Any, texts: Sequence[str]) -> torch.Tensor:

@@ -96,16 +96,13 @@ class TransformersEncoder(TorchEncoder):
         reads = [_identify_config(found.config.to_dict()), _identify_config(processor.image_processor.to_dict())]
         super().__init__(found, transform, device=device, reads=[*reads, identify_tokenizer(self._tokenizer)])
 
-    @classmethod
-    def from_text(cls, text: str, *, device: str | torch.device = "auto", trust: bool = False) -> TransformersEncoder:
-        """The encoder of a folder or a name on the hub, as `neuroprobe.concepts.load_encoder` makes it."""
-        return cls(text, device=device)
-
     def _image_features(self, batch: torch.Tensor) -> torch.Tensor:
         return _tensor(self.model.get_image_features(pixel_values=batch))
 
     def _text_features(self, texts: list[str]) -> torch.Tensor:
-        self._check_lengths(texts)
+        for text, ids in zip(texts, self._tokenizer(texts, truncation=False)["input_ids"], strict=True):
+            if len(ids) > self.context_length:
+                raise PromptTooLongError(text, self.context_length)
         if self.model.config.model_type.startswith("siglip"):  # trained with padding to the whole context, which it reads
             tokens = self._tokenizer(texts, padding="max_length", max_length=self.context_length, return_tensors="pt")
             inputs = {"input_ids": tokens["input_ids"]}
@@ -113,11 +110,6 @@ class TransformersEncoder(TorchEncoder):
             tokens = self._tokenizer(texts, padding=True, return_tensors="pt")
             inputs = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
         return _tensor(self.model.get_text_features(**{name: value.to(self.device) for name, value in inputs.items()}))
-
-    def _check_lengths(self, texts: list[str]) -> None:
-        for text, ids in zip(texts, self._tokenizer(texts, truncation=False)["input_ids"], strict=True):
-            if len(ids) > self.context_length:
-                raise PromptTooLongError(text, self.context_length)
 
 
 @dataclass(frozen=True)
@@ -165,14 +157,14 @@ def _model_and_processor(transformers: Any, model: Any, processor: Any, revision
 
 
 def _check_kind(model: Any, processor: Any) -> None:
-    lacking = [name for name in ("get_image_features", "get_text_features", "logit_scale") if not hasattr(model, name)]
-    if lacking:
-        raise InputError(
-            f"Expected an image-text model such as CLIPModel or SiglipModel, but {type(model).__name__} lacks {', '.join(lacking)}."
-        )
-    lacking = [name for name in ("image_processor", "tokenizer") if not hasattr(processor, name)]
-    if lacking:
-        raise InputError(f"Expected a processor of images and texts, but {type(processor).__name__} lacks {', '.join(lacking)}.")
+    needed = (
+        (model, ("get_image_features", "get_text_features", "logit_scale"), "an image-text model such as CLIPModel or SiglipModel"),
+        (processor, ("image_processor", "tokenizer"), "a processor of images and texts"),
+    )
+    for given, names, what in needed:
+        lacking = [name for name in names if not hasattr(given, name)]
+        if lacking:
+            raise InputError(f"Expected {what}, but {type(given).__name__} lacks {', '.join(lacking)}.")
 
 
 def _tensor(features: Any) -> torch.Tensor:
@@ -181,13 +173,10 @@ def _tensor(features: Any) -> torch.Tensor:
 
 
 def _identify_config(config: Any) -> str:
-    return json.dumps(_without_provenance(config), sort_keys=True, default=str)
+    def known(value: Any) -> Any:
+        return {str(k): known(v) for k, v in value.items() if k not in _PROVENANCE} if isinstance(value, dict) else value
 
-
-def _without_provenance(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _without_provenance(part) for key, part in value.items() if key not in _PROVENANCE}
-    return value
+    return json.dumps(known(config), sort_keys=True, default=str)
 
 
 def identify_tokenizer(tokenizer: Any) -> str:
