@@ -28,7 +28,7 @@ from .fingerprints import fingerprint_architecture as fingerprint_architecture
 from .fingerprints import fingerprint_bytes as fingerprint_bytes
 from .fingerprints import fingerprint_model as fingerprint_model
 from .fingerprints import fingerprint_texts as fingerprint_texts
-from .functions import identify_function as identify_function
+from .fingerprints import identify_function as identify_function
 from .html import SHOWN_ROWS as SHOWN_ROWS
 from .html import table_html as table_html
 from .types import BoolArray as BoolArray

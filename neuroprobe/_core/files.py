@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from neuroprobe.exceptions import InputError
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+def write_whole(path: Path, data: bytes | Callable[[IO[bytes]], object]) -> None:
+    """Write a file, or have it written, so that it is there whole or not at all: after a crash of the machine too."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        part.write_bytes(data)
+        with open(part, "xb") as file:
+            if isinstance(data, bytes):
+                file.write(data)
+            else:
+                data(file)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from neuroprobe._core import check_choice, check_counts
+from neuroprobe._core import check_choice, check_counts, check_share
 from neuroprobe.concepts.sets import ConceptSet, generator_of
 from neuroprobe.concepts.vocabulary import ConceptGroup, Vocabulary
 from neuroprobe.exceptions import InputError
-from neuroprobe.images import check_min_cosine, near_duplicate_vectors
+from neuroprobe.images import near_duplicate_vectors
 
 #: Which images are taken as negatives: random others, the least likely ones, or the likeliest of the group's other concepts.
 Negatives: TypeAlias = Literal["random", "least_likely", "group"]
@@ -77,7 +77,7 @@ class Ranking:
         check_counts(low=0, seed=self.seed, gap=self.gap, n_types=self.n_types)
         check_choice("negatives", self.negatives, get_args(Negatives))
         if not (self.near_duplicates is None or isinstance(self.near_duplicates, Mapping)):
-            check_min_cosine(self.near_duplicates)
+            check_share("near_duplicates", self.near_duplicates)
 
     def check(self, vocabulary: Vocabulary, n_images: int | None) -> None:
         """Raise `InputError` before an image is read: for too few images (None: not known), or groups that cannot be ranked."""

@@ -6,7 +6,6 @@ from .distributed import gather_bytes as gather_bytes
 from .distributed import process_group as process_group
 from .distributed import rank_and_size as rank_and_size
 from .distributed import started_by_torchrun as started_by_torchrun
-from .duplicates import check_min_cosine as check_min_cosine
 from .duplicates import near_duplicate_vectors as near_duplicate_vectors
 from .duplicates import near_duplicates as near_duplicates
 from .passes import BatchRecord as BatchRecord
@@ -16,19 +15,14 @@ from .passes import Transform as Transform
 from .passes import collect as collect
 
 __all__ = [
-    "BatchRecord",
-    "Collected",
-    "Consumer",
     "Images",
-    "Transform",
-    "check_images",
-    "check_min_cosine",
     "collect",
-    "fingerprint_images",
-    "first_readable",
-    "gather_bytes",
-    "near_duplicate_vectors",
+    "Consumer",
+    "Collected",
+    "BatchRecord",
+    "Transform",
     "near_duplicates",
+    "near_duplicate_vectors",
     "process_group",
     "rank_and_size",
     "started_by_torchrun",

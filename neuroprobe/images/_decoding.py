@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageChops, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from neuroprobe._core import fingerprint_bytes
 from neuroprobe.exceptions import UnreadableImageError
@@ -29,18 +29,6 @@ from neuroprobe.exceptions import UnreadableImageError
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"))
 
 Result = TypeVar("Result")
-
-_ORIENTATION = 0x0112
-#: What to do about each EXIF orientation (CIPA DC-008, tag 274); PIL's rotations are anticlockwise.
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class Readable(Protocol):
@@ -118,7 +106,7 @@ def unreadable(what: str, error: Exception) -> str:
 def as_rgb(image: Image.Image, what: str = "the image") -> Image.Image:
     """An RGB image, turned as its EXIF orientation says; alpha is left out, 16-bit grays keep their range."""
     image.load()
-    turn = _TURNS.get(_orientation(image))
+    orientation = _orientation(image)
     if image.mode.startswith("I"):  # 16-bit gray, which PIL's own conversion would clip at 255
         image = Image.fromarray(np.clip(np.asarray(image, dtype=np.int64) // 257, 0, 255).astype(np.uint8))
     elif image.mode == "F":
@@ -128,12 +116,17 @@ def as_rgb(image: Image.Image, what: str = "the image") -> Image.Image:
     elif image.mode in ("La", "RGBa"):  # colors multiplied by alpha, which only their own kind undoes
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     rgb = image.convert("RGB")
-    return rgb if turn is None else rgb.transpose(turn)
+    if orientation in range(2, 9):
+        only = Image.Exif()  # the other tags may be damaged
+        only[ExifTags.Base.Orientation] = orientation
+        rgb.info["exif"] = only.tobytes()
+        ImageOps.exif_transpose(rgb, in_place=True)
+    return rgb
 
 
 def _orientation(image: Image.Image) -> Any:
     try:
-        return image.getexif().get(_ORIENTATION)
+        return image.getexif().get(ExifTags.Base.Orientation)
     except Warning:
         raise
     except Exception:  # damaged EXIF data around a good picture

@@ -11,17 +11,14 @@ import itertools
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from PIL import Image
 
-from neuroprobe._core import fingerprint_texts
+from neuroprobe._core import check_choice, fingerprint_texts
 from neuroprobe.exceptions import InputError, UnknownNameError, UnreadableImageError, shown, suggest
 from neuroprobe.images._decoding import Item, Readable
-from neuroprobe.images._image_sources import FAST, FastItem, Files, ImageSource, OnError, Selected, opened
-from neuroprobe.images._image_streams import ImageRow, ImageStream, without_repeats
-
-__all__ = ["FingerprintMode", "ImageRow", "Images", "OnError", "fingerprint_images"]
+from neuroprobe.images._sources import FAST, FastItem, Files, ImageRow, ImageSource, ImageStream, OnError, Selected, opened, without_repeats
 
 FingerprintMode: TypeAlias = Literal["content", "fast"]
 
@@ -78,14 +75,15 @@ class Images:
     def __init__(
         self, source: Any, *, ids: Sequence[str] | None = None, on_error: OnError = "raise", fingerprint: FingerprintMode = "content"
     ) -> None:
-        if on_error not in ("raise", "skip"):
-            raise InputError(f"Expected `on_error` to be 'raise' or 'skip', but got {on_error!r}.")
+        check_choice("on_error", on_error, get_args(OnError))
+        check_choice("fingerprint", fingerprint, get_args(FingerprintMode))
         if isinstance(ids, str):
             raise InputError(f"Expected a list of ids, but got the single text {ids!r}.")
         adapter = opened(source, on_error)
         if isinstance(adapter, ImageStream) and ids is not None:
             raise InputError("Expected no `ids` for a stream, but got some. Let the stream give pairs (id, image).")
-        _check_mode(fingerprint, adapter)
+        if fingerprint == "fast" and not isinstance(adapter, Files):
+            raise InputError("Expected a folder or files for fingerprint='fast' (it is made from their times), but got something else.")
         self._set(adapter, ids, on_error=on_error, fast=fingerprint == "fast")
 
     def _set(self, source: ImageSource | ImageStream, ids: Sequence[str] | None, *, on_error: OnError, fast: bool) -> None:
@@ -297,23 +295,21 @@ def _digest_or_id(id_: str, digest: Callable[[], str]) -> str:
         return f"unreadable {id_}"
 
 
-def _check_mode(mode: str, source: ImageSource | ImageStream) -> None:
-    if mode not in ("content", "fast"):
-        raise InputError(f"Expected `fingerprint` to be 'content' or 'fast', but got {mode!r}.")
-    if mode == "fast" and not isinstance(source, Files):
-        raise InputError("Expected a folder or files for fingerprint='fast' (it is made from their times), but got something else.")
-
-
 def _checked_ids(ids: Sequence[str], n: int, *, one: str = "id per image", all_: str = "image ids") -> tuple[str, ...]:
     ids = tuple(str(id_) for id_ in ids)  # a dataset may number its images
     if len(ids) != n:
         raise InputError(f"Expected one {one} ({n}), but got {len(ids)}.")
+    check_unique(ids, all_)
+    return ids
+
+
+def check_unique(ids: Iterable[str], what: str = "image ids") -> None:
+    """Raise `InputError` for one that occurs twice."""
     seen: set[str] = set()
     for id_ in ids:
         if id_ in seen:
-            raise InputError(f"Expected unique {all_}, but {id_!r} occurs twice.")
+            raise InputError(f"Expected unique {what}, but {id_!r} occurs twice.")
         seen.add(id_)
-    return ids
 
 
 def first_readable(images: Images) -> Images:

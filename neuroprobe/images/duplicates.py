@@ -91,23 +91,13 @@ def near_duplicate_vectors(ids: Sequence[str], vectors: npt.ArrayLike | torch.Te
     InputError
     """
     array = np.asarray(vectors, dtype=np.float32)
-    check_min_cosine(min_cosine)
+    check_share("min_cosine", min_cosine)
     if array.ndim != 2 or len(array) != len(ids):
         raise InputError(f"Expected vectors [{len(ids)}, d], one per id, but got {list(array.shape)}.")
     lengths = np.linalg.norm(array, axis=1, keepdims=True)
     if not (np.isfinite(lengths).all() and (lengths > 0).all()):
         raise InputError("Expected vectors of finite length above 0, but got others.")
     return dict(zip(ids, _linked(array / lengths, min_cosine), strict=True))
-
-
-def check_min_cosine(min_cosine: float) -> None:
-    """Raise if no two images, or any, would be near-duplicates.
-
-    Raises
-    ------
-    InputError
-    """
-    check_share("min_cosine", min_cosine)
 
 
 def average_hash(image: Image.Image, *, side: int = 16) -> npt.NDArray[np.int8]:

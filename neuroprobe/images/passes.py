@@ -22,7 +22,7 @@ from tqdm import tqdm
 from neuroprobe._core import check_count
 from neuroprobe.exceptions import InputError, NeuroprobeError, StoreError, UnreadableImageError
 from neuroprobe.images import distributed
-from neuroprobe.images._images import Images, fingerprint_images
+from neuroprobe.images._images import Images, check_unique, fingerprint_images
 
 Transform: TypeAlias = Callable[[Image.Image], torch.Tensor]
 
@@ -325,7 +325,7 @@ def _collected(records: Mapping[int, BatchRecord], use_distributed: bool) -> Col
     if not ids:
         reason = next(iter(skipped.values()), "there are no images")
         raise InputError(f"Expected at least one readable image, but all {len(skipped)} were skipped. The first: {reason}")
-    _check_unique(ids)
+    check_unique(ids)  # ranks may have gone through streams of their own
     return Collected(
         ids,
         skipped,
@@ -333,14 +333,6 @@ def _collected(records: Mapping[int, BatchRecord], use_distributed: bool) -> Col
         tuple(row for record in ordered for row in record.rows),
         use_distributed,
     )
-
-
-def _check_unique(ids: Sequence[str]) -> None:
-    seen: set[str] = set()
-    for id_ in ids:
-        if id_ in seen:
-            raise InputError(f"Expected unique image ids, but {id_!r} occurs twice in the stream.")
-        seen.add(id_)
 
 
 def _checked_tensor(tensor: Any) -> torch.Tensor:

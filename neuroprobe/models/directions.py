@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from neuroprobe._core import fingerprint_bytes
+from neuroprobe._core import check_seed, fingerprint_bytes
 from neuroprobe.exceptions import InputError, shown
 
 _FACTS = ("concept", "checkpoint", "layer", "features", "kind", "seed", "bias")
@@ -59,6 +59,10 @@ class Direction:
     bias: float
 
     def __post_init__(self) -> None:
+        if not isinstance(self.layer, str):
+            raise InputError(f"Expected `layer` to be a module's name, but got {self.layer!r:.60}.")
+        if self.seed is not None:
+            check_seed(self.seed)
         weights = np.asarray(self.weights, dtype=np.float32)
         if weights.ndim != 1 or not np.isfinite(weights).all():
             raise InputError(f"Expected the weights of {self.concept!r} in {self.layer!r} as finite numbers [n_features], but got others.")

@@ -4,6 +4,9 @@ A sum of floating-point numbers depends on its order. Here each unit has a wide 
 as the whole range of float32 (or of its squares), kept as 32-bit words in int64 with lazy carries: a long accumulator
 (Kulisch & Miranker, 1981). To be fast, a batch is first cut into slices of at most 46 bits per number, whose column
 sums float64 holds exactly (the error-free splitting of Rump, Ogita & Oishi, 2008); only these sums reach the words.
+
+Sums per batch, added in the order of the batches, would give the same bits too, but only if each batch's are kept until the
+last process has its own: for the images of ImageNet and 2,048 units 650 MB a layer, where these are 128 bytes a unit.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import os
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from neuroprobe._core import N_ROWS, Extremes, table_html
+from neuroprobe._core import N_ROWS, Extremes, table_html, write_whole
 from neuroprobe.exceptions import InputError
 from neuroprobe.models import Site, find_site
 from neuroprobe.recording._sums import ExactSums, exact_moments
@@ -311,7 +310,7 @@ class ActivationSummary:
         }
         arrays = {f"{i}/{name}": array for i, one in enumerate(found) for name, array in one.arrays().items()}
         arrays["manifest"] = _as_json(manifest)
-        _write_atomically(Path(path), arrays)
+        write_whole(Path(path), lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> ActivationSummary:
@@ -381,15 +380,3 @@ def _as_json(manifest: Mapping[str, Any]) -> npt.NDArray[np.uint8]:
         raise InputError(
             f"Expected metadata that JSON can hold, but got {manifest['metadata']}: {error}. Use texts and numbers."
         ) from error
-
-
-def _write_atomically(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -95,7 +95,7 @@ def test_too_few_images_beside_near_duplicates_are_refused() -> None:
         ({"gap": -1}, "`gap` to be a whole number of at least 0, but got -1"),
         ({"n_types": -2}, "`n_types` to be a whole number of at least 0, but got -2"),
         ({"negatives": "group_"}, "`negatives` to be 'random', 'least_likely' or 'group', but got 'group_'"),
-        ({"near_duplicates": "0.9"}, "`min_cosine` to be a number, above 0 and below 1, but got '0.9'"),
+        ({"near_duplicates": "0.9"}, "`near_duplicates` to be a number, above 0 and below 1, but got '0.9'"),
         ({"n_positive": True}, "`n_positive` to be a whole number of at least 1, but got True"),
         ({"n_types": 2.5}, "`n_types` to be a whole number of at least 0, but got 2.5"),
         ({"n_positive": 0}, "`n_positive` to be a whole number of at least 1, but got 0"),
@@ -126,7 +126,7 @@ def test_a_bad_cosine_is_refused_before_an_image_is_read() -> None:
 
     source = ConceptSource(Unreadable(), VOCABULARY)
     for wrong in (97, 1.0, float("nan"), True):
-        with pytest.raises(InputError, match="`min_cosine` to be a number, above 0 and below 1, but got"):
+        with pytest.raises(InputError, match="`near_duplicates` to be a number, above 0 and below 1, but got"):
             source.rank(noise_images(9), n_positive=2, n_negative=2, near_duplicates=wrong)
 
 

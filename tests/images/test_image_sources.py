@@ -162,7 +162,7 @@ class TestHuggingFace:
                     row.load()
 
     def test_empty(self, dataset: Any) -> None:
-        with pytest.raises(InputError, match="the dataset is empty"):
+        with pytest.raises(InputError, match="an empty Dataset"):
             Images(dataset.select([]))
 
     def test_the_users_dataset_is_left_alone(self, dataset: Any) -> None:

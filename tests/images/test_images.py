@@ -213,7 +213,7 @@ class TestDatasets:
             Images(Wrong([noise(1), noise(2)]))
 
     def test_empty(self) -> None:
-        with pytest.raises(InputError, match="Expected at least one image, but the dataset is empty"):
+        with pytest.raises(InputError, match="Expected at least one image, but got an empty"):
             Images(np.zeros((0, 8, 8, 3), dtype=np.uint8))
 
     def test_a_damaged_file_behind_a_dataset_is_unreadable_too(self, damaged_folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Summaries: against numpy on the whole array, and the same bits however the batches are cut and merged."""
 
 import math
+from fractions import Fraction
 from functools import reduce
 
 import numpy as np
@@ -99,6 +100,21 @@ def test_sums_are_exact(kind):
         assert squares.to_integers()[unit] == sum(int(math.ldexp(value, 149)) ** 2 for value in column)
         assert sums.to_integers()[unit] / 2**149 == math.fsum(column)
         assert squares.to_integers()[unit] / 2**298 == math.fsum(column**2)  # a square has 48 bits: exact in float64
+
+
+@pytest.mark.parametrize("power", [1, 2])
+def test_sums_are_exact_where_a_slice_is_full(power):
+    """A full block of rows, one of which is so large that all others are just below half of its slice's last bit."""
+    rng, n = np.random.default_rng(0), 60
+    just_below = np.sqrt(0.5) * 2.0**-22 if power == 2 else 2.0**-46  # to that power half of 2**(power - 46)
+    values = (just_below * (1 - 2.0**-23 - rng.uniform(0, 2.0**-8, size=(128, n)))).astype(np.float32)
+    assert (values.astype(float) ** power < 2.0 ** (power - 47)).all()
+    values[rng.integers(128, size=n), np.arange(n)] = np.float32(2 - 2.0**-23)
+    exact = [sum(Fraction(float(value)) ** power for value in column) * 2 ** (149 * power) for column in values.T]
+    for rows in (values, values[::-1], rng.permutation(values)):
+        sums = ExactSums(n, power=power)
+        sums.add(rows, np.abs(rows).max(axis=0))
+        assert sums.to_integers() == exact
 
 
 def test_words_carry_before_they_overflow(monkeypatch):

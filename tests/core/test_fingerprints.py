@@ -112,7 +112,7 @@ def test_the_same_in_another_process(tmp_path: Path) -> None:
     )
     root = Path(__file__).parents[2]
     code = (
-        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(root)!r}]; import mine; from neuroprobe._core.functions import identify_function;"
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(root)!r}]; import mine; from neuroprobe._core import identify_function;"
         "print(identify_function(mine.units))"
     )
     runs = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(3)}
