@@ -24,10 +24,10 @@ import numpy.typing as npt
 from neuroprobe._core import check_count, check_seed, check_share, check_units
 from neuroprobe.concepts import ConceptScores, check_same_images
 from neuroprobe.exceptions import InputError
-from neuroprobe.models import Site
+from neuroprobe.models import Site, find_site
 from neuroprobe.recording import Activations, Recorded
 from neuroprobe.visualization._clusters import Clustering, ClusterSpace
-from neuroprobe.visualization.examples import Example, located, top_images
+from neuroprobe.visualization.examples import Example, top_images
 
 _Floats = npt.NDArray[np.float64]
 
@@ -221,21 +221,21 @@ def layer_facets(
     """
     check_same_images(activations, scores)
     _check_numbers(len(scores.ids), k, n_facets, max_facets, max_p_value, n_null, seed)
-    key, site = located(activations, layer)
+    key = find_site(layer, activations.sites)
     n_units = len(activations[key].mean) if not isinstance(activations, Activations) else activations[key].shape[1]
     chosen = range(n_units) if units is None else check_units(key, units, n_units)
     space = ClusterSpace(scores, [n_facets] if n_facets else list(range(2, max_facets + 1)), n_null=0 if n_facets else n_null, seed=seed)
     parameters = {"k": k, "n_facets": n_facets, "max_facets": max_facets, "max_p_value": max_p_value, "n_null": n_null, "seed": seed}
     metadata = {**parameters, "activations": dict(activations.metadata), "concept_scores": dict(scores.metadata)}
-    return [_unit_facets(activations, space, key, site, unit, k, max_p_value, metadata) for unit in chosen]
+    return [_unit_facets(activations, space, key, unit, k, max_p_value, metadata) for unit in chosen]
 
 
 def _unit_facets(
-    activations: Recorded, space: ClusterSpace, layer: str, site: str, unit: int, k: int, max_p_value: float, metadata: Mapping[str, Any]
+    activations: Recorded, space: ClusterSpace, layer: str, unit: int, k: int, max_p_value: float, metadata: Mapping[str, Any]
 ) -> UnitFacets:
     examples = active_examples(activations, layer, unit, k=k)
     if not examples:
-        return UnitFacets(layer, site, unit, (), "never varies", (), float("nan"), {}, {}, metadata)
+        return UnitFacets(layer, activations.sites[layer], unit, (), "never varies", (), float("nan"), {}, {}, metadata)
     if len(examples) < FEWEST:
         found = Clustering({}, {}, {}, float("nan"))
         clusters, status = np.zeros(len(examples), np.int64), "too few images"
@@ -248,7 +248,7 @@ def _unit_facets(
     if status == "several facets" and whole.concepts[0].score > sum(facet.share * facet.concepts[0].score for facet in made):
         made, status = [whole], "one concept"
     facts = status, whole.concepts, found.p_value, found.silhouettes, found.standings
-    return UnitFacets(layer, site, unit, tuple(made), *facts, metadata)
+    return UnitFacets(layer, activations.sites[layer], unit, tuple(made), *facts, metadata)
 
 
 def active_examples(activations: Recorded, layer: str, unit: int, *, k: int) -> list[Example]:

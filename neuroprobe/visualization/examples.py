@@ -19,7 +19,7 @@ import numpy as np
 
 from neuroprobe._core import check_count, check_number, check_unit, places_at
 from neuroprobe.exceptions import InputError, shown
-from neuroprobe.models import Site, as_site, check_same_site
+from neuroprobe.models import Site, find_site
 from neuroprobe.recording import Activations, ActivationSummary, Recorded
 
 #: The top, and what lies below it.
@@ -95,7 +95,7 @@ def top_images(activations: Recorded, layer: str | Site, unit: int, k: int = 9) 
     [('b', 2.0), ('c', 1.0)]
     """
     if isinstance(activations, ActivationSummary):
-        return _top_of_summary(activations, *located(activations, layer), unit, k)
+        return _top_of_summary(activations, find_site(layer, activations.sites), unit, k)
     return _examples(activations, layer, unit, [1.0], k)[0]
 
 
@@ -135,15 +135,6 @@ def quantile_examples(
     return dict(zip(chosen, _examples(activations, layer, unit, chosen, k), strict=True))
 
 
-def located(activations: Recorded, layer: str | Site) -> tuple[str, str]:
-    """The key by which recorded units are found, and the identity of their site; of a `Site`, that must be its own."""
-    key = as_site(layer).key
-    identity = activations.metadata.get("sites", {}).get(key, key)
-    if isinstance(layer, Site):
-        check_same_site(layer, identity)
-    return key, identity
-
-
 def check_examples(examples: Any) -> list[Example]:
     """The examples of a sequence, or of a mapping from quantile to them.
 
@@ -163,7 +154,7 @@ def check_examples(examples: Any) -> list[Example]:
     return chosen
 
 
-def _top_of_summary(summary: ActivationSummary, layer: str, site: str, unit: int, k: int) -> list[Example]:
+def _top_of_summary(summary: ActivationSummary, layer: str, unit: int, k: int) -> list[Example]:
     found = summary[layer]
     check_unit(layer, unit, len(found.mean))
     check_count("k", k)
@@ -178,8 +169,8 @@ def _top_of_summary(summary: ActivationSummary, layer: str, site: str, unit: int
         above, tied = int((values > value).sum()), int((values == value).sum())
         cut_off = bool(value == values[-1]) and len(values) < found.count  # more of them may have been left out
         known = found.count if constant else (None if cut_off else tied)
-        share = (found.count - above) / found.count
-        examples.append(Example(layer, int(unit), int(row), found.image_ids[int(row)], float(value), share, known, found.count, site))
+        facts = int(row), found.image_ids[int(row)], float(value), (found.count - above) / found.count, known, found.count
+        examples.append(Example(layer, int(unit), *facts, summary.sites[layer]))
     return examples
 
 
@@ -188,7 +179,7 @@ def _examples(activations: Activations, layer: str | Site, unit: int, quantiles:
     if not isinstance(activations, Activations):
         what = "a summary, which has a unit's ends only" if isinstance(activations, ActivationSummary) else shown(activations)
         raise InputError(f"Expected activations of every image, but got {what}. Make them with ActivationRecorder(...).record(images).")
-    key, site = located(activations, layer)
+    key = find_site(layer, activations.sites)
     array = activations[key]
     check_unit(key, unit, array.shape[1])
     values = np.array(array[:, unit], np.float32) + np.float32(0)  # negative zero is zero
@@ -199,7 +190,7 @@ def _examples(activations: Activations, layer: str | Site, unit: int, quantiles:
 
     def example(row: int) -> Example:
         low, high = (int(np.searchsorted(ascending, values[row], side=side)) for side in ("left", "right"))
-        return Example(key, int(unit), row, activations.ids[row], float(values[row]), high / n, high - low, n, site)
+        return Example(key, int(unit), row, activations.ids[row], float(values[row]), high / n, high - low, n, activations.sites[key])
 
     return [[example(int(descending[place])) for place in places_at(ascending, quantile, k)] for quantile in quantiles]
 
