@@ -33,7 +33,6 @@ from .outputs import choices as choices
 from .outputs import describe_output as describe_output
 from .outputs import put_back as put_back
 from .outputs import select_output as select_output
-from .pictures import picture_of as picture_of
 from .pooling import FEATURES as FEATURES
 from .pooling import POOLINGS as POOLINGS
 from .pooling import Pooling as Pooling
@@ -61,6 +60,8 @@ from .transforms import IMAGENET_MEAN as IMAGENET_MEAN
 from .transforms import IMAGENET_STD as IMAGENET_STD
 from .transforms import Normalize as Normalize
 from .transforms import Preprocessing as Preprocessing
+from .transforms import color_scaling as color_scaling
+from .transforms import picture_of as picture_of
 from .transforms import preprocessing as preprocessing
 
 __all__ = [
@@ -103,6 +104,7 @@ __all__ = [
     "check_site",
     "check_sites",
     "choices",
+    "color_scaling",
     "describe_output",
     "describe_pooling",
     "device_of",

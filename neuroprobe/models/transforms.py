@@ -1,7 +1,7 @@
-"""What a model's transform does to the colors and the size of an image, measured on images of one color.
+"""What a model's transform does to the colors and the size of an image, and how it is undone.
 
-Whoever makes images for a model (instead of reading them) has to know how it scales colors. That is not read from a transform's
-fields, which every library names in another way: three images of one color show it.
+Whoever makes images for a model, or shows what a model was given, has to know how its transform scales colors. That is not read from a
+transform's fields, which every library names in another way: images of one color show it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Normalize: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 _SIDES = (640, 768)  # larger than what models take, so that nothing is padded
-_COLORS = ((0, 0, 0), (255, 255, 255), (51, 102, 204))
+_COLOR = (51, 102, 204)
 _TOLERANCE = 2e-3  # of a half-precision or 8-bit transform, in units of the scale
 
 
@@ -95,25 +95,33 @@ def read_transform(transform: Transform) -> tuple[tuple[int, int] | None, tuple[
     >>> size, [round(value, 3) for value in mean], [round(value, 3) for value in std]
     ((64, 64), [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     """
-    black, white, color = (_of_one_color(transform, rgb, _SIDES[0]) for rgb in _COLORS)
-    scale = white[1] - black[1]
-    expected = black[1] + scale * torch.tensor(_COLORS[2], dtype=torch.float64) / 255
-    if not (scale > 0).all() or ((color[1] - expected).abs() > _TOLERANCE * scale).any():
+    size, black, white = _black_and_white(transform, channels=(3,))
+    color, scale = _of_one_color(transform, _COLOR, _SIDES[0])[1], white - black
+    expected = black + scale * torch.tensor(_COLOR, dtype=torch.float64) / 255
+    if not (scale > 0).all() or ((color - expected).abs() > _TOLERANCE * scale).any():
         raise InputError(
             "Expected a transform that scales red, green and blue each by itself, but this one does something else with colors. "
             "Give `normalize` (a function of images [n, 3, h, w] in [0, 1]) and `size` instead."
         )
-    size = black[0] if _of_one_color(transform, _COLORS[0], _SIDES[1])[0] == black[0] else None
-    return size, tuple((-black[1] / scale).tolist()), tuple((1 / scale).tolist())
+    same = _of_one_color(transform, (0, 0, 0), _SIDES[1])[0] == size
+    return size if same else None, tuple((-black / scale).tolist()), tuple((1 / scale).tolist())
 
 
-def _of_one_color(transform: Transform, rgb: tuple[int, int, int], side: int) -> tuple[tuple[int, int], torch.Tensor]:
-    """Size and value [3] of what becomes of an image of one color."""
+def _black_and_white(transform: Transform, *, channels: tuple[int, ...]) -> tuple[tuple[int, int], torch.Tensor, torch.Tensor]:
+    """The size, and what becomes of black and of white, [channels] each."""
+    (size, black), (_, white) = (_of_one_color(transform, (level,) * 3, _SIDES[0], channels) for level in (0, 255))
+    return size, black, white
+
+
+def _of_one_color(
+    transform: Transform, rgb: tuple[int, ...], side: int, channels: tuple[int, ...] = (3,)
+) -> tuple[tuple[int, int], torch.Tensor]:
+    """Size and value [channels] of what becomes of an image of one color."""
     found = transform(Image.new("RGB", (side, side), rgb))
-    if not isinstance(found, torch.Tensor) or found.ndim != 3 or len(found) != 3 or not found.is_floating_point():
+    if not isinstance(found, torch.Tensor) or found.ndim != 3 or len(found) not in channels or not found.is_floating_point():
         what = f"{tuple(found.shape)} of {found.dtype}" if isinstance(found, torch.Tensor) else type(found).__name__
         raise InputError(f"Expected a transform from an RGB image to floating-point [3, h, w], but it gives {what}.")
-    values = found.double().flatten(1)
+    values = found.cpu().double().flatten(1)
     spread = values.amax(1) - values.amin(1)
     if (spread > _TOLERANCE * values.abs().amax().clamp(min=1)).any():
         raise InputError(
@@ -173,3 +181,67 @@ def _checked_size(size: int | tuple[int, int]) -> tuple[int, int]:
     if len(sides) != 2 or not all(isinstance(side, (int, np.integer)) and not isinstance(side, bool) and side >= 4 for side in sides):
         raise InputError(f"Expected `size` as a whole number of pixels from 4 up, or (height, width), but got {size!r}.")
     return int(sides[0]), int(sides[1])
+
+
+def color_scaling(transform: Transform | None) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and std per channel with which ``image = input * std + mean``; None where images of one color do not show any."""
+    try:
+        _, black, white = _black_and_white(transform, channels=(1, 3))  # type: ignore[arg-type]
+    except Exception:  # none is given, or it is of images of another kind
+        return None
+    scale = white - black
+    return (tuple((-black / scale).tolist()), tuple((1 / scale).tolist())) if (scale > 0).all() else None
+
+
+def picture_of(
+    tensor: torch.Tensor, *, transform: Any = None, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> Image.Image:
+    """A model's input as a picture, pixel by pixel: nothing is resized or cropped.
+
+    The scaling of colors is taken back: by `mean` and `std` if they are given, else as images of one color show what the transform
+    does. Without either, values that are all in [0, 1], and bytes, stay as they are, and others are stretched from the lowest to the
+    highest, which changes colors.
+
+    Parameters
+    ----------
+    tensor : Tensor, [channels, height, width]
+        3 channels, or 1.
+    transform : callable, optional
+        What made it.
+    mean, std : sequence of float, optional
+        One per channel; both or neither.
+
+    Returns
+    -------
+    PIL.Image.Image
+        RGB, width x height.
+
+    Raises
+    ------
+    InputError
+        A tensor of another shape, or only one of mean and std, or of another length.
+    """
+    if not isinstance(tensor, torch.Tensor) or tensor.ndim != 3 or tensor.shape[0] not in (1, 3) or not tensor.numel():
+        shape = tuple(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+        raise InputError(f"Expected a model's input [3, height, width] or [1, height, width], but got {shape}.")
+    if (mean is None) != (std is None):
+        raise InputError(f"Expected both `mean` and `std` or neither, but got {mean} and {std}.")
+    values = tensor.detach().cpu().double() / (255 if tensor.dtype == torch.uint8 else 1)
+    known = (mean, std) if mean is not None else color_scaling(transform)
+    if known is not None:
+        offset, scale = (_per_channel(numbers, len(values)) for numbers in known)
+        values = values * scale + offset
+    elif values.min() < 0 or values.max() > 1:
+        values = (values - values.min()) / (values.max() - values.min()).clamp_min(torch.finfo(torch.float64).tiny)
+    pixels = (values.clamp(0, 1) * 255).round().to(torch.uint8).expand(3, -1, -1)
+    return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))  # [3, h, w] -> [h, w, 3]
+
+
+def _per_channel(numbers: Any, n: int) -> torch.Tensor:
+    try:
+        values = torch.as_tensor(numbers, dtype=torch.float64).flatten()
+    except (TypeError, ValueError, RuntimeError):
+        values = torch.empty(0)
+    if len(values) not in (1, n):
+        raise InputError(f"Expected a mean and a standard deviation per channel ({n}), but got {numbers!r}.")
+    return values.expand(n).view(-1, 1, 1)

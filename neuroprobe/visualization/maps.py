@@ -26,6 +26,7 @@ from neuroprobe.models import (
     Taps,
     check_same_site,
     check_site,
+    color_scaling,
     device_of,
     evaluating,
     picture_of,
@@ -270,7 +271,7 @@ def regions(
         Whether the receptive field of the strongest position is measured: two forward passes in float64, and a backward pass for
         every such position.
     mean, std : sequence of float, optional
-        As in `neuroprobe.models.picture_of`; by default those of the transform's Normalize.
+        As in `neuroprobe.models.picture_of`; by default measured on the transform.
     batch_size : int, default 64
 
     Returns
@@ -301,8 +302,10 @@ def regions(
     rows = [row_of[example.image_id] for example in chosen]
     highest = float(found.max())
     level = (highest / 2 if highest > 0 else float("inf")) if threshold is None else float(threshold)
+    if mean is None and std is None:
+        mean, std = color_scaling(transform) or (None, None)
     made = [
-        Region(example, found[row], level, picture_of(inputs[row], transform=transform, mean=mean, std=std), None)
+        Region(example, found[row], level, picture_of(inputs[row], mean=mean, std=std), None)
         for example, row in zip(chosen, rows, strict=True)
     ]
     if not receptive_fields:

@@ -19,7 +19,6 @@ from neuroprobe import ActivationRecorder, Images
 from neuroprobe._core import fingerprint_model
 from neuroprobe.exceptions import InputError, UnknownNameError, UnreadableImageError
 from neuroprobe.models import picture_of
-from neuroprobe.models.pictures import normalization
 from neuroprobe.visualization import quantile_examples, regions, top_images
 from neuroprobe.visualization.maps import Region, firing_threshold, unit_maps
 from neuroprobe.world import target_transform
@@ -242,8 +241,22 @@ def test_a_normalization_is_taken_back() -> None:
         picture_of(TO_TENSOR(pixels), transform=TO_TENSOR),  # all in [0, 1]: as they are
     ):
         np.testing.assert_array_equal(np.asarray(picture), pixels)
-    assert normalization(TO_TENSOR) is None
-    assert normalization(transforms.functional.to_tensor) is None
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        lambda image: (torch.from_numpy(np.array(image)).permute(2, 0, 1).float() - 100) / 7,  # no object says so
+        lambda image: 3 * TO_TENSOR(image.convert("L")) - 1,
+        lambda image: TO_TENSOR(image).half(),
+        lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1),
+    ],
+)
+def test_a_transform_of_ones_own_is_taken_back_exactly(transform) -> None:
+    image = Image.fromarray(np.random.default_rng(1).integers(60, 200, (6, 9, 3), dtype=np.uint8))
+    picture = picture_of(transform(image), transform=transform)
+    expected = image if len(transform(image)) == 3 else image.convert("L").convert("RGB")
+    np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected))
 
 
 def test_other_values_are_stretched_and_gray_is_gray() -> None:
