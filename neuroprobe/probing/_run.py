@@ -21,7 +21,7 @@ from neuroprobe._core import __version__, fingerprint_texts, identify_function
 from neuroprobe.concepts import ConceptSets
 from neuroprobe.exceptions import InputError
 from neuroprobe.images import Images, Transform, collect, first_readable
-from neuroprobe.models import FEATURES, Direction, Layout, one_thread_each, resolve_device
+from neuroprobe.models import Direction, Pooling, Site, describe_pooling, one_thread_each
 from neuroprobe.probing._cell_store import CellStore
 from neuroprobe.probing._layer import CellResult, Features, FullScope, Sample, Task, fit_layer, layer_grams
 from neuroprobe.probing._problems import Split
@@ -40,14 +40,19 @@ class Plan:
 
     architecture: str
     checkpoints: Mapping[str, str]
-    layers: Sequence[str]
+    sites: Sequence[Site]
+    poolings: Mapping[Features, Pooling]
     concept_sets: ConceptSets
     tasks: Sequence[Task]
     splits: Mapping[str, Mapping[int, Split]]
     seeds: Sequence[int]
     held_out: float
-    layout: Layout | None
     options: Options
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The sites' keys."""
+        return tuple(site.key for site in self.sites)
 
 
 @dataclass(frozen=True)
@@ -59,7 +64,7 @@ class RunSettings:
     batch_size: int
     workers: int
     n_jobs: int | None
-    device: str | None
+    device: torch.device
     memory: int
     progress: bool | None
 
@@ -106,8 +111,7 @@ class Run:
         self.keys = {} if self.store is None else self._keys({concept: subset.fingerprint for concept, subset in subsets.items()})
         kept = {} if self.store is None else {cell: self.store.get(key) for cell, key in self.keys.items()}
         self.done = {cell: result for cell, result in kept.items() if result is not None}
-        device = resolve_device(settings.device) if settings.device else torch.device("cpu")
-        self.device = device if device.type == "cuda" else torch.device("cpu")  # others have no float64
+        self.device = settings.device if settings.device.type == "cuda" else torch.device("cpu")  # others have no float64
         silent = not (sys.stderr.isatty() if settings.progress is None else settings.progress)
         self.bar = tqdm(total=len(self.cells), initial=len(self.done), unit="cell", desc="probe", disable=silent)
 
@@ -136,9 +140,10 @@ class Run:
         return Sample(self.plan.concept_sets[concept], self.plan.splits[concept], X, rows)
 
     def _forward(self, model: nn.Module, cells: Sequence[Cell], layers: Sequence[str]) -> ForwardPass:
+        sites = [site for site in self.plan.sites if site.key in layers]
         kinds = dict.fromkeys(cell.task.features for cell in cells)
-        recorders = {str(kind): ActivationRecorder(model, layers, pooling=FEATURES[kind], layout=self.plan.layout) for kind in kinds}
-        return ForwardPass(recorders, self.settings.transform)
+        recorders = {str(kind): ActivationRecorder(model, sites, pooling=self.plan.poolings[kind]) for kind in kinds}
+        return ForwardPass(recorders, self.settings.transform, fingerprint=self.plan.checkpoints[cells[0].checkpoint])
 
     def _sizes(self, model: nn.Module, cells: Sequence[Cell]) -> dict[str, int]:
         """Bytes that an image takes in every layer, from one that is recorded to see."""
@@ -205,9 +210,8 @@ class Run:
         shared = {
             "architecture": plan.architecture,
             "transform": identify_function(settings.transform),
-            "layout": plan.layout,
             "batch_size": settings.batch_size,
-            "device": settings.device,
+            "device": settings.device.type,
             "held_out": plan.held_out,
             "seeds": list(plan.seeds),
             "options": asdict(plan.options),
@@ -217,13 +221,16 @@ class Run:
             concept: fingerprint_texts(repr(fact) for fact in (s.positives, s.negatives, s.duplicates, s.types, s.likelihoods))
             for concept, s in plan.concept_sets.items()
         }
+        identities = {site.key: site.identity for site in plan.sites}
+        poolings = {features: _pooling_identity(pooling) for features, pooling in plan.poolings.items()}
         return {
             cell: {
                 **shared,
                 "images": images[cell.concept],
                 "set": sets[cell.concept],
                 "model": plan.checkpoints[cell.checkpoint],
-                "layers": list(plan.layers) if cell.layer == ALL_LAYERS else [cell.layer],
+                "sites": list(identities.values()) if cell.layer == ALL_LAYERS else [identities[cell.layer]],
+                "pooling": poolings[cell.task.features],
                 "task": [cell.task.name, cell.task.features, cell.task.probe.identity],
             }
             for cell in self.cells
@@ -270,6 +277,8 @@ class Run:
         plan = self.plan
         return {
             "checkpoints": dict(plan.checkpoints),
+            "sites": {site.key: site.identity for site in plan.sites},
+            "pooling": _pooling_identity(plan.poolings["pooled"]),
             "concept_sets": dict(plan.concept_sets.metadata),
             "held_out": plan.held_out,
             "seeds": list(plan.seeds),
@@ -277,6 +286,10 @@ class Run:
             "options": asdict(plan.options),
             "transform": identify_function(self.settings.transform),
         }
+
+
+def _pooling_identity(pooling: Pooling) -> str:
+    return identify_function(pooling) if callable(pooling) else describe_pooling(pooling)
 
 
 def _n_threads(n_jobs: int | None, device: torch.device) -> int:

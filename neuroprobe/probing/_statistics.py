@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from scipy.stats import rankdata
 
-from neuroprobe._core import BoolArray, Floats, check_share
+from neuroprobe._core import BoolArray, Floats
 from neuroprobe.concepts import ConceptSet
 from neuroprobe.exceptions import InputError
 from neuroprobe.probing._problems import AnyProbe, Problems, decisions
@@ -160,17 +160,15 @@ def check_needs(concept_set: ConceptSet, probe: AnyProbe, options: Options) -> N
 @statistic()
 def sizes(measured: Measured) -> Columns:
     """Images of the parts; accuracies stand here, so that a regression has the columns too."""
-    n, share = len(measured.values), measured.truth.mean(axis=1)
-    parts = {name: np.full(n, getattr(measured.problems, name).shape[1]) for name in ("train", "test")}
-    right = (measured.values > 0) == measured.targets
-    seen = np.take_along_axis(right, measured.problems.train.cpu().numpy(), 1).mean(axis=1)
-    classifies = measured.probe.predicts == "class"
+    problems, share = measured.problems, measured.truth.mean(axis=1)
+    seen = np.take_along_axis((measured.values > 0) == measured.targets, problems.train.cpu().numpy(), 1).mean(axis=1)
+    known = 1 if measured.probe.predicts == "class" else np.nan
     return {
-        "n_train": parts["train"],
-        "n_test": parts["test"],
+        "n_train": np.full(len(share), problems.train.shape[1]),
+        "n_test": np.full(len(share), problems.test.shape[1]),
         "n_test_positive": measured.truth.sum(axis=1),
-        "train_accuracy": seen if classifies else np.full(n, np.nan),
-        "test_accuracy": measured.accuracy if classifies else np.full(n, np.nan),
+        "train_accuracy": known * seen,
+        "test_accuracy": known * measured.accuracy,
         "baseline": np.maximum(share, 1 - share),
     }
 
@@ -247,34 +245,20 @@ def control_labels(types: npt.ArrayLike, *, seed: int, share: float) -> BoolArra
     Parameters
     ----------
     types : array-like of int, [n_images]
-        The type of every image: given classes, or clusters of their embeddings, as a ranking finds them.
+        The type of every image, of two or more: given classes, or clusters of their embeddings, as a ranking finds them.
     seed : int
     share : float
         Wanted share of positives, as in the concept's set; types are drawn until the share is as near as may be.
-
-    Returns
-    -------
-    ndarray of bool, [n_images]
-
-    Raises
-    ------
-    InputError
-        Fewer than two types, or a share not between 0 and 1.
 
     References
     ----------
     Hewitt & Liang, Designing and interpreting probes with control tasks, EMNLP 2019.
     """
     names, inverse, counts = np.unique(np.asarray(types), return_inverse=True, return_counts=True)
-    if len(names) < 2:
-        raise InputError(f"Expected images of at least two types, so that a label can be random per type, but got {len(names)}.")
-    check_share("share", share)
     order = np.random.default_rng(seed).permutation(len(names))
     reached = counts[order].cumsum()[:-1]  # never all types
     n_chosen = int(np.argmin(np.abs(reached - share * len(inverse)))) + 1
-    chosen = np.zeros(len(names), dtype=bool)
-    chosen[order[:n_chosen]] = True
-    return np.asarray(chosen[inverse.reshape(-1)])
+    return np.isin(inverse, order[:n_chosen])
 
 
 # --- permutations
@@ -315,8 +299,7 @@ def codelength(measured: Measured) -> Columns:
     for start, end in pairwise(ends):
         values = decisions(measured.probe, replace(problems, train=_like(orders[:, :start], problems)))
         found[:, start:end] = np.take_along_axis(values, orders[:, start:end], 1)
-    truth = np.take_along_axis(measured.targets, orders, 1)
-    bits = np.array([online_codelength(row, targets, ends=ends) for row, targets in zip(found, truth, strict=True)])
+    bits = online_codelength(found, np.take_along_axis(measured.targets, orders, 1), first=ends[0])
     return {"codelength": bits, "compression": n / bits}
 
 
@@ -329,31 +312,12 @@ def _order(targets: BoolArray, seed: int, first: int) -> npt.NDArray[np.int64]:
     return np.concatenate([block, others[first - 2 :]])
 
 
-def codelength_ends(n: int, *, fewest: int = 8) -> tuple[int, ...]:
-    """Where the blocks of the online code end: at `CODELENGTH_SHARES` of the images, the first with at least `fewest`.
-
-    Parameters
-    ----------
-    n : int
-        Images in all.
-    fewest : int, default 8
-
-    Returns
-    -------
-    tuple of int
-        Rising, the last is `n`.
-
-    Raises
-    ------
-    InputError
-        Fewer images than twice `fewest`.
-    """
-    if fewest < 1 or n < 2 * fewest:
-        raise InputError(f"Expected at least {2 * fewest} images for blocks of at least {fewest}, but got {n}.")
-    return tuple(sorted({end for end in (round(share * n) for share in CODELENGTH_SHARES) if end >= fewest}))
+def codelength_ends(n: int) -> tuple[int, ...]:
+    """Where the blocks of the online code end: at `CODELENGTH_SHARES` of the images, the first of half of `_FEWEST_CODED` or more."""
+    return tuple(sorted({end for end in (round(share * n) for share in CODELENGTH_SHARES) if end >= _FEWEST_CODED // 2}))
 
 
-def online_codelength(decision: npt.ArrayLike, targets: npt.ArrayLike, *, ends: tuple[int, ...]) -> Floats:
+def online_codelength(decision: npt.ArrayLike, targets: npt.ArrayLike, *, first: int) -> Floats:
     """Bits that it takes to send the labels to somebody who has the images, a probe trained anew after every block.
 
     The first block is sent with the uniform code, a bit per image. Every later block costs -log2 of what the probe
@@ -363,30 +327,18 @@ def online_codelength(decision: npt.ArrayLike, targets: npt.ArrayLike, *, ends: 
     Parameters
     ----------
     decision : array-like, [..., n_images]
-        Log-odds of every image by the probe trained on the blocks before its own; those of the first block are not
-        looked at. In a random order.
-    targets : array-like of bool, [n_images]
-    ends : tuple of int
-        Where blocks end (`codelength_ends`); the last is `n_images`.
+        Log-odds of every image by the probe trained on the blocks before its own, in a random order.
+    targets : array-like of bool, [..., n_images]
+    first : int
+        Images of the first block, whose log-odds are not looked at.
 
     Returns
     -------
     ndarray, [...], bits
 
-    Raises
-    ------
-    InputError
-        Ends that do not rise to the number of images, or a first block with one class, on which nothing can be trained.
-
     References
     ----------
     Voita & Titov, Information-theoretic probing with minimum description length, EMNLP 2020, section 3.2.
     """
-    truth, log_odds = np.asarray(targets, dtype=bool), np.asarray(decision, dtype=np.float64)
-    if log_odds.shape[-1:] != truth.shape or not ends or ends[-1] != len(truth) or any(b <= a for a, b in pairwise((0, *ends))):
-        raise InputError(f"Expected ends that rise to the number of images, {truth.size}, but got {ends}.")
-    if len(set(truth[: ends[0]].tolist())) < 2:
-        raise InputError(f"Expected both classes among the first {ends[0]} images, but they have one. Use another order or a larger block.")
-    later = log_odds[..., ends[0] :]
-    bits = np.logaddexp(0, np.where(truth[ends[0] :], -later, later)) / np.log(2)
-    return np.asarray(ends[0] + bits.sum(-1))
+    later = np.where(np.asarray(targets, dtype=bool), -1, 1)[..., first:] * np.asarray(decision, dtype=np.float64)[..., first:]
+    return np.asarray(first + np.logaddexp(0, later).sum(axis=-1) / np.log(2))

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from sklearn.base import ClassifierMixin, RegressorMixin, clone
 from torch import nn
 
@@ -17,13 +18,14 @@ from neuroprobe._core import check_count, check_counts, fingerprint_architecture
 from neuroprobe.concepts import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.images import Images, Transform
-from neuroprobe.models import FEATURES, Checkpoint, Layout, Sites, check_layers, fingerprint_checkpoints, load_checkpoint, placed
+from neuroprobe.models import FEATURES, Checkpoint, Checkpoints, Layout, Pooling, Sites, device_of, placed, resolve_device
 from neuroprobe.probing._estimators import EstimatorProbe
 from neuroprobe.probing._layer import SCALINGS, Features, Scope, Task
 from neuroprobe.probing._problems import AnyProbe, Split
 from neuroprobe.probing._run import Plan, Run, RunSettings
 from neuroprobe.probing._statistics import Options, check_needs
 from neuroprobe.probing.probes import Probe, list_probes, make_probe
+from neuroprobe.recording import ActivationRecorder
 from neuroprobe.reports import ProbeReport
 
 __all__ = ["BLOG_PROBES", "FEATURES", "Features", "ProbingStudy", "check_jobs", "check_probes", "check_seeds", "check_split", "split"]
@@ -44,8 +46,8 @@ class ProbingStudy:
     ----------
     model : torch.nn.Module, or a function without arguments that makes one
         Never changed: checkpoints are loaded into a copy.
-    layers : sequence of str
-        Exact module names.
+    layers : sequence of str or Site, or callable
+        As in `neuroprobe.ActivationRecorder`; tables call them by their `Site.key`.
     concept_sets : ConceptSets
     probes : sequence of (kind, features) or (probe, features), default the blog's three
         Kinds "linear", "nonlinear", "sparse", "mean_difference" and "regression", or a probe with other parameters such as
@@ -57,13 +59,15 @@ class ProbingStudy:
         layers together, each with the same weight ("sparse" not). Each scope takes the probes that it can, or those of
         them that the mapping names: ``{"neuron": ["linear"], "layer": ["linear", "nonlinear"]}``.
     checkpoints : mapping from name to state dict or file, optional
-        By default the model as it is, under the name "model".
+        By default the model as it is, under the name "model". `neuroprobe.models.Checkpoints` are not read again.
     seeds : sequence of int, default range(5)
         Each is one split and one start of the nonlinear probe.
     held_out : float, default 0.3
         Share of the images of each class that is kept for the test.
+    pooling : optional, default "mean"
+        What pooled features are, as in `neuroprobe.ActivationRecorder`: "class_token" for a transformer's class token, for example.
     layout : optional
-        As in `ActivationRecorder`.
+        As in `neuroprobe.ActivationRecorder`.
     controls : int, default 0
         Control labelings per split, for selectivity (Hewitt & Liang 2019); the sets must know their images' types.
     permutations : int, default 0
@@ -91,9 +95,10 @@ class ProbingStudy:
         *,
         probes: Sequence[tuple[str | ClassifierMixin | RegressorMixin, Features]] = BLOG_PROBES,
         scopes: Scopes = ("layer",),
-        checkpoints: Mapping[str, Checkpoint] | None = None,
+        checkpoints: Mapping[str, Checkpoint] | Checkpoints | None = None,
         seeds: Sequence[int] = range(5),
         held_out: float = 0.3,
+        pooling: Pooling = FEATURES["pooled"],
         layout: Layout | None = None,
         controls: int = 0,
         permutations: int = 0,
@@ -101,20 +106,19 @@ class ProbingStudy:
         keep_directions: bool = False,
     ) -> None:
         self.model = model if isinstance(model, nn.Module) else _made(model)
-        self.layers = check_layers(self.model, layers)
+        recorder = ActivationRecorder(self.model, layers, pooling=pooling, layout=layout)
+        self.sites, self.pooling = recorder.sites, recorder.pooling
         self.concept_sets = concept_sets
         self.tasks = make_tasks(probes, scopes)
-        self.checkpoints = checkpoints
+        self.checkpoints = None if checkpoints is None else Checkpoints.of(self.model, checkpoints)
         self.seeds = check_seeds(seeds)
         self.held_out = held_out
-        self.layout: Layout | None = layout
         self.options = Options(controls, permutations, codelength, keep_directions)
         _check_sets(concept_sets, self.tasks, self.options)
         for concept_set in concept_sets.values():
             split(concept_set, held_out=held_out, seed=self.seeds[0])
-        self.fingerprints = (
-            {"model": fingerprint_model(self.model)} if checkpoints is None else fingerprint_checkpoints(self.model, checkpoints)
-        )
+        if self.checkpoints is not None:
+            self.checkpoints.check_distinct()
 
     def run(
         self,
@@ -125,7 +129,7 @@ class ProbingStudy:
         batch_size: int = 64,
         workers: int = 0,
         n_jobs: int | None = None,
-        device: str | None = None,
+        device: str | torch.device = "auto",
         memory: int = 2**31,
         progress: bool | None = None,
     ) -> ProbeReport:
@@ -141,11 +145,11 @@ class ProbingStudy:
             A folder for finished cells: a study that was cut off goes on from there, and one that is widened fits only what is
             new. A cell is taken from there only if all that it depends on is the same.
         batch_size, workers
-            As in `neuroprobe.images.passes.collect`.
+            As in `neuroprobe.images.collect`.
         n_jobs : int, optional
             Threads that fit probes: None for one, -1 for one per processor. The result is the same for any number.
-        device : str, optional
-            Where to run the model and fit the probes, as in `ActivationRecorder.record`.
+        device : str or torch.device, default "auto"
+            Where to run the model, as in `neuroprobe.ActivationRecorder.record`, and fit the probes if it is a CUDA device.
         memory : int, default 2 GiB
             Bytes of activations that a pass may hold.
         progress : bool, optional
@@ -157,10 +161,11 @@ class ProbingStudy:
         """
         check_jobs(n_jobs)
         check_count("memory", memory)
-        settings = RunSettings(transform, store, batch_size, workers, n_jobs, device, memory, progress)
-        run = Run(self._plan(), images, settings)
+        found = device_of(self.model)
+        where = found if device == "auto" and found.type != "cpu" else resolve_device(device)
+        run = Run(self._plan(), images, RunSettings(transform, store, batch_size, workers, n_jobs, where, memory, progress))
         for name, model in self.models():
-            with placed(model, device):
+            with placed(model, where):
                 run.probe(name, model)
         return run.report()
 
@@ -170,26 +175,25 @@ class ProbingStudy:
             yield "model", self.model
             return
         model = copy.deepcopy(self.model)
-        for name, checkpoint in self.checkpoints.items():
-            yield name, load_checkpoint(model, checkpoint, name=name)
+        for name in self.checkpoints:
+            yield name, self.checkpoints.load(name, model)
 
     def _plan(self) -> Plan:
         return Plan(
             architecture=fingerprint_architecture(self.model),
-            checkpoints=self.fingerprints,
-            layers=self.layers,
+            checkpoints={"model": fingerprint_model(self.model)} if self.checkpoints is None else self.checkpoints.fingerprints,
+            sites=self.sites,
+            poolings={"pooled": self.pooling, "spatial": FEATURES["spatial"]},
             concept_sets=self.concept_sets,
             tasks=self.tasks,
-            splits={concept: self.splits(concept) for concept in self.concept_sets},
+            splits={
+                concept: {seed: split(concept_set, held_out=self.held_out, seed=seed) for seed in self.seeds}
+                for concept, concept_set in self.concept_sets.items()
+            },
             seeds=self.seeds,
             held_out=self.held_out,
-            layout=self.layout,
             options=self.options,
         )
-
-    def splits(self, concept: str) -> dict[int, Split]:
-        """The concept's split for every seed."""
-        return {seed: split(self.concept_sets[concept], held_out=self.held_out, seed=seed) for seed in self.seeds}
 
 
 def _made(factory: Callable[[], nn.Module]) -> nn.Module:

@@ -13,6 +13,7 @@ from torch import nn
 from neuroprobe.concepts import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.images import Images
+from neuroprobe.models import Directions, Site
 from neuroprobe.probing import LinearProbe, NonlinearProbe, ProbingStudy
 from neuroprobe.probing import _run as running
 from neuroprobe.probing._run import Pass, plan_passes
@@ -111,7 +112,7 @@ def test_what_is_finished_is_not_done_again(model, tmp_path: Path, monkeypatch) 
 
 def test_a_half_written_cell_is_done_again_alone(model, tmp_path: Path, monkeypatch) -> None:
     first = study(model).run(IMAGES, transform=TRANSFORM, store=tmp_path).table
-    damaged = next(path for path in tmp_path.iterdir() if json.loads(path.read_text())["key"]["layers"] == ["features.18"])
+    damaged = next(path for path in tmp_path.iterdir() if json.loads(path.read_text())["key"]["sites"] == ["features.18"])
     damaged.write_bytes(damaged.read_bytes()[:-30])
     finished: list[running.Cell] = []
     finish = running.Run._finish
@@ -135,6 +136,8 @@ def test_a_half_written_cell_is_done_again_alone(model, tmp_path: Path, monkeypa
         {"concept_sets": sets(true_set("red", n_negative=59))},
         {"permutations": 2},
         {"model": "step_00150"},
+        {"pooling": "max"},
+        {"layers": [Site("features.18", basis=Directions(-np.eye(1280)), name="features.18")]},
     ],
 )
 def test_a_cell_that_depends_on_anything_else_is_another(model, tmp_path: Path, changed: dict) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import copy
 import re
+from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -9,10 +11,12 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 from torch import nn
+from torchvision.models import VisionTransformer
 
 from neuroprobe.concepts import ConceptSet, ConceptSets
 from neuroprobe.exceptions import CheckpointError, InputError, UnknownNameError
 from neuroprobe.images import Images
+from neuroprobe.models import Checkpoints, Directions, Site, as_site
 from neuroprobe.probing import BLOG_PROBES, LinearProbe, NonlinearProbe, ProbingStudy, split
 from neuroprobe.world import ATTRIBUTES, WorldDataset, load_target, target_checkpoints, target_transform, world_images
 
@@ -224,7 +228,56 @@ def test_global_random_states_neither_matter_nor_change(model) -> None:
     assert run(0) == run(1)
 
 
+# --- sites
+
+
+def of_site(model: nn.Module, site: str | Site, **options):
+    """A report on one site, which is called "site" in it."""
+    given = replace(as_site(site), name="site")
+    return ProbingStudy(model, [given], sets(A), seeds=(0, 1), **options).run(IMAGES, transform=TRANSFORM)
+
+
+def test_an_identity_basis_gives_the_layers_own_bits(model) -> None:
+    options = {"probes": [("linear", "pooled"), ("linear", "spatial")], "scopes": ("neuron", "layer", "full")}
+    whole = of_site(model, "features.4", **options)
+    site = Site("features.4", basis=nn.Identity())
+    again = of_site(model, site, **options)
+    pd.testing.assert_frame_equal(again.table, whole.table, check_exact=True)
+    pd.testing.assert_frame_equal(again.units, whole.units, check_exact=True)
+    assert again.metadata["sites"] == {"site": site.identity} != whole.metadata["sites"]
+
+
+def test_a_basis_that_permutes_channels_gives_what_the_permuted_channels_give(model) -> None:
+    order = np.random.default_rng(0).permutation(8)
+    whole = of_site(model, "features.4", probes=LINEAR, scopes=("neuron",)).units
+    turned = of_site(model, Site("features.4", basis=Directions(np.eye(8)[order])), probes=LINEAR, scopes=("neuron",)).units
+    columns = ["test_accuracy", "auroc", "p_value", "q_value"]
+    np.testing.assert_allclose(turned[columns], whole[columns].iloc[order])
+
+
+def test_a_transformers_class_token_by_pooling_and_by_site() -> None:
+    torch.manual_seed(0)
+    vit = VisionTransformer(image_size=64, patch_size=32, num_layers=2, num_heads=2, hidden_dim=12, mlp_dim=16)
+    layer = "encoder.layers.encoder_layer_1"
+    by_pooling = of_site(vit, layer, probes=LINEAR, pooling="class_token")
+    by_site = of_site(vit, Site(layer, tokens="class_token"), probes=LINEAR)
+    pd.testing.assert_frame_equal(by_pooling.table, by_site.table)
+    assert not by_pooling.table.equals(of_site(vit, layer, probes=LINEAR).table)
+    assert by_pooling.metadata["pooling"] == "class_token"
+
+
 # --- checkpoints
+
+
+def test_every_checkpoint_is_read_once_and_one_series_is_not_read_again(model) -> None:
+    files = dict(list(target_checkpoints().items())[:3])
+    with mock.patch("torch.load", wraps=torch.load) as load:
+        series = Checkpoints(model, files)
+        for checkpoints in (files, series):
+            ProbingStudy(model, ["classifier"], sets(B), probes=LINEAR, checkpoints=checkpoints, seeds=(0,)).run(
+                IMAGES, transform=TRANSFORM
+            )
+    assert load.call_count == 2 * 3
 
 
 def test_every_checkpoint_is_measured_with_its_own_weights(model) -> None:
