@@ -7,6 +7,7 @@ standard error says what); 130, interrupted.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import os
 import sys
@@ -17,14 +18,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from neuroprobe._cli.options import COMMANDS, build_parser, command_parser
 from neuroprobe._cli.run_file import read_run, write_run
-from neuroprobe.exceptions import InputError, NeuroprobeError
+from neuroprobe.exceptions import InputError, NeuroprobeError, UnknownNameError, suggest
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
     from torch import nn
 
     from neuroprobe.concepts import ConceptSource, Vocabulary
     from neuroprobe.images import Images, Transform
+    from neuroprobe.models import Site
     from neuroprobe.reports import Report
 
 
@@ -142,7 +146,7 @@ def _dissect_in(arguments: argparse.Namespace, distributed: bool) -> None:
         model,
         images,
         source,
-        layers=arguments.layers,
+        layers=_sites(arguments),
         layout=arguments.layout,
         transform=transform,
         pooling=arguments.pooling,
@@ -176,7 +180,7 @@ def _probe(arguments: argparse.Namespace) -> None:
         model,
         images,
         source,
-        layers=arguments.layers,
+        layers=_sites(arguments),
         layout=arguments.layout,
         transform=transform,
         n_positive=arguments.positives,
@@ -203,15 +207,48 @@ def _inputs(arguments: argparse.Namespace, vocabulary: Vocabulary) -> tuple[Imag
     from neuroprobe._core import check_writable
     from neuroprobe.concepts import ConceptSource, load_encoder
     from neuroprobe.images import Images
-    from neuroprobe.models import check_layers, load_model, resolve_device
+    from neuroprobe.models import check_sites, load_model, resolve_device
 
     check_writable(arguments.out)
     device = resolve_device(arguments.device)
     images = Images(arguments.images, on_error=arguments.on_error)
     model, transform = load_model(arguments.model, weights=_weights(arguments))
-    check_layers(model, arguments.layers)
+    check_sites(model, _sites(arguments))
     source = ConceptSource(load_encoder(arguments.clip, device=device, trust=arguments.trust), vocabulary, text_cache=arguments.text_cache)
     return images, source, model.to(device), transform
+
+
+def _sites(arguments: argparse.Namespace) -> list[str | Site]:
+    """The layers, and then the sites, in the order in which they were typed."""
+    found = [*(arguments.layers or ()), *map(_site, arguments.site or ())]
+    if not found:
+        raise InputError("Expected --layers or --site, but got neither. `neuroprobe layers MODEL` lists a model's layers.")
+    return found
+
+
+def _site(text: str) -> Site:
+    """A site as it is typed, such as encoder.ln,tokens=class_token."""
+    from neuroprobe.models import Directions, Site
+
+    layer, *rest = text.split(",")
+    fields = dict(part.partition("=")[::2] for part in rest)
+    keys = [field.name for field in dataclasses.fields(Site) if field.name != "layer"]
+    if unknown := [key for key in fields if key not in keys]:
+        raise UnknownNameError(f"Expected a site as LAYER,KEY=VALUE,..., but got {unknown[0]!r} in {text!r}. {suggest(unknown[0], keys)}")
+    numbers = {key: int(value) for key, value in fields.items() if key in ("call", "select") and value.isdecimal()}
+    values: dict[str, Any] = {**fields, **numbers}
+    if "basis" in values:
+        values["basis"] = Directions(_matrix(Path(values["basis"])))
+    return Site(layer, **values)
+
+
+def _matrix(path: Path) -> npt.NDArray[np.float32]:
+    import numpy as np
+
+    try:
+        return np.load(path, allow_pickle=False)  # type: ignore[no-any-return]
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"Expected a basis as a file that np.save wrote, a matrix [k, d], but {str(path)!r} is none: {error}.") from error
 
 
 def _vocabulary(words: str, template: str, duplicates: Literal["raise", "drop"]) -> Vocabulary:

@@ -200,7 +200,12 @@ def _add_probe(commands: Commands) -> None:
 def _add_common(parser: argparse.ArgumentParser, *, out: str) -> None:
     _add_config(parser)
     _add_model(parser)
-    parser.add_argument("--layers", nargs="+", required=True, metavar="LAYER", help="exact module names, as in model.named_modules()")
+    parser.add_argument("--layers", nargs="+", metavar="LAYER", help="exact module names, as in model.named_modules()")
+    parser.add_argument(
+        "--site", action="append", metavar="LAYER,KEY=VALUE,...",
+        help="a layer read in another way, beside --layers or in their place: side=input, call=1, select=0, layout=nlc, tokens=patches, "
+        "name=..., basis=FILE.npy (a matrix of directions [k, d]); give it once per site",
+    )  # fmt: skip
     parser.add_argument(
         "--layout",
         choices=("nchw", "nhwc", "nlc", "lnc"),

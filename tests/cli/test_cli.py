@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -66,6 +67,37 @@ def test_dissect_names_units_by_the_words_of_the_file(folder: Path, words: Path,
     assert set(table["candidate"]) <= {"red", "blue", "green", "yellow"}
     assert table.loc[table["unit"] == 10, "concept"].tolist() == ["red"]  # the output trained for red
     assert list(pd.read_csv(tmp_path / "labels.csv").columns[:4]) == ["layer", "unit", "concept", "score"]
+
+
+def test_a_site_is_a_layer_read_in_another_way(folder: Path, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "basis.npy", np.eye(31, dtype=np.float32)[::-1])  # the head's units in reversed order
+    sites = ["--site", f"classifier,basis={tmp_path / 'basis.npy'},name=reversed", "--site", "classifier.1,side=input,name=before"]
+    fast = ["--no-page", "--resamples", "0", "--null-units", "100"]
+    assert main([*dissect_arguments(folder, words, tmp_path / "out", *sites, *fast)]) == 0
+    table = LabelReport.load(tmp_path / "out").table.set_index(["layer", "unit"])
+    assert table.index.get_level_values("layer").unique().tolist() == ["classifier", "reversed", "before"]
+    assert table.loc["reversed", "candidate"].tolist() == table.loc["classifier", "candidate"].tolist()[::-1]
+    assert len(table.loc["before"]) == 1280
+    again = ["dissect", "--config", str(tmp_path / "out" / "run.toml"), "--out", str(tmp_path / "again")]
+    assert main(again) == 0
+    assert (tmp_path / "again" / "labels.csv").read_bytes() == (tmp_path / "out" / "labels.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("site", "told"),
+    [
+        ("classifier,sides=input", "Did you mean 'side'"),
+        ("classifier,side=left", "'output' or 'input', but got 'left'"),
+        ("classifer", "Did you mean 'classifier'"),
+        ("classifier,basis=none.npy", "a matrix [k, d], but 'none.npy' is none"),
+    ],
+)
+@pytest.mark.usefixtures("no_pass")
+def test_a_site_that_is_none_is_told(
+    site: str, told: str, folder: Path, words: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*dissect_arguments(folder, words, tmp_path / "out", "--site", site)]) == 2
+    assert told in the_line(capsys)
 
 
 def test_dissect_takes_a_torchvision_model_with_random_weights(folder: Path, words: Path, tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_every_option_of_a_report_stands_in_its_file(tmp_path: Path) -> None:
     _, path = written([*PROBE, "--checkpoints", "a.pt", "--store", "kept"], tmp_path)
     named = {line.split(" = ")[0] for line in path.read_text(encoding="utf-8").splitlines() if " = " in line}
     wanted = {*options_of(command_parser(build_parser(), "probe")), "command"}
-    assert wanted - named == {"layout", "text-cache"}  # not said, and without a default
+    assert wanted - named == {"layout", "text-cache", "site"}  # not said, and without a default
 
 
 def test_what_is_typed_counts_more_than_the_file(tmp_path: Path) -> None:
