@@ -46,10 +46,14 @@ def check_number(
 
 
 def as_numbers(name: str, values: Any) -> npt.NDArray[np.float64]:
-    """Numbers as a float64 array, which may hold NaN; `InputError` for what are none."""
+    """Numbers as a float64 array, which may hold NaN, of a list, an array or a tensor; `InputError` for what are none, as truth values."""
+    given = values.detach().cpu() if hasattr(values, "detach") else values
+    if hasattr(given, "is_floating_point") and given.is_floating_point():
+        given = given.double()  # numpy knows no bfloat16
     try:
-        if values is not None and not isinstance(values, bool):
-            return np.asarray(values, dtype=np.float64)
+        array = np.asarray(given)
+        if values is not None and array.dtype.kind in "iufO":
+            return array.astype(np.float64)
     except (TypeError, ValueError):
         pass
     raise InputError(f"Expected `{name}` to be numbers, but got {values!r:.60}.")

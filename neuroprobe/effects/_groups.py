@@ -28,15 +28,18 @@ class UnitGroup(NamedTuple):
     units: tuple[int, ...]
 
 
-def unit_groups(labels: Labels, layer: str, *, n_units: int, unnamed: Unnamed = "together") -> list[UnitGroup]:
-    """The units of a layer by their label, concepts in the order of their first units, and after them those without one.
+def unit_groups(labels: Labels, layer: str, *, site: str, n_units: int, unnamed: Unnamed = "together") -> list[UnitGroup]:
+    """The units of a site by their label, concepts in the order of their first units, and after them those without one.
 
     Parameters
     ----------
     labels : LabelReport, or mapping from (layer, unit) to a concept
     layer : str
+        The site's key, as labels have it.
+    site : str
+        Its identity.
     n_units : int
-        Of the layer.
+        Of the site.
     unnamed : {"together", "apart"}, default "together"
         One group of all units without a label, or one of each.
 
@@ -48,10 +51,10 @@ def unit_groups(labels: Labels, layer: str, *, n_units: int, unnamed: Unnamed = 
     Raises
     ------
     InputError
-        No labels of this layer, or of a unit that it does not have; or another word for `unnamed`.
+        No labels of this site, or of a unit that it does not have, labels of another one; or another word for `unnamed`.
     """
     check_choice("unnamed", unnamed, get_args(Unnamed))
-    concepts = labels_of_layer(labels, layer, n_units)
+    concepts = labels_of_layer(labels, layer, n_units, site=site)
     members: dict[str, list[int]] = {}
     for unit in sorted(concepts):
         members.setdefault(concepts[unit], []).append(unit)

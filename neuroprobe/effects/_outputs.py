@@ -1,10 +1,9 @@
-"""Outputs of a model: which are meant, and what they are on every image, as the model is and under each of several interventions."""
+"""Outputs of a model: which are meant, their gradients at a site, and what they are while a site is changed."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -14,15 +13,26 @@ import torch
 from torch import nn
 
 from neuroprobe._core import FloatArray
-from neuroprobe.effects.interventions import changed_output
 from neuroprobe.exceptions import InputError, UnknownNameError, shown
-from neuroprobe.images import BatchRecord, Collected, Transform
-from neuroprobe.models import Direction, Layout, _placed, check_layers, device_of, evaluating
-from neuroprobe.recording import ActivationRecorder
+from neuroprobe.images import BatchRecord, Collected, Images, Transform, collect
+from neuroprobe.models import (
+    FEATURES,
+    Direction,
+    Reading,
+    Replacement,
+    Run,
+    Site,
+    Taps,
+    _placed,
+    as_site,
+    device_of,
+    evaluating,
+    pool,
+    tapped,
+)
 
 #: An output's number, or a function of what the model returns that gives one number per image.
 Output: TypeAlias = "int | Callable[[Any], torch.Tensor]"
-Intervention: TypeAlias = "Callable[[], AbstractContextManager[None]]"
 
 
 @runtime_checkable
@@ -32,19 +42,17 @@ class Probe(Protocol):
     def decision_function(self, X: Any) -> Any: ...
 
 
-#: An output of the model, a probe's direction, or a layer and a probe of its mean-pooled activations.
-Measured: TypeAlias = "Output | Direction | tuple[str, Probe]"
-
-_POOLINGS = {"pooled": "mean", "spatial": "none"}
+#: An output of the model, a probe's direction, or a site and a direction or a probe of its mean-pooled activations.
+Measured: TypeAlias = "Output | Direction | tuple[str | Site, Probe | Direction]"
 
 
 @dataclass(frozen=True)
-class _Reading:
-    """A probe's log-odds of a layer's activations."""
+class _Decision:
+    """A probe's log-odds of a site's activations."""
 
-    layer: str
+    site: Site
     features: str
-    decision: Callable[[Any], Any]
+    of: Callable[[Any], Any]
 
 
 def named_outputs(outputs: Any, *, probes: bool = False) -> dict[str, Any]:
@@ -100,70 +108,166 @@ def _is_number(output: Any) -> bool:
 
 
 def _is_probe(output: Any) -> bool:
-    pair = isinstance(output, tuple) and len(output) == 2 and isinstance(output[0], str) and isinstance(output[1], Probe)
-    return pair or isinstance(output, Direction)
+    pair = isinstance(output, tuple) and len(output) == 2 and isinstance(output[0], (str, Site))
+    return isinstance(output, Direction) or (pair and isinstance(output[1], (Probe, Direction)))
+
+
+def _decision(probe: Direction | tuple[str | Site, Probe | Direction]) -> _Decision:
+    site, reader = (probe.layer, probe) if isinstance(probe, Direction) else probe
+    if not isinstance(reader, Direction):
+        return _Decision(as_site(site), "pooled", reader.decision_function)
+    if reader.features not in FEATURES:
+        raise UnknownNameError(f"Expected features 'pooled' or 'spatial', but got {reader.features!r}.")
+    return _Decision(as_site(site), reader.features, reader.decision)
+
+
+@contextmanager
+def moved(model: nn.Module, sites: Sequence[Site]) -> Iterator[tuple[Taps, dict[Site, torch.Tensor]]]:
+    """Nothing is added to what some sites give, so that there is something to take the gradient with respect to.
+
+    Each site runs once in a forward pass. What is added is [n_images, n_units, *positions], by site.
+    """
+    added: dict[Site, torch.Tensor] = {}
+
+    def adding(site: Site) -> Replacement:
+        def add_nothing(values: torch.Tensor) -> torch.Tensor:
+            added[site] = torch.zeros_like(values, requires_grad=True)
+            return values + added[site]
+
+        return add_nothing
+
+    with tapped(model, sites, replace={site: adding(site) for site in sites}) as taps:
+        yield taps, added
+
+
+def gradients(value: torch.Tensor, added: Mapping[Site, torch.Tensor]) -> dict[Site, torch.Tensor]:
+    """The gradient of every image's value [n] with respect to what was added, by site.
+
+    Raises
+    ------
+    InputError
+        The value does not depend on a site.
+    """
+    tensors = list(added.values())
+    found: Sequence[torch.Tensor | None] = [None] * len(tensors)
+    if value.requires_grad:
+        found = torch.autograd.grad(value.sum(), tensors, retain_graph=True, allow_unused=True)
+    by_site = {}
+    for site, gradient in zip(added, found, strict=True):
+        if gradient is None:
+            raise InputError(f"Expected an output that depends on {site.key!r}, but this one does not.")
+        by_site[site] = gradient
+    return by_site
+
+
+def _nothing(values: torch.Tensor) -> torch.Tensor:
+    return values
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Outputs on images: ``values[0]`` of the model as it is, ``values[i]`` under change i - 1; [n_images, n_outputs] each."""
+
+    collected: Collected
+    values: FloatArray
+
+    def changes(self, ids: Sequence[str]) -> FloatArray:
+        """How each change moves the outputs on these images, [n_changes, n_images, n_outputs]."""
+        places = {id_: row for row, id_ in enumerate(self.collected.ids)}
+        rows = [places[id_] for id_ in ids]
+        return self.values[1:, rows] - self.values[0, rows]
 
 
 class OutputsUnder:
-    """A consumer that runs a model as it is, and under each intervention; its result is `Found`.
+    """Outputs of a model as it is, and under each of several changes of a site.
 
     Parameters
     ----------
     model : torch.nn.Module
-    interventions : sequence of callables that give context managers
-    outputs : mapping from name to int, callable, Direction or (layer, probe)
+    site : Site
+    outputs : mapping from name to output
+        As `named_outputs` gives them.
     transform : callable
-    plain : callable that gives a context manager, optional
-        What the model runs in as it is; one that puts hooks on it as the interventions do and changes nothing keeps torch from taking
-        another way through it, whose last bits differ.
-    layout : optional
-        Of the layers of probes.
+
+    Attributes
+    ----------
+    n_units : int
+        Of the site, once images were measured.
 
     Raises
     ------
     UnknownNameError
-        A probe of a layer that the model does not have, or of other features than there are.
+        A probe of other features than there are.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        interventions: Sequence[Intervention],
-        outputs: Mapping[str, Any],
-        transform: Transform,
-        *,
-        plain: Intervention = nullcontext,
-        layout: Layout | None = None,
-    ) -> None:
+    def __init__(self, model: nn.Module, site: Site, outputs: Mapping[str, Any], transform: Transform) -> None:
         self.transform = transform
-        self._model, self._all = model, [plain, *interventions]
-        self._outputs = outputs
-        self._readings = {name: _reading(output) for name, output in outputs.items() if _is_probe(output)}
-        self.probe_layers = tuple(dict.fromkeys(reading.layer for reading in self._readings.values()))
-        self._recorders: dict[str, ActivationRecorder] = {}
-        for features in dict.fromkeys(reading.features for reading in self._readings.values()):
-            layers = dict.fromkeys(reading.layer for reading in self._readings.values() if reading.features == features)
-            pooling: Any = _POOLINGS[features]
-            self._recorders[features] = ActivationRecorder(model, list(layers), pooling=pooling, layout=layout)
+        self.n_units = 0
+        self._model, self._site, self._outputs = model, site, outputs
+        self._decisions = {name: _decision(output) for name, output in outputs.items() if _is_probe(output)}
+        self._sites = tuple(dict.fromkeys(decision.site for decision in self._decisions.values()))
+        self._changes: Sequence[Replacement] = ()
+        self._change: Replacement = _nothing
         self._found: list[FloatArray] = []
 
+    @contextmanager
+    def hooked(self) -> Iterator[None]:
+        """Listen to the model, as long as the ``with`` block lasts.
+
+        Raises
+        ------
+        InputError, UnknownNameError
+            A site that cannot be changed, or a probe of one that the model does not have.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(tapped(self._model, replace={self._site: self._replaced}))
+            # entered later, so that it reads what was changed
+            reading = tapped(self._model, self._sites, stop=False, take=self._taken) if self._sites else None
+            self._taps = None if reading is None else stack.enter_context(reading)
+            yield
+
+    def measure(self, images: Images, changes: Sequence[Replacement], **reading: Any) -> Found:
+        """The outputs on images, inside of `hooked`; `reading` as in `neuroprobe.images.collect`.
+
+        Raises
+        ------
+        InputError
+            A layer that does not run, a change that does not fit it, outputs that are none or not finite, or a probe of a layer that
+            ends before it.
+        """
+        self._changes, self._found = changes, []
+        (found,) = collect(images, [self], **reading)
+        return found  # type: ignore[no-any-return]
+
     def consume(self, batch: torch.Tensor, record: BatchRecord) -> None:
-        with torch.no_grad(), evaluating(self._model):
-            placed = _placed(batch, device_of(self._model))
-            values = []
-            for intervention in self._all:
-                with intervention():
-                    values.append(self._values(placed))
+        modules = [module for site in (self._site, *self._sites) for module in site.modules]
+        with torch.no_grad(), evaluating(self._model, *modules):
+            placed, values = _placed(batch, device_of(self._model)), []
+            # the model as it is runs with the same hooks: without them torch may take another way, whose last bits differ
+            for change in (_nothing, *self._changes):
+                self._change, self._reached = change, False
+                values.append(self._values(placed))
         self._found.append(np.stack(values))
+
+    def _replaced(self, values: torch.Tensor) -> torch.Tensor:
+        self.n_units, self._reached = values.shape[1], True
+        return self._change(values)
+
+    def _taken(self, site: Site, run: Run) -> Reading:
+        if not self._reached:
+            raise InputError(
+                f"Expected a probe of a layer that comes after {self._site.key!r}, but {site.key!r} ends before it: nothing changes there."
+            )
+        return run.reading()
 
     def _values(self, batch: torch.Tensor) -> FloatArray:
         """The outputs of a batch now, [n_images, n_outputs]."""
-        with ExitStack() as stack:
-            tapes = {features: stack.enter_context(recorder.recording()) for features, recorder in self._recorders.items()}
-            returned = self._model(batch)
+        returned = self._model(batch)
+        if not self._reached:
+            raise InputError(f"Expected {self._site.layer!r} to run in a forward pass, but it does not, so nothing was changed.")
         columns = [
-            _read(self._readings[name], tapes[self._readings[name].features], name, len(batch))
-            if name in self._readings
+            self._read(self._decisions[name], name, len(batch))
+            if name in self._decisions
             else output_values(returned, output, name, len(batch)).double().cpu().numpy()
             for name, output in self._outputs.items()
         ]
@@ -175,91 +279,19 @@ class OutputsUnder:
                 )
         return np.stack(columns, axis=1)
 
+    def _read(self, decision: _Decision, name: str, n: int) -> FloatArray:
+        assert self._taps is not None
+        key, reading = decision.site.key, self._taps[decision.site]
+        rows = pool(reading.values, FEATURES[decision.features], unit_axis=reading.axes.units, image_axis=reading.axes.images, layer=key)
+        try:
+            values = np.asarray(decision.of(rows.cpu().numpy()), dtype=np.float64)
+        except ValueError as error:
+            raise InputError(
+                f"Expected a probe {name!r} of the {rows.shape[1]} features of {key!r}, but: {str(error).rstrip('.')}."
+            ) from error
+        if values.shape != (n,):
+            raise InputError(f"Expected the probe {name!r} to give one number for each of {n} images, but got {values.shape}.")
+        return values
+
     def finish(self, collected: Collected) -> Found:
         return Found(collected, np.concatenate(self._found, axis=1))
-
-
-@dataclass(frozen=True, eq=False)
-class Found:
-    """Outputs on images: ``values[0]`` of the model as it is, ``values[i]`` under intervention i - 1; [n_images, n_outputs] each."""
-
-    collected: Collected
-    values: FloatArray
-
-    def changes(self, ids: Sequence[str]) -> FloatArray:
-        """What each intervention changed on these images, [n_interventions, n_images, n_outputs]."""
-        places = {id_: row for row, id_ in enumerate(self.collected.ids)}
-        rows = [places[id_] for id_ in ids]
-        return self.values[1:, rows] - self.values[0, rows]
-
-
-class TryOut:
-    """A consumer that runs everything on a batch and tells what is wrong before the long run; its result is the layer's number of units.
-
-    Parameters
-    ----------
-    reader : OutputsUnder
-    model : torch.nn.Module
-    layer : str
-        Where the interventions are.
-    settings
-        `layout` and `select` of the interventions.
-
-    Raises
-    ------
-    InputError
-        When a batch comes: a layer that does not run or whose units are not known, an intervention that does not fit it, outputs that are
-        none or not finite, or a probe of a layer that ends before it.
-    """
-
-    def __init__(self, reader: OutputsUnder, model: nn.Module, layer: str, **settings: Any) -> None:
-        self.transform = reader.transform
-        self._reader, self._model, self._layer, self._settings = reader, model, layer, settings
-        self._sizes: list[int] = []
-        self._ended: list[str] = []
-
-    def consume(self, batch: torch.Tensor, record: BatchRecord) -> None:
-        self._sizes.clear()
-        self._ended.clear()
-        modules = dict(self._model.named_modules(remove_duplicate=False))
-        with ExitStack() as stack:
-            stack.enter_context(changed_output(self._model, self._layer, self._measure, **self._settings))
-            for name in check_layers(self._model, list(dict.fromkeys((self._layer, *self._reader.probe_layers)))):
-                stack.callback(modules[name].register_forward_hook(functools.partial(self._note, name)).remove)
-            self._reader.consume(batch, record)
-        for name in self._reader.probe_layers:
-            if name not in self._ended[self._ended.index(self._layer) :]:
-                raise InputError(
-                    f"Expected a probe of a layer that comes after {self._layer!r}, but {name!r} ends before it: nothing changes there."
-                )
-
-    def _measure(self, values: torch.Tensor) -> None:
-        self._sizes.append(values.shape[1])
-
-    def _note(self, name: str, module: nn.Module, args: Any, output: Any) -> None:
-        if name not in self._ended:  # of the first of several passes
-            self._ended.append(name)
-
-    def finish(self, collected: Collected) -> int:
-        return self._sizes[0]
-
-
-def _reading(probe: Direction | tuple[str, Probe]) -> _Reading:
-    if not isinstance(probe, Direction):
-        return _Reading(probe[0], "pooled", probe[1].decision_function)
-    if probe.features not in _POOLINGS:
-        raise UnknownNameError(f"Expected features 'pooled' or 'spatial', but got {probe.features!r}.")
-    return _Reading(probe.layer, probe.features, probe.decision)
-
-
-def _read(reading: _Reading, tape: Mapping[str, torch.Tensor], name: str, n: int) -> FloatArray:
-    rows = tape[reading.layer].numpy()
-    try:
-        values = np.asarray(reading.decision(rows), dtype=np.float64)
-    except ValueError as error:
-        raise InputError(
-            f"Expected a probe {name!r} of the {rows.shape[1]} features of {reading.layer!r}, but: {str(error).rstrip('.')}."
-        ) from error
-    if values.shape != (n,):
-        raise InputError(f"Expected the probe {name!r} to give one number for each of {n} images, but got {values.shape}.")
-    return values

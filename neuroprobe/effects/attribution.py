@@ -14,8 +14,7 @@ Kokhlikyan et al., "Captum", 2020, arXiv 2009.07896: the implementation of integ
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
@@ -26,15 +25,13 @@ import torch
 from PIL import Image
 from torch import nn
 
-from neuroprobe._core import Floats, check_choice, check_counts
-from neuroprobe.effects._gradients import MovedOutputs
+from neuroprobe._core import Floats, as_numbers, check_choice, check_counts
 from neuroprobe.effects._groups import Unnamed, group_sums, unit_groups
-from neuroprobe.effects._outputs import Output, check_output, output_values
+from neuroprobe.effects._outputs import Output, check_output, gradients, moved, output_values
 from neuroprobe.exceptions import InputError, MissingDependencyError, UnknownNameError, shown, suggest
 from neuroprobe.images import BatchRecord, Collected, Images, Transform, collect
-from neuroprobe.models import Axes as UnitAxes
-from neuroprobe.models import Layout, check_layers, check_layout, check_model, device_of, evaluating
-from neuroprobe.reports import LabelReport, Labels, Report
+from neuroprobe.models import Site, check_site, device_of, evaluating, tapped
+from neuroprobe.reports import Labels, Report, metadata_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,8 +79,9 @@ class UnitAttributions:
     ids : tuple of str
         The images: the rows.
     layer : str
+        The site's key.
     metadata : mapping
-        The method, the baseline, the images.
+        The method, the baseline, the images, the site.
     """
 
     values: Floats
@@ -112,12 +110,13 @@ class UnitAttributions:
         Raises
         ------
         InputError
-            No labels of the layer, or of units that it does not have.
+            No labels of the site, some of another one, or of units that it does not have.
         UnknownNameError
             No such image.
         """
         row, n_units = self._row(image), self.values.shape[1]
-        groups = unit_groups(labels, self.layer, n_units=n_units, unnamed=unnamed)
+        site = self.metadata.get("sites", {}).get(self.layer, self.layer)
+        groups = unit_groups(labels, self.layer, site=site, n_units=n_units, unnamed=unnamed)
         columns = {
             "concept": [group.name for group in groups], "named": [group.named for group in groups],
             "units": [" ".join(map(str, group.units)) for group in groups], "n_units": [len(group.units) for group in groups],
@@ -125,7 +124,7 @@ class UnitAttributions:
         }  # fmt: skip
         facts = {"score": float(self.scores[row]), "baseline_score": float(self.baseline_scores[row]), "gap": float(self.gaps[row])}
         metadata = {"image": self.ids[row], "layer": self.layer, **facts, **self.metadata, "unnamed": unnamed}
-        metadata["labels"] = labels.metadata if isinstance(labels, LabelReport) else {}
+        metadata["labels"] = metadata_of(labels)
         return AttributionReport(pd.DataFrame(columns).sort_values("attribution", ascending=False, kind="stable"), metadata)
 
     def _row(self, image: int | str) -> int:
@@ -141,14 +140,13 @@ class UnitAttributions:
 def attribute_units(
     model: nn.Module,
     images: Images | Image.Image | Sequence[Image.Image],
-    layer: str,
+    layer: str | Site,
     output: Output,
     *,
     transform: Transform,
     method: Method = "gradient_times_activation",
     baseline: npt.ArrayLike | None = None,
     n_steps: int = 50,
-    layout: Layout | None = None,
     batch_size: int = 64,
     workers: int = 0,
     progress: bool | None = None,
@@ -166,8 +164,8 @@ def attribute_units(
     model : torch.nn.Module
         It is left as it was found, its gradients too.
     images : Images, PIL image, or sequence of PIL images
-    layer : str
-        A module that runs once and gives a tensor.
+    layer : str or Site
+        A module that runs once and gives a tensor, or a site; a basis must have `decode`.
     output : int or callable
         Number of the output (before any softmax), or a function of what the model returns that gives one number per image, each from
         that image alone.
@@ -181,8 +179,6 @@ def attribute_units(
         what that gives changes only just before 0, where integrated gradients have too few points.
     n_steps : int, default 50
         Of integrated gradients: points on the line (Gauss-Legendre).
-    layout : optional
-        As in `neuroprobe.ActivationRecorder`.
     batch_size, workers, progress
         As in `neuroprobe.images.collect`.
 
@@ -203,46 +199,43 @@ def attribute_units(
     check_choice("method", method, get_args(Method))
     check_counts(n_steps=n_steps)
     check_output("output", output)
-    if layout is not None:
-        check_layout(layout)
     start, steps = _checked_baseline(baseline), int(n_steps) if method == "integrated_gradients" else None
     if steps is not None:
         _captum()
-    check_model(model)
     probing_set = _as_images(images)
-    consumer = _Attributions(model, check_layers(model, [layer])[0], output, transform, start, steps, layout)
-    (found,) = collect(
-        probing_set, [consumer], batch_size=batch_size, workers=workers, progress=progress, description="attributions"
-    )  # fmt: skip
+    consumer = _Attributions(model, check_site(model, layer), output, transform, start, steps)
+    (found,) = collect(probing_set, [consumer], batch_size=batch_size, workers=workers, progress=progress, description="attributions")
     return found  # type: ignore[no-any-return]
 
 
 class _Attributions:
-    """A consumer that attributes an output to the units of a layer; `n_steps` None is gradient times activation."""
+    """A consumer that attributes an output to the units of a site; `n_steps` None is gradient times activation."""
 
     def __init__(
-        self, model: nn.Module, layer: str, output: Output, transform: Transform, baseline: Floats | None,
-        n_steps: int | None, layout: Layout | None,
-    ) -> None:  # fmt: skip
+        self, model: nn.Module, site: Site, output: Output, transform: Transform, baseline: Floats | None, n_steps: int | None
+    ) -> None:
         self.transform = transform
-        self._model, self._layer, self._output, self._layout = model, layer, output, layout
+        self._model, self._site, self._output = model, site, output
         self._baseline, self._n_steps = baseline, n_steps
         self._parts: dict[int, tuple[Floats, Floats, Floats]] = {}
 
     def consume(self, batch: torch.Tensor, record: BatchRecord) -> None:
-        with torch.inference_mode(False), torch.enable_grad(), evaluating(self._model):
+        with torch.inference_mode(False), torch.enable_grad(), evaluating(self._model, *self._site.modules):
             # a batch made in inference mode cannot be saved for a gradient
             inputs = (batch.clone() if batch.is_inference() else batch).to(device_of(self._model))
-            score, activation, gradient, axes = self._at_image(inputs)
-            baseline = self._filled(activation, axes)
-            if self._n_steps is not None:
-                per_position = self._integrated(inputs, activation, baseline, axes)
-            else:
-                per_position = gradient * (activation - baseline)
-            with torch.no_grad():
-                start = self._score_of(baseline, inputs)
-        units = per_position.movedim((axes.images, axes.units), (0, 1)).flatten(1).reshape(len(batch), per_position.shape[axes.units], -1)
-        found = _numbers(units.double().sum(-1)), _numbers(score), _numbers(start)
+            with moved(self._model, [self._site]) as (taps, added), taps.forward():
+                score = self._scores(inputs)
+            activation, gradient = taps[self._site].by_unit, gradients(score, added)[self._site]  # [n_images, n_units, *positions]
+            baseline = self._filled(activation)
+            with tapped(self._model, replace={self._site: lambda values: self._given}):
+                if self._n_steps is None:
+                    per_position = gradient * (activation - baseline)
+                else:
+                    per_position = self._integrated(inputs, activation, baseline)
+                with torch.no_grad():
+                    start = self._score_of(baseline, inputs)
+        units = per_position.double().reshape(*per_position.shape[:2], -1).sum(-1)
+        found = _numbers(units), _numbers(score), _numbers(start)
         if not all(np.isfinite(part).all() for part in found):
             raise InputError(
                 f"Expected finite outputs and gradients, but between {record.ids[0]!r} and {record.ids[-1]!r} some are not. Check the "
@@ -250,43 +243,28 @@ class _Attributions:
             )
         self._parts[record.number] = found
 
-    def _at_image(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, UnitAxes]:
-        """The output of every image [n], what the layer gives there, the gradient, and which axes are which."""
-        moved, seen = MovedOutputs(self._model, [self._layer], self._layout), {}
-        handle = self._module().register_forward_hook(lambda module, args, output: seen.update({"output": output}))
-        try:
-            with moved.following():
-                returned = self._model(inputs)
-        finally:
-            handle.remove()
-        score = output_values(returned, self._output, "output", len(inputs))
-        return score.detach(), seen["output"].detach(), moved.gradients(score)[self._layer], moved.axes[self._layer]
-
-    def _module(self) -> nn.Module:
-        return self._model.get_submodule(self._layer)
+    def _scores(self, inputs: torch.Tensor) -> torch.Tensor:
+        return output_values(self._model(inputs), self._output, "output", len(inputs))
 
     def _score_of(self, activation: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
-        """The output of every image where the layer gives this, [n]."""
-        with _giving(self._module(), activation):
-            return output_values(self._model(inputs), self._output, "output", len(inputs))
+        """The output of every image where the site gives this, [n]."""
+        self._given = activation
+        return self._scores(inputs)
 
-    def _integrated(self, inputs: torch.Tensor, activation: torch.Tensor, baseline: torch.Tensor, axes: UnitAxes) -> torch.Tensor:
-        # captum takes the first axis for the images'
-        found: torch.Tensor = _captum()(lambda moved, batch: self._score_of(moved.movedim(0, axes.images), batch)).attribute(
-            activation.movedim(axes.images, 0), baselines=baseline.movedim(axes.images, 0), additional_forward_args=(inputs,),
-            n_steps=self._n_steps, internal_batch_size=len(inputs),
-        )  # fmt: skip
-        return found.detach().movedim(0, axes.images)
+    def _integrated(self, inputs: torch.Tensor, activation: torch.Tensor, baseline: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = _captum()(self._score_of).attribute(
+            activation, baselines=baseline, additional_forward_args=(inputs,), n_steps=self._n_steps, internal_batch_size=len(inputs)
+        )
+        return found.detach()
 
-    def _filled(self, activation: torch.Tensor, axes: UnitAxes) -> torch.Tensor:
-        """The baseline in the layer's shape."""
+    def _filled(self, activation: torch.Tensor) -> torch.Tensor:
+        """The baseline in the site's shape."""
         if self._baseline is None:
             return torch.zeros_like(activation)
-        n_units = activation.shape[axes.units]
+        n_units = activation.shape[1]
         if len(self._baseline) != n_units:
-            raise InputError(f"Expected a baseline for each of the {n_units} units of {self._layer!r}, but got {len(self._baseline)}.")
-        shape = [1] * activation.ndim
-        shape[axes.units] = n_units
+            raise InputError(f"Expected a baseline for each of the {n_units} units of {self._site.key!r}, but got {len(self._baseline)}.")
+        shape = (1, n_units, *(1 for _ in activation.shape[2:]))
         return torch.from_numpy(self._baseline).to(activation).reshape(shape).expand_as(activation).contiguous()
 
     def finish(self, collected: Collected) -> UnitAttributions:
@@ -296,20 +274,10 @@ class _Attributions:
             "baseline": "zeros" if self._baseline is None else "given",
             "output": "a function" if callable(self._output) else int(self._output),
             "n_steps": self._n_steps,
+            "sites": {self._site.key: self._site.identity},
             "images": collected.fingerprint,
         }
-        return UnitAttributions(values, scores, starts, collected.ids, self._layer, metadata)
-
-
-@contextmanager
-def _giving(module: nn.Module, activation: torch.Tensor) -> Iterator[None]:
-    """A module that gives something else for a while; as a copy, since the next module may work in place."""
-    hook: Callable[..., torch.Tensor] = lambda module, args, output: activation.clone()  # noqa: E731
-    handle = module.register_forward_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
+        return UnitAttributions(values, scores, starts, collected.ids, self._site.key, metadata)
 
 
 def _captum() -> Any:
@@ -333,10 +301,7 @@ def _as_images(images: Any) -> Images:
 def _checked_baseline(baseline: npt.ArrayLike | None) -> Floats | None:
     if baseline is None:
         return None
-    try:
-        values = np.array(baseline.detach().cpu().double() if isinstance(baseline, torch.Tensor) else baseline, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"Expected a baseline as a finite number per unit, [n_units], but got {shown(baseline)}.") from error
+    values = as_numbers("baseline", baseline)
     if values.ndim != 1 or not np.isfinite(values).all():
         raise InputError(f"Expected a baseline as a finite number per unit, [n_units], but got {values.shape}.")
     return values

@@ -5,26 +5,24 @@ A label says "correlates". Whether the model uses the units for the concept show
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import nn
 
-from neuroprobe._core import FloatArray, check_choice, check_count, check_level, check_seed, check_units, fingerprint_model
+from neuroprobe._core import FloatArray, as_numbers, check_choice, check_count, check_level, check_seed, check_units, fingerprint_model
 from neuroprobe.concepts import ConceptScores, ConceptSet
-from neuroprobe.effects._outputs import Found, Measured, OutputsUnder, TryOut, named_outputs
-from neuroprobe.effects.interventions import UnitNumbers, Value, ablate, changed_output, mean_values
+from neuroprobe.effects._outputs import Found, Measured, OutputsUnder, named_outputs
+from neuroprobe.effects.interventions import UnitNumbers, Value, resolve_value, setting
 from neuroprobe.effects.matching import Match, MatchedImages, Sides, concept_sides, match_images, random_units
 from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
-from neuroprobe.images import Images, Transform, collect, first_readable
-from neuroprobe.models import Layout
+from neuroprobe.images import Images, Transform, first_readable
+from neuroprobe.models import Site, check_site, find_site
 from neuroprobe.recording import Activations, ActivationSummary
-from neuroprobe.reports import LabelReport, Report, check_labels
+from neuroprobe.reports import LabelReport, Report, check_labels, label_sites
 from neuroprobe.statistics import paired_interval, permutation_p_value
 
 if TYPE_CHECKING:
@@ -102,7 +100,7 @@ def causal_effect(
     images: Images,
     concepts: ConceptSet | Mapping[str, Sides],
     *,
-    layer: str,
+    layer: str | Site,
     units: UnitNumbers,
     outputs: int | Mapping[str, Measured],
     transform: Transform,
@@ -114,8 +112,6 @@ def causal_effect(
     control: Control = "random",
     level: float = 0.95,
     seed: int = 0,
-    layout: Layout | None = None,
-    select: Mapping[str, int | str] | None = None,
     batch_size: int = 64,
     workers: int = 0,
     progress: bool | None = None,
@@ -130,12 +126,12 @@ def causal_effect(
         All that the concepts name; others are not read. Take others than those from which the units got their names.
     concepts : ConceptSet, or mapping from name to ConceptSet or (ids with, ids without)
         Such as a `ConceptSets`; all are measured in the same pass.
-    layer, units, value, activations, layout, select
+    layer, units, value, activations
         As in `neuroprobe.effects.ablate`.
     outputs : int, or mapping from name to output
         What is measured: the number of an output of the model; a function of what the model returns that gives a number per
-        image; or, of a probe of a later layer, its `Direction`, or (layer, probe) if it was fitted to mean-pooled activations:
-        its log-odds.
+        image; or, of a probe of a later layer, its log-odds: its `Direction`, or (layer or Site, probe or Direction); a probe that was
+        fitted to mean-pooled activations.
     transform : callable
         From a PIL image to the model's input.
     match, scores
@@ -175,65 +171,58 @@ def causal_effect(
     check_count("n_random", n_random, low=0)
     if not isinstance(images, Images):
         raise InputError(f"Expected the images as neuroprobe.Images, but got {shown(images)}.")
-    numbers, names, change = (
-        check_units(layer, units),
-        named_outputs(outputs, probes=True),
-        functools.partial(ablate, model, layer, layout=layout, select=select),
-    )
+    site = check_site(model, layer)
+    numbers, names = check_units(site.key, units), named_outputs(outputs, probes=True)
     pairs = [match_images(sides, scores, match=match, seed=seed) for sides in concept_sides(concepts).values()]
     chosen = _images_of(pairs, images)
-    named = functools.partial(change, numbers, value, activations=activations)
-    with named():
-        pass  # what is wrong with it shows before any image is read
-    trial = TryOut(OutputsUnder(model, [named], names, transform, layout=layout), model, layer, layout=layout, select=select)
-    (n_units,) = collect(first_readable(chosen), [trial], progress=False)
-    magnitudes = None if control == "random" else _magnitudes(layer, activations, n_units)
-    others = random_units(n_units, numbers, n_random=n_random, seed=seed, magnitudes=magnitudes)
-    means = mean_values(model, layer, activations) if isinstance(value, str) and value == "mean" else None
-    sets = [numbers, *map(list, others)]
-    interventions = [functools.partial(change, set_, value if means is None else means[set_]) for set_ in sets]
-    plain = functools.partial(changed_output, model, layer, _nothing, layout=layout, select=select)
-    reader = OutputsUnder(model, interventions, names, transform, plain=plain, layout=layout)
-    (found,) = collect(chosen, [reader], batch_size=batch_size, workers=workers, progress=progress, description="effects")
-    facts = {"layer": layer, "units": " ".join(map(str, numbers)), "intervention": _intervention(value)}
+    given = resolve_value(model, site, numbers, value, activations)
+    reader = OutputsUnder(model, site, names, transform)
+    with reader.hooked():
+        # what is wrong shows with the first image
+        reader.measure(first_readable(chosen), [setting(site, numbers, given)], progress=False)
+        magnitudes = None if control == "random" else _magnitudes(site, activations, reader.n_units)
+        others = random_units(reader.n_units, numbers, n_random=n_random, seed=seed, magnitudes=magnitudes)
+        changes = [setting(site, set_, given) for set_ in (numbers, *map(list, others))]
+        found = reader.measure(chosen, changes, batch_size=batch_size, workers=workers, progress=progress, description="effects")
+    facts = {"layer": site.key, "units": " ".join(map(str, numbers)), "intervention": _intervention(value)}
     rows, kept = _rows(found, pairs, list(names), facts, level)
     metadata = {
-        "model": fingerprint_model(model), "images": found.collected.fingerprint, "skipped": dict(found.collected.skipped),
+        "model": fingerprint_model(model), "sites": {site.key: site.identity}, "images": found.collected.fingerprint,
+        "skipped": dict(found.collected.skipped),
         "match": match, "pairs": kept, "control": control, "random_units": [list(set_) for set_ in others],
         "level": level, "seed": seed,
     }  # fmt: skip
     return EffectReport(pd.DataFrame(rows), metadata)
 
 
-def units_named(labels: LabelReport, layer: str, concept: str) -> list[int]:
+def units_named(labels: LabelReport, layer: str | Site, concept: str) -> list[int]:
     """The units of a layer that a report names with a concept; none if the report knows the concept, but names none with it.
 
     Parameters
     ----------
     labels : LabelReport
-    layer, concept : str
+    layer : str or Site
+    concept : str
 
     Raises
     ------
     UnknownNameError
         A layer that the report is not about, or a concept that is no unit's label or candidate in any layer.
+    InputError
+        The report is about another site of the layer.
     """
     check_labels(labels)
     table = labels.table
-    _known(layer, list(dict.fromkeys(table["layer"])), "a layer of the report")
+    key = find_site(layer, label_sites(labels))
     columns = [column for column in table if column in ("concept", "candidate") or str(column).startswith("concept_")]
     _known(concept, sorted({str(name) for column in columns for name in table[column]} - {""}), "a concept of the report")
-    return [int(unit) for unit in table.loc[(table["layer"] == layer) & (table["concept"] == concept), "unit"]]
+    return [int(unit) for unit in table.loc[(table["layer"] == key) & (table["concept"] == concept), "unit"]]
 
 
 def _in_words(row: pd.Series[Any]) -> str:
     """What was done, such as "2 units of fc set to zero"."""
     n = len(str(row["units"]).split())
     return f"{n} unit{'s' * (n > 1)} of {row['layer']} {row['intervention']}"
-
-
-def _nothing(values: torch.Tensor) -> None:
-    """Leaves them as they are."""
 
 
 def _images_of(pairs: Sequence[MatchedImages], images: Images) -> Images:
@@ -278,23 +267,25 @@ def _effect(with_concept: FloatArray, without: FloatArray, level: float) -> dict
     }  # fmt: skip
 
 
-def _magnitudes(layer: str, activations: Activations | ActivationSummary | None, n_units: int) -> FloatArray:
+def _magnitudes(site: Site, activations: Activations | ActivationSummary | None, n_units: int) -> FloatArray:
     """The root of the mean square of every unit."""
     if isinstance(activations, Activations):
-        squares = np.square(activations[layer], dtype=np.float64).mean(axis=0)
+        squares = np.square(activations[site], dtype=np.float64).mean(axis=0)
     elif isinstance(activations, ActivationSummary):
-        squares = np.square(activations[layer].mean) + activations[layer].variance
+        squares = np.square(activations[site].mean) + activations[site].variance
     else:
-        raise InputError(f"Expected `activations` of {layer!r} to find units that are as active, but got none. Or take control='random'.")
+        raise InputError(
+            f"Expected `activations` of {site.key!r} to find units that are as active, but got none. Or take control='random'."
+        )
     if len(squares) != n_units:
-        raise InputError(f"Expected activations of the {n_units} units of {layer!r}, but got some of {len(squares)}, of another model.")
+        raise InputError(f"Expected activations of the {n_units} units of {site.key!r}, but got some of {len(squares)}, of another model.")
     return np.asarray(np.sqrt(squares))
 
 
 def _intervention(value: Value) -> str:
     if isinstance(value, str):
         return {"mean": "set to the mean", "zero": "set to zero"}[value]
-    array = np.asarray(value.detach().cpu() if isinstance(value, torch.Tensor) else value)
+    array = as_numbers("value", value)
     return f"set to {float(array):g}" if array.ndim == 0 else "set to given values"
 
 

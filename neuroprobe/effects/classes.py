@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
 from torch import nn
 
-from neuroprobe._core import Floats, Rows, check_count, check_counts, check_level, check_seed
+from neuroprobe._core import Floats, Rows, as_numbers, check_count, check_counts, check_level, check_seed
 from neuroprobe.effects._groups import UnitGroup, Unnamed, forward_order, group_sums, unit_groups
 from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
-from neuroprobe.models import Direction
+from neuroprobe.models import Direction, Site, find_site
 from neuroprobe.recording import Activations
 from neuroprobe.reports import JudgmentReport, Labels, metadata_of, quantity
 from neuroprobe.statistics import Quality, correlations, draw_counts, explained_shares, interval, permutation_p_value, quality, split_images
@@ -92,7 +91,7 @@ def explain_class(
     target: Any,
     *,
     activations: Activations,
-    layer: str | None = None,
+    layer: str | Site | None = None,
     classes: Sequence[Any] | None = None,
     members: npt.ArrayLike | None = None,
     k: int = 5,
@@ -119,7 +118,7 @@ def explain_class(
         One of the head's classes.
     activations : Activations
         Of a set of images: what the head gets, so pooled as the model does it.
-    layer : str, optional
+    layer : str or Site, optional
         Whose units the head reads; by default the only one of `activations`.
     classes : sequence, optional
         Names of the head's classes; a probe and a direction know theirs.
@@ -151,8 +150,8 @@ def explain_class(
     Raises
     ------
     InputError
-        A head that does not fit the layer, no labels of the layer, a score that does not vary, too few images, or parameters that
-        make no sense.
+        A head that does not fit the site, no labels of it or some of another one, a score that does not vary, too few images, or
+        parameters that make no sense.
     UnknownNameError
         No such class or layer.
 
@@ -168,9 +167,9 @@ def explain_class(
     check_seed(seed)
     check_counts(k=k, n_shuffles=n_shuffles, n_resamples=n_resamples)
     resolved, layer = resolve_head(head, classes=classes), _the_layer(activations, layer)
-    number, values = resolved.number(target), activations[layer]
+    number, values, site = resolved.number(target), activations[layer], activations.sites[layer]
     _check_fit(values.shape[1], resolved, layer)
-    groups = unit_groups(labels, layer, n_units=values.shape[1], unnamed=unnamed)
+    groups = unit_groups(labels, layer, site=site, n_units=values.shape[1], unnamed=unnamed)
     train, test = split_images(activations.ids, held_out=held_out, near_duplicates=near_duplicates, seed=seed)
     name, first = resolved.names[number], min(k, sum(group.named for group in groups))
     score = _Score(group_sums(values, resolved.weights[number], groups), train, test)
@@ -225,23 +224,17 @@ class _Draws(NamedTuple):
         return draw_counts(n_images, n_resamples=self.n_resamples, seed=self.seed)
 
 
-class _Explained(NamedTuple):
-    """Agreement with the score on held-out images, of the first 1, 2, ... groups."""
-
-    r2: Quality
-    correlation: Quality
-
-
 def _order(parts: Floats, groups: Sequence[UnitGroup]) -> list[int]:
     """All concepts, and then the rest, which explains what they have left."""
     named, rest = ([i for i, group in enumerate(groups) if group.named is which] for which in (True, False))
     return [*forward_order(parts, named), *(rest[i] for i in forward_order(parts[:, rest], range(len(rest))))]
 
 
-def _explained(score: _Score, order: Sequence[int], draws: _Draws) -> _Explained:
-    given: dict[str, Any] = {"counts": draws.counts(len(score.test)), "level": draws.level}
-    predicted = score.predicted(order)
-    return _Explained(*(quality(measure, predicted, score.measured, **given) for measure in (explained_shares, correlations)))
+def _explained(score: _Score, order: Sequence[int], draws: _Draws) -> dict[str, Quality]:
+    """Agreement with the score on held-out images, of the first 1, 2, ... groups."""
+    predicted, counts = score.predicted(order), draws.counts(len(score.test))
+    measures = {"r2": explained_shares, "correlation": correlations}
+    return {name: quality(measure, predicted, score.measured, counts=counts, level=draws.level) for name, measure in measures.items()}
 
 
 def _shuffled(
@@ -261,7 +254,7 @@ def _shuffled(
 
 
 def _table(
-    score: _Score, ordered: Sequence[UnitGroup], order: Sequence[int], of_class: Rows, explained: _Explained, draws: _Draws
+    score: _Score, ordered: Sequence[UnitGroup], order: Sequence[int], of_class: Rows, explained: Mapping[str, Quality], draws: _Draws
 ) -> pd.DataFrame:  # fmt: skip
     contributions = (score.parts - score.parts[0])[:, order]  # first less one image, so that what never varies is exactly 0
     contributions -= contributions.mean(axis=0)
@@ -275,35 +268,35 @@ def _table(
         "lowest": inorder[:n_few].mean(axis=0), "highest": inorder[-n_few:].mean(axis=0),
         "share": contributions.T @ distance / (distance @ distance),
     }  # fmt: skip
-    for name, found in zip(("r2", "correlation"), explained, strict=True):
+    for name, found in explained.items():
         columns |= {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
     return pd.DataFrame(columns)
 
 
 def _overall(
-    explained: _Explained, shuffled: Floats, groups: Sequence[UnitGroup], *, first: int, n: int, level: float
+    explained: Mapping[str, Quality], shuffled: Floats, groups: Sequence[UnitGroup], *, first: int, n: int, level: float
 ) -> list[dict[str, Any]]:  # fmt: skip
     def row(name: str, found: Quality, n_groups: int) -> dict[str, Any]:
         return quantity(name, found.value[n_groups - 1], interval=(found.low[n_groups - 1], found.high[n_groups - 1]), n=n)
 
     low, high = interval(shuffled[:, None], level=level)
     return [
-        row("r2", explained.r2, first),
-        row("correlation", explained.correlation, first),
-        row("r2_named", explained.r2, sum(group.named for group in groups)),
+        row("r2", explained["r2"], first),
+        row("correlation", explained["correlation"], first),
+        row("r2_named", explained["r2"], sum(group.named for group in groups)),
         quantity("r2_shuffled", float(shuffled.mean()), interval=(low[0], high[0]), n=len(shuffled)),
-        quantity("p_value", float(permutation_p_value(explained.r2.value[first - 1], shuffled)), n=len(shuffled)),
+        quantity("p_value", float(permutation_p_value(explained["r2"].value[first - 1], shuffled)), n=len(shuffled)),
     ]
 
 
-def _the_layer(activations: Any, layer: str | None) -> str:
+def _the_layer(activations: Any, layer: str | Site | None) -> str:
     if not isinstance(activations, Activations):
         raise InputError(f"Expected `activations` as ActivationRecorder makes them, with every value kept, but got {shown(activations)}.")
     if layer is None and len(activations.layers) != 1:
         raise InputError(
             f"Expected `layer`, the one whose units the head reads, as there are {len(activations.layers)} in the activations."
         )
-    return activations.layers[0] if layer is None else layer
+    return activations.layers[0] if layer is None else find_site(layer, activations.sites)
 
 
 def _check_fit(n_units: int, head: Head, layer: str) -> None:
@@ -395,7 +388,7 @@ def resolve_head(head: HeadLike, *, classes: Sequence[Any] | None = None) -> Hea
     if names is not None and classes is not None:
         raise InputError(f"Expected no `classes` beside a head that knows its own, {list(names)[:5]}.")
     rows = _rows(weights)
-    offset = np.zeros(len(rows)) if bias is None else _array(bias).reshape(-1)
+    offset = np.zeros(len(rows)) if bias is None else as_numbers("bias", bias).reshape(-1)
     given: Any = names if classes is None else classes
     if given is not None and (isinstance(given, str) or not isinstance(given, Iterable)):
         raise InputError(f"Expected `classes` as a list of names, but got {shown(given)}.")
@@ -452,16 +445,8 @@ def _of_probe(probe: Any) -> tuple[Any, Any, tuple[Any, ...]]:
     return weights, bias, tuple(name.item() if isinstance(name, np.generic) else name for name in probe.classes_)
 
 
-def _array(values: Any) -> npt.NDArray[np.float64]:
-    array = values.detach().cpu().double().numpy() if isinstance(values, torch.Tensor) else values
-    try:
-        return np.asarray(array, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"Expected weights and bias as numbers, but got {shown(values)}.") from error
-
-
 def _rows(weights: Any) -> npt.NDArray[np.float64]:
-    matrix = _array(weights)
+    matrix = as_numbers("weights", weights)
     if matrix.ndim > 2 and matrix.shape[2:] == (1,) * (matrix.ndim - 2):
         matrix = matrix.reshape(matrix.shape[:2])
     if matrix.ndim != 2 or matrix.size == 0 or not np.isfinite(matrix).all():

@@ -16,27 +16,24 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 from scipy import stats
 from torch import nn
 
 from neuroprobe._core import Floats, check_choice, check_count, check_counts, check_seed, fingerprint_model
-from neuroprobe.effects._gradients import MovedOutputs
-from neuroprobe.effects._outputs import Output, named_outputs, output_values
+from neuroprobe.effects._outputs import Output, gradients, moved, named_outputs, output_values
 from neuroprobe.exceptions import InputError, UnknownNameError, shown
 from neuroprobe.images import BatchRecord, Collected, Images, Transform, collect
-from neuroprobe.models import Axes, Direction, Layout, check_layers, check_layout, device_of, evaluating, pool
+from neuroprobe.models import FEATURES, Direction, Site, check_sites, device_of, evaluating
 from neuroprobe.probing import make_probe
-from neuroprobe.recording import ActivationRecorder, Activations
+from neuroprobe.recording import ActivationRecorder
 from neuroprobe.reports import Report
 from neuroprobe.statistics import benjamini_hochberg
 
 Test: TypeAlias = Literal["derivative", "share"]
 
 _FEWEST_RANDOM = 20
-_POOLINGS: dict[str, Literal["mean", "none"]] = {"pooled": "mean", "spatial": "none"}
 _GROUP = ("concept", "checkpoint", "layer", "features", "kind")
 
 
@@ -65,7 +62,7 @@ def directional_derivatives(
     *,
     outputs: Mapping[str, Output],
     transform: Transform,
-    layout: Layout | None = None,
+    sites: Sequence[str | Site] = (),
     batch_size: int = 64,
     workers: int = 0,
     progress: bool | None = None,
@@ -77,7 +74,7 @@ def directional_derivatives(
 
     Parameters
     ----------
-    model, images, directions, outputs, transform, layout, batch_size, workers, progress
+    model, images, directions, outputs, transform, sites, batch_size, workers, progress
         As in `tcav`.
 
     Returns
@@ -94,10 +91,9 @@ def directional_derivatives(
         A layer that the model does not have.
     """
     _check_some(directions)
-    if layout is not None:
-        check_layout(layout)
-    reading = {"batch_size": batch_size, "workers": workers, "progress": progress}
-    return _derivatives(model, images, directions, named_outputs(outputs), transform, layout, reading)[0]
+    consumer = _Derivatives(model, directions, _sites_of(model, directions, sites), named_outputs(outputs), transform)
+    ((found, _),) = collect(images, [consumer], batch_size=batch_size, workers=workers, progress=progress, description="gradients")
+    return np.asarray(found)
 
 
 def tcav(
@@ -113,7 +109,7 @@ def tcav(
     n_negative: int = 200,
     test: Test = "derivative",
     seed: int = 0,
-    layout: Layout | None = None,
+    sites: Sequence[str | Site] = (),
     batch_size: int = 64,
     workers: int = 0,
     progress: bool | None = None,
@@ -148,8 +144,9 @@ def tcav(
         shares are nearly 0 or 1 for any direction, it calls many random concepts significant.
     seed : int, default 0
         Of the random concepts.
-    layout : optional
-        As in `neuroprobe.ActivationRecorder`.
+    sites : sequence of str or Site, optional
+        The sites that directions are of, by their keys as the directions' `layer`; what is not among them is a module's name. A basis
+        must have `decode`.
     batch_size, workers, progress
         As in `neuroprobe.images.collect`.
 
@@ -171,24 +168,13 @@ def tcav(
     _check_test(test, given, n_random)
     check_counts(n_positive=n_positive, n_negative=n_negative)
     check_seed(seed)
-    names = named_outputs(outputs)
+    names, by_key = named_outputs(outputs), _sites_of(model, given, sites)
     reading: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "progress": progress}
-    if n_positive + n_negative > len(random_images):
-        raise InputError(
-            f"Expected at least {n_positive + n_negative} images for random concepts of {n_positive} and {n_negative}, but got "
-            f"{len(random_images)}."
-        )
-    orders = [np.random.default_rng((seed, i)).permutation(len(random_images))[: n_positive + n_negative] for i in range(n_random)]
-    targets = np.arange(n_positive + n_negative) < n_positive
-    random: list[Direction] = []
-    for features in dict.fromkeys(direction.features for direction in given):
-        wanted = [direction for direction in given if direction.features == features]
-        layers = list(dict.fromkeys(direction.layer for direction in wanted))
-        recorder = ActivationRecorder(model, layers, pooling=_POOLINGS[features], layout=layout)
-        activations = recorder.record(random_images, transform=transform, **reading)
-        for layer, kind in dict.fromkeys((direction.layer, direction.kind) for direction in wanted):
-            random += _random_directions(activations, layer, features, kind, orders, targets, seed)
-    found, collected = _derivatives(model, images, [*given, *random], names, transform, layout, reading)
+    random, random_fingerprint = _random_directions(
+        model, random_images, given, by_key, sizes=(n_positive, n_negative), n_random=n_random, seed=seed, transform=transform, **reading
+    )  # fmt: skip
+    consumer = _Derivatives(model, [*given, *random], by_key, names, transform)
+    ((found, collected),) = collect(images, [consumer], description="gradients", **reading)
     rows = []
     for group in dict.fromkeys(_group(direction) for direction in given):
         ours = [i for i, direction in enumerate(given) if _group(direction) == group]
@@ -198,58 +184,48 @@ def tcav(
             rows.append(facts | _tested(found[ours, o], found[null, o], test))
     table = pd.DataFrame(rows)
     metadata = {
-        "model": fingerprint_model(model), "images": collected.fingerprint, "skipped": dict(collected.skipped),
-        "random_images": activations.metadata["images"], "n_random": n_random, "n_positive": n_positive, "n_negative": n_negative,
-        "test": test, "seed": seed,
+        "model": fingerprint_model(model), "sites": {key: site.identity for key, site in by_key.items()},
+        "images": collected.fingerprint, "skipped": dict(collected.skipped), "random_images": random_fingerprint,
+        "n_random": n_random, "n_positive": n_positive, "n_negative": n_negative, "test": test, "seed": seed,
     }  # fmt: skip
     return TcavReport(table.assign(q_value=benjamini_hochberg(table["p_value"].to_numpy())), metadata)
-
-
-def _derivatives(
-    model: nn.Module, images: Images, directions: Sequence[Direction], outputs: Mapping[str, Output], transform: Transform,
-    layout: Layout | None, reading: Mapping[str, Any],
-) -> tuple[Floats, Collected]:  # fmt: skip
-    (found,) = collect(images, [_Derivatives(model, directions, outputs, transform, layout)], description="gradients", **reading)
-    return found  # type: ignore[no-any-return]
 
 
 class _Derivatives:
     """A consumer that takes the gradients of the outputs with respect to layers, and multiplies them with the directions."""
 
     def __init__(
-        self, model: nn.Module, directions: Sequence[Direction], outputs: Mapping[str, Output], transform: Transform, layout: Layout | None
-    ) -> None:
+        self, model: nn.Module, directions: Sequence[Direction], sites: Mapping[str, Site], outputs: Mapping[str, Output],
+        transform: Transform,
+    ) -> None:  # fmt: skip
         self.transform = transform
-        self._model, self._outputs, self._layout, self._n = model, dict(outputs), layout, len(directions)
-        self._layers = check_layers(model, list(dict.fromkeys(direction.layer for direction in directions)))
+        self._model, self._outputs, self._sites, self._n = model, dict(outputs), sites, len(directions)
         self._places: dict[tuple[str, str], list[int]] = {}
         for i, direction in enumerate(directions):
-            if direction.features not in _POOLINGS:
-                raise UnknownNameError(f"Expected features 'pooled' or 'spatial', but got {direction.features!r}.")
             self._places.setdefault((direction.layer, direction.features), []).append(i)
         self._vectors = {key: _stacked([directions[i] for i in places]) for key, places in self._places.items()}
         self._found: list[Floats] = []
 
     def consume(self, batch: torch.Tensor, record: BatchRecord) -> None:
         found = np.empty((self._n, len(self._outputs), len(batch)))
-        with torch.inference_mode(False), torch.enable_grad(), evaluating(self._model):
-            moved = MovedOutputs(self._model, self._layers, self._layout)
-            with moved.following():
+        sites = list(self._sites.values())
+        modules = [module for site in sites for module in site.modules]
+        with torch.inference_mode(False), torch.enable_grad(), evaluating(self._model, *modules):
+            with moved(self._model, sites) as (taps, added), taps.forward():
                 # a batch made in inference mode cannot be saved for a gradient
                 returned = self._model((batch.clone() if batch.is_inference() else batch).to(device_of(self._model)))
             for o, (name, output) in enumerate(self._outputs.items()):
                 value = output_values(returned, output, name, len(batch))
-                for layer, gradient in moved.gradients(value).items():
-                    self._multiply(layer, gradient, moved.axes[layer], found[:, o])
+                for site, gradient in gradients(value, added).items():
+                    self._multiply(site.key, gradient, found[:, o])
         self._found.append(found)
 
-    def _multiply(self, layer: str, gradient: torch.Tensor, axes: Axes, found: Floats) -> None:
-        rows = pool(gradient, "none", unit_axis=axes.units, image_axis=axes.images, layer=layer)  # [n, units * positions]
-        n_units = gradient.shape[axes.units]
+    def _multiply(self, layer: str, gradient: torch.Tensor, found: Floats) -> None:
+        """The derivatives along the directions of one site from its gradient, [n_images, n_units, *positions]."""
         for (of, features), places in self._places.items():
             if of != layer:
                 continue
-            part = rows.reshape(len(rows), n_units, -1).sum(-1) if features == "pooled" else rows
+            part = gradient.reshape(*gradient.shape[:2], -1).sum(-1) if features == "pooled" else gradient.flatten(1)
             vectors = self._vectors[of, features].to(part)
             if vectors.shape[1] != part.shape[1]:
                 raise InputError(
@@ -265,6 +241,16 @@ class _Derivatives:
 def _check_some(directions: Sequence[Direction]) -> None:
     if not directions or not all(isinstance(direction, Direction) for direction in directions):
         raise InputError(f"Expected at least one Direction, such as `ProbeReport.direction` gives, but got {shown(directions)}.")
+
+
+def _sites_of(model: nn.Module, directions: Sequence[Direction], sites: Sequence[str | Site]) -> dict[str, Site]:
+    """The site of every direction, by its key."""
+    for direction in directions:
+        if direction.features not in FEATURES:
+            raise UnknownNameError(f"Expected features 'pooled' or 'spatial', but got {direction.features!r}.")
+    known = {site.key: site for site in check_sites(model, sites, parameter="sites")} if len(sites) else {}
+    keys = dict.fromkeys(direction.layer for direction in directions)
+    return {site.key: site for site in check_sites(model, [known.get(key, key) for key in keys])}
 
 
 def _stacked(directions: Sequence[Direction]) -> torch.Tensor:
@@ -299,19 +285,28 @@ def _check_test(test: str, directions: Sequence[Direction], n_random: int) -> No
 
 
 def _random_directions(
-    activations: Activations, layer: str, features: str, kind: str, orders: Sequence[npt.NDArray[np.int64]], targets: npt.NDArray[np.bool_],
-    seed: int,
-) -> list[Direction]:  # fmt: skip
-    """Directions of random concepts: a probe for every choice of images."""
-    found = []
-    for i, order in enumerate(orders):
-        probe: Any = make_probe(kind, scaling="unit" if features == "pooled" else "layer", seed=seed)
-        probe.fit(activations[layer][order], targets)
-        if not hasattr(probe, "coef_"):
-            raise InputError(f"Expected directions of a linear kind of probe, but got {kind!r}, whose probes have no coefficients.")
-        weights = np.asarray(probe.coef_, dtype=np.float32).reshape(-1)
-        found.append(Direction(f"random {i}", "", layer, features, kind, seed, weights, float(np.ravel(probe.intercept_)[0])))
-    return found
+    model: nn.Module, images: Images, directions: Sequence[Direction], sites: Mapping[str, Site], *, sizes: tuple[int, int], n_random: int,
+    seed: int, transform: Transform, **reading: Any,
+) -> tuple[list[Direction], str]:  # fmt: skip
+    """Directions of random concepts, the same choices of images for every site, features and kind; and the images' fingerprint."""
+    n_chosen = sum(sizes)
+    if n_chosen > len(images):
+        raise InputError(f"Expected at least {n_chosen} images for random concepts of {sizes[0]} and {sizes[1]}, but got {len(images)}.")
+    orders = [np.random.default_rng((seed, i)).permutation(len(images))[:n_chosen] for i in range(n_random)]
+    targets, found = np.arange(n_chosen) < sizes[0], []
+    for features in dict.fromkeys(direction.features for direction in directions):
+        wanted = [direction for direction in directions if direction.features == features]
+        layers = [sites[layer] for layer in dict.fromkeys(direction.layer for direction in wanted)]
+        activations = ActivationRecorder(model, layers, pooling=FEATURES[features]).record(images, transform=transform, **reading)
+        for layer, kind in dict.fromkeys((direction.layer, direction.kind) for direction in wanted):
+            for i, order in enumerate(orders):
+                probe: Any = make_probe(kind, scaling="unit" if features == "pooled" else "layer", seed=seed)
+                probe.fit(activations[layer][order], targets)
+                if not hasattr(probe, "coef_"):
+                    raise InputError(f"Expected directions of a linear kind of probe, but got {kind!r}, whose probes have no coefficients.")
+                weights, bias = np.asarray(probe.coef_, dtype=np.float32).reshape(-1), float(np.ravel(probe.intercept_)[0])
+                found.append(Direction(f"random {i}", "", layer, features, kind, seed, weights, bias))
+    return found, activations.metadata["images"]
 
 
 def _tested(ours: Floats, null: Floats, test: str) -> dict[str, Any]:

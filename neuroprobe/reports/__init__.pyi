@@ -16,6 +16,7 @@ from .judgments import share as share
 from .labels import LabelReport as LabelReport
 from .labels import Labels as Labels
 from .labels import check_labels as check_labels
+from .labels import label_sites as label_sites
 from .labels import labeled_units as labeled_units
 from .labels import labels_of_layer as labels_of_layer
 from .labels import metadata_of as metadata_of

@@ -10,6 +10,7 @@ import pandas as pd
 
 from neuroprobe._core import Unit, check_unit
 from neuroprobe.exceptions import InputError, shown
+from neuroprobe.models import check_same_site
 from neuroprobe.reports.base import Report, UnitReport, units_of
 
 if TYPE_CHECKING:
@@ -155,14 +156,25 @@ def labeled_units(labels: Labels) -> dict[Unit, str]:
     return {(str(layer), int(unit)): str(concept) for (layer, unit), concept in labels.items() if concept}
 
 
-def labels_of_layer(labels: Labels, layer: str, n_units: int) -> dict[int, str]:
-    """The label of every unit of one layer that has one; `InputError` if none has, or one that the layer does not have."""
+def label_sites(labels: LabelReport) -> dict[str, str]:
+    """The identity of the site that each layer of a report is of; where that is not known, the layer itself."""
+    known = labels.metadata.get("activations", {}).get("sites", {})
+    return {layer: known.get(layer, layer) for layer in labels.table["layer"].unique()}
+
+
+def labels_of_layer(labels: Labels, layer: str, n_units: int, *, site: str | None = None) -> dict[int, str]:
+    """The label of every unit of one layer that has one; `InputError` if none has, one that the layer does not have, or of another site.
+
+    `site` is the identity of the site that the units are of.
+    """
     named = labeled_units(labels)
     found = {unit: concept for (owner, unit), concept in named.items() if owner == layer}
     if not found:
         layers = ", ".join(repr(name) for name in dict.fromkeys(owner for owner, _ in named)) or "no layer"
         raise InputError(f"Expected labels of units of {layer!r}, but there are only some of {layers}.")
     check_unit(layer, max(found), n_units)
+    if site is not None and isinstance(labels, LabelReport):
+        check_same_site(site, label_sites(labels)[layer], what="these labels")
     return found
 
 

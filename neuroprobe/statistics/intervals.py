@@ -8,6 +8,7 @@ takes them for independent measurements.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -259,12 +260,10 @@ def paired_interval(differences: npt.ArrayLike, *, level: float = 0.95) -> tuple
     """
     check_level(level)
     values = np.atleast_1d(as_numbers("differences", differences))
-    n = len(values)
-    mean = values.mean(axis=0)
-    if n < 2:
-        return np.full_like(mean, np.nan), np.full_like(mean, np.nan)
-    half = stats.t.ppf(0.5 + level / 2, n - 1) * values.std(axis=0, ddof=1) / math.sqrt(n)
-    return mean - half, mean + half
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of one pair, and of differences that are all the same
+        found = stats.ttest_1samp(values, 0.0).confidence_interval(level)
+    return found.low, found.high
 
 
 def auroc_interval(

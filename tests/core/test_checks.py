@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from neuroprobe._core import (
+    as_numbers,
     check_choice,
     check_count,
     check_counts,
@@ -114,3 +116,15 @@ def test_units_are_numbers_each_once() -> None:
     ):
         with pytest.raises(InputError, match=words):
             check_units("fc", units, 8)
+
+
+def test_numbers_come_from_lists_arrays_and_tensors() -> None:
+    weights = torch.tensor([1.5, 2], dtype=torch.bfloat16, requires_grad=True)
+    for given in ([1.5, 2], np.array([1.5, 2], np.float32), weights, torch.tensor([1.5, 2])):
+        found = as_numbers("scores", given)
+        assert found.tolist() == [1.5, 2]
+        assert found.dtype == np.float64
+    assert as_numbers("scores", torch.tensor([3, 4])).tolist() == [3, 4]
+    for wrong in (None, True, [True, False], torch.tensor([True]), "1", ["1"], object(), [[1], [1, 2]], np.array([1j])):
+        with pytest.raises(InputError, match="Expected `scores` to be numbers, but got"):
+            as_numbers("scores", wrong)

@@ -16,6 +16,7 @@ from neuroprobe import ActivationRecorder, Images
 from neuroprobe.effects import AttributionReport, attribute_units, explain_class
 from neuroprobe.effects.attribution import UnitAttributions
 from neuroprobe.exceptions import InputError, MissingDependencyError, UnknownNameError
+from neuroprobe.models import Site
 from neuroprobe.world import load_target, target_transform, world_images
 
 needs_captum = pytest.mark.skipif(importlib.util.find_spec("captum") is None, reason="captum is not installed")
@@ -173,8 +174,8 @@ def test_tokens_before_images_and_a_function_as_output(method: str) -> None:
             return {"logits": self.head(torch.sigmoid(self.layer(tokens)).mean(0))}
 
     net, images = Tokens(), noise_images(5)
-    given = {"transform": transform, "layout": "lnc", "method": method}
-    found = attribute_units(net, images, "layer", lambda returned: returned["logits"][:, 1], **given)
+    given = {"transform": transform, "method": method}
+    found = attribute_units(net, images, Site("layer", layout="lnc"), lambda returned: returned["logits"][:, 1], **given)
     assert found.values.shape == (5, 4)
     x = torch.stack([transform(images[i]) for i in range(5)])
     np.testing.assert_allclose(found.scores, net(x)["logits"][:, 1].detach(), atol=1e-6)
@@ -233,7 +234,7 @@ def test_an_image_that_is_not_there_is_refused(image) -> None:
         ({"baseline": np.ones((5, 1))}, InputError, r"finite number per unit, \[n_units\], but got \(5, 1\)"),
         ({"baseline": [np.nan] * 5}, InputError, "finite number per unit"),
         ({"n_steps": 0}, InputError, "`n_steps` to be a whole number"),
-        ({"layout": "abc"}, UnknownNameError, "Expected a layout"),
+        ({"layer": Site("conv", basis=torch.relu)}, InputError, "Expected a basis with `decode`"),
     ],
 )
 def test_what_makes_no_sense_is_refused(given, error, message: str) -> None:
@@ -288,7 +289,7 @@ def test_what_are_no_images_is_told(images) -> None:
 
 @pytest.mark.parametrize("baseline", ["mean", [[1], [1, 2]], {"a": 1}])
 def test_a_baseline_that_is_no_numbers_is_told(baseline) -> None:
-    with pytest.raises(InputError, match="a baseline as a finite number per unit"):
+    with pytest.raises(InputError, match="Expected `baseline` to be numbers"):
         attribute_units(Net(), noise_images(2), "conv", 0, transform=transform, baseline=baseline)
 
 

@@ -384,7 +384,7 @@ def test_what_shows_with_one_image_is_refused_before_the_pass(net: nn.Module) ->
         return transform(image)
 
     for changed, message in (
-        ({"units": [1, 8]}, "from 0 to 7, but got 8"),
+        ({"units": [1, 8]}, "from 0 to 7 of '2', but got 8"),
         ({"outputs": {"red": 4}}, r"red = 4: the model returns \(1, 4\)"),
         ({"outputs": {"all": lambda y: y}}, "one number for each of 1 images"),
         ({"value": np.zeros((2, 3, 3))}, r"a map \(4, 4\)"),

@@ -388,7 +388,7 @@ def test_classes_by_name_and_by_number() -> None:
         (([[1, np.nan]], None), r"finite weights \[n_classes, n_units\]"),
         (([1, 2], None), "finite weights"),
         (([[]], None), "finite weights"),
-        (([["a"]], None), "as numbers"),
+        (([["a"]], None), "`weights` to be numbers"),
         ((WEIGHTS, [1, 2, 3]), "bias for each of the 2 classes"),
         ((WEIGHTS, [1, np.inf]), "bias for each of the 2 classes"),
     ],

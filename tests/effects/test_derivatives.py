@@ -177,7 +177,7 @@ def test_a_layer_that_runs_twice_or_gives_no_tensor_is_refused() -> None:
             x = self.layer(self.layer(x.flatten(1)))
             return self.pair(x[:, None])[0][:, 0]
 
-    for layer, message in (("layer", "runs again"), ("pair", "gives a tuple")):
+    for layer, message in (("layer", "to run once in a forward pass, but it runs 2 times"), ("pair", "returns tuple")):
         with pytest.raises(InputError, match=message):
             directional_derivatives(Twice(), noise_images(2), [direction(layer, 192)], outputs={"0": 0}, transform=transform)
 
