@@ -7,7 +7,7 @@ image how much of each concept is in it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,18 +20,9 @@ from neuroprobe.concepts._tables import LabelTable, not_boolean, read_table, row
 from neuroprobe.concepts.scores import ConceptScores
 from neuroprobe.concepts.sets import ConceptSets
 from neuroprobe.concepts.vocabulary import ConceptGroup, Vocabulary
-from neuroprobe.exceptions import InputError
+from neuroprobe.exceptions import InputError, shown
 from neuroprobe.images import BatchRecord, Collected, Images, Transform, check_images, collect
-
-
-class OfImages(Protocol):
-    """Whatever has rows of images: a recording, its summary, other scores."""
-
-    @property
-    def ids(self) -> tuple[str, ...]: ...
-
-    @property
-    def metadata(self) -> Mapping[str, Any]: ...
+from neuroprobe.recording import Activations
 
 
 class GivenLabels:
@@ -144,19 +135,21 @@ class GivenLabels:
         (scores,) = collect(images, [labels.consumer()], description="labels", **reading)
         return scores  # type: ignore[no-any-return]
 
-    def score_like(self, activations: OfImages) -> ConceptScores:
+    def score_like(self, activations: Activations | ConceptScores) -> ConceptScores:
         """The labels of images that were recorded or scored already, in that order; no image is read.
 
         Parameters
         ----------
-        activations : Activations, ActivationSummary or ConceptScores
-            Anything with ``ids`` and ``metadata``, whose "images" is taken over.
+        activations : Activations or ConceptScores
+            Whose ids and images are taken over.
 
         Raises
         ------
         InputError
-            An image that has no labels.
+            An image that has no labels, or a summary, which does not know all its images.
         """
+        if not isinstance(activations, (Activations, ConceptScores)):
+            raise InputError(f"Expected activations or concept scores, but got {shown(activations)}. Of images: labels.score(images).")
         return self._scores(activations.ids, images=activations.metadata.get("images"), skipped=activations.metadata.get("skipped") or {})
 
     def consumer(self) -> LabelPass:

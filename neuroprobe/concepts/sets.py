@@ -104,13 +104,7 @@ class ConceptSet:
         return self.reordered([row for row in kept if row < n], [row for row in kept if row >= n])
 
     def reordered(self, positives: Iterable[int], negatives: Iterable[int]) -> ConceptSet:
-        """A set of these images of this one, on the sides told; everything known of an image goes with it.
-
-        Parameters
-        ----------
-        positives, negatives : iterable of int
-            Rows: positions in `ids`.
-        """
+        """A set of these rows (positions in `ids`) of this one, on the sides told; everything known of an image goes with it."""
         sides = [[int(row) for row in rows] for rows in (positives, negatives)]
         known: dict[str, Any] = {
             name: tuple(getattr(self, name)[row] for row in (*sides[0], *sides[1])) for name in _PER_IMAGE if getattr(self, name)

@@ -124,16 +124,12 @@ class Vocabulary:
     def __init__(self, groups: Sequence[ConceptGroup]) -> None:
         if isinstance(groups, ConceptGroup):
             raise InputError(f"Expected a list of groups, but got the single group {groups.name!r}. Write Vocabulary([group]).")
-        if isinstance(groups, str) or not isinstance(groups, Iterable):
-            raise InputError(f"Expected a list of ConceptGroup, but got {groups!r:.80}. For words: Vocabulary.from_words([...]).")
-        self.groups = tuple(groups)
+        self.groups = (groups,) if isinstance(groups, str) or not isinstance(groups, Iterable) else tuple(groups)
+        odd = [group for group in self.groups if not isinstance(group, ConceptGroup)]
+        if odd:
+            raise InputError(f"Expected groups that are a ConceptGroup, but got {odd[0]!r:.80}. For words: Vocabulary.from_words([...]).")
         if not self.groups:
             raise InputError("Expected at least one group of concepts, but got none.")
-        for group in self.groups:
-            if not isinstance(group, ConceptGroup):
-                raise InputError(
-                    f"Expected every group to be a ConceptGroup, but got {group!r:.80}. For words: Vocabulary.from_words([...])."
-                )
         _check_names([group.name for group in self.groups], "the groups' names")
         _check_names([name for group in self.groups for name in group.concepts], "the vocabulary")
         self.concepts: tuple[Concept, ...] = tuple(concept for group in self.groups for concept in group.members())
@@ -165,10 +161,8 @@ class Vocabulary:
         InputError
             No words, one that is empty, or one twice.
         """
-        if not isinstance(words, Iterable):
-            raise InputError(f"Expected a list of words, but got {words!r:.80}.")
-        if isinstance(words, str):
-            raise InputError(f"Expected a list of words, but got the single text {words!r}. Use Vocabulary.from_file for a file.")
+        if isinstance(words, str) or not isinstance(words, Iterable):
+            raise InputError(f"Expected a list of words, but got {words!r:.80}. Use Vocabulary.from_file for a file.")
         check_choice("duplicates", duplicates, ("raise", "drop"))
         names = tuple(dict.fromkeys(words)) if duplicates == "drop" else tuple(words)
         return cls([ConceptGroup(group, names, templates=_resolved(templates))])

@@ -191,6 +191,8 @@ def test_labels_of_what_was_recorded_need_no_images() -> None:
     assert (shown(scores), scores.ids) == ([[1, 3], [0.5, 0.25]], ("1", "2"))
     assert (scores.metadata["images"], scores.metadata["skipped"]) == ("theirs", {"0": "gone"})
     assert torch.equal(GivenLabels(TABLE).score_like(scores).similarities(), scores.similarities())
+    with pytest.raises(InputError, match=r"(?s)activations or concept scores, but got DataFrame .*labels\.score\(images\)"):
+        GivenLabels(TABLE).score_like(TABLE)
 
 
 def test_the_worlds_own_truth_names_its_units() -> None:

@@ -157,7 +157,7 @@ def test_the_fingerprint_follows_names_groups_and_prompts() -> None:
 
 
 def test_from_words_refuses_one_text_an_empty_list_and_doubles() -> None:
-    with pytest.raises(InputError, match="a list of words, but got the single text 'red, blue'"):
+    with pytest.raises(InputError, match="a list of words, but got 'red, blue'"):
         Vocabulary.from_words("red, blue")
     with pytest.raises(InputError, match="at least one concept"):
         Vocabulary.from_words([])
