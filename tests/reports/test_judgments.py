@@ -13,48 +13,9 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from neuroprobe.concepts import text_vectors
-from neuroprobe.evaluation.truth import true_concepts
 from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.reports import JudgmentReport, average, plot_lines, plot_pairs, plot_quantities, plot_shares, quantity, share
 from neuroprobe.statistics import auroc_interval, bootstrap
-
-UNITS = [("a", 0), ("a", 1), ("b", 0)]
-
-
-@pytest.mark.parametrize(
-    "truth",
-    [
-        {("a", 0): "red", ("a", 1): ["blue", "navy"]},
-        {("a", np.int64(0)): ["red"], ("a", 1): ("blue", "navy")},
-        {"a": ["red", ["blue", "navy"]]},
-        {"a": {0: "red", 1: ["blue", "navy"]}},
-        {"a": ["red", ["blue", "navy"], "of a unit that was not asked about"]},
-    ],
-)
-def test_truth_in_any_form(truth: object) -> None:
-    assert true_concepts(truth, UNITS) == {("a", 0): ("red",), ("a", 1): ("blue", "navy")}
-
-
-def test_a_unit_known_to_have_no_concept_is_not_one_nobody_knows_of() -> None:
-    assert true_concepts({"a": ["", None], ("b", 0): []}, UNITS) == {("a", 0): (), ("a", 1): (), ("b", 0): ()}
-
-
-@pytest.mark.parametrize("truth", [["red"], {0: "red"}, {"a": "red"}, {("a", 0): 3}, {("a", 0): [3]}, {"a": [1.5]}, {("a", 7): "red"}, {}])
-def test_truth_that_is_none_is_refused(truth: object) -> None:
-    with pytest.raises(InputError, match="Expected"):
-        true_concepts(truth, UNITS)
-
-
-def test_a_list_that_is_shorter_than_its_layer_is_refused() -> None:
-    with pytest.raises(
-        InputError, match=r"about 'a' as a list .* but it has 1 and there is a unit 1\. Of some units only, give \{\('a', unit\)"
-    ):
-        true_concepts({"a": ["red"]}, UNITS)
-
-
-def test_truth_about_another_layer_is_an_unknown_name() -> None:
-    with pytest.raises(UnknownNameError, match="Known: 'a', 'b'"):
-        true_concepts({("layer4", 0): "red"}, UNITS)
 
 
 def test_a_share_by_hand() -> None:
