@@ -78,13 +78,13 @@ class Report:
         text = self._table.to_csv(index=False, lineterminator="\n")
         if "\r" in text:  # left unquoted by csv, and a line end to its readers
             text = self._table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
-        return _written(text, path)
+        return written(text, path)
 
     def to_markdown(self, path: str | Path | None = None) -> str:
         """The table as Markdown, also written to `path` if one is given."""
         rows = [self._table.columns.tolist(), ["---"] * self._table.shape[1], *self._table.itertuples(index=False)]
         lines = ["| " + " | ".join(markdown_cell(value) for value in row) + " |" for row in rows]
-        return _written("\n".join(lines) + "\n", path)
+        return written("\n".join(lines) + "\n", path)
 
     def to_single_html(self, path: str | Path | None = None) -> str:
         """The figure, the table and the metadata as one self-contained file, also written to `path` if one is given."""
@@ -100,7 +100,7 @@ class Report:
             rows=[[_cell(value) for value in row] for row in shown.itertuples(index=False)],
             metadata=json.dumps(self.metadata, indent=2, ensure_ascii=False),
         )
-        return _written(text, path)
+        return written(text, path)
 
     def to_html(self, folder: str | Path) -> list[Path]:
         """Write a page, ``index.html``, into a folder, and return its files.
@@ -153,7 +153,7 @@ class Report:
                 write_whole(path, data if isinstance(data, bytes) else _encoded(data))
                 paths.append(path)
         described = {"report": type(self).__name__, "table": fingerprint_bytes(_encoded(self.to_csv())), "metadata": self.metadata}
-        _written(json.dumps(described, indent=2, ensure_ascii=False) + "\n", facts)
+        written(json.dumps(described, indent=2, ensure_ascii=False) + "\n", facts)
         return [*paths, facts]
 
     @classmethod
@@ -296,7 +296,7 @@ def _encoded(text: str) -> bytes:
     return text.encode(errors="backslashreplace")
 
 
-def _written(text: str, path: str | Path | None) -> str:
+def written(text: str, path: str | Path | None) -> str:
     if path is not None:
         write_whole(Path(path), _encoded(text))
     return text

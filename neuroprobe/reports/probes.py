@@ -13,7 +13,7 @@ from neuroprobe._core import Unit, fingerprint_bytes, write_whole
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.models import Direction, directions_from_npz, directions_to_npz, mean_direction
 from neuroprobe.reports._probe_tables import blog_tables, compare_scopes, summarize_seeds
-from neuroprobe.reports.base import Report, in_double_precision
+from neuroprobe.reports.base import Report, in_double_precision, written
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -229,10 +229,7 @@ class ProbeReport(Report):
             return super().to_markdown(path)
         if style != "blog":
             raise UnknownNameError(f"Expected a style, but got {style!r}. {suggest(str(style), ('rows', 'blog'))}")
-        text = blog_tables(self._table)
-        if path is not None:
-            write_whole(Path(path), text.encode(errors="backslashreplace"))
-        return text
+        return written(blog_tables(self._table), path)
 
     def save(self, folder: str | Path) -> list[Path]:
         """As `Report.save`, with the units as CSV and the directions as an npz file where there are any."""

@@ -47,24 +47,10 @@ _BLOCK = 256
 
 @dataclass(frozen=True, eq=False)
 class UnitFacts:
-    """All that is known of the units.
+    """All that is known of the units: everything belongs to the rows of `units`, see `Content`.
 
-    Attributes
-    ----------
-    units : DataFrame
-        See `Content`; everything else belongs to its rows.
-    activities : sequence of UnitActivity, or None
-    ids : tuple of str
-        The images of the activations.
-    thumbnails : mapping from id to int
-        Numbers of the pictures; an id without one has no picture.
-    visualizations : mapping from unit to int
-        Numbers of the pictures.
-    effects : mapping from unit to list of int
-        Numbers of the effects.
-    probed, best : mapping from unit to list of records
-        Its probes by itself, and those for which it is the best of its layer.
-    panels : sequence of mappings from unit to JSON
+    Pictures and effects are their numbers; `ids` are the images of the activations. `probed` are the probes of a unit by itself,
+    `best` those for which it is the best of its layer, `panels` their data by unit.
     """
 
     units: pd.DataFrame
