@@ -49,10 +49,10 @@ def resolve_device(device: str | torch.device) -> torch.device:
 
 
 @contextmanager
-def placed(model: nn.Module, device: str | torch.device | None) -> Iterator[None]:
+def placed(model: nn.Module, device: str | torch.device) -> Iterator[None]:
     """The model on a device for a while, and then where it was.
 
-    "auto" leaves it where it is, unless that is the CPU and there is an accelerator. None leaves it there always.
+    "auto" leaves it where it is, unless that is the CPU and there is an accelerator.
 
     Raises
     ------
@@ -60,7 +60,7 @@ def placed(model: nn.Module, device: str | torch.device | None) -> Iterator[None
         No such device, or a model that is on several.
     """
     before, found = device_of(model), {tensor.device for tensor in (*model.parameters(), *model.buffers())}
-    if device is None or (device == "auto" and (len(found) > 1 or before.type != "cpu")):
+    if device == "auto" and (len(found) > 1 or before.type != "cpu"):
         yield
         return
     target = resolve_device(device)

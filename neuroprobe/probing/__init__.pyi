@@ -39,16 +39,4 @@ __all__ = [
     "list_probes",
     "make_probe",
     "register_probe",
-    # what other rooms and benchmarks build on
-    "Features",
-    "Options",
-    "Sample",
-    "Split",
-    "Task",
-    "check_jobs",
-    "check_seeds",
-    "check_split",
-    "fit_layer",
-    "make_tasks",
-    "split",
 ]

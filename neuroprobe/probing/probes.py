@@ -196,6 +196,7 @@ def make_probe(kind: str, *, scaling: Scaling = "unit", seed: int = 0) -> Probe:
     """
     if kind not in _KINDS:
         raise UnknownNameError(f"Expected a kind of probe, but got {kind!r}. {suggest(str(kind), _KINDS)}")
+    check_seed(seed)
     drawn = {"random_state": seed} if "random_state" in _KINDS[kind]._get_param_names() else {}
     return _KINDS[kind](scaling=scaling, **drawn)
 

@@ -10,12 +10,8 @@ from .summaries import UnitStatistics as UnitStatistics
 
 __all__ = [
     "ActivationRecorder",
-    "ActivationSummary",
     "Activations",
-    "ForwardPass",
-    "Recorded",
+    "ActivationSummary",
     "UnitStatistics",
-    "check_layers",
-    "record_beside",
     "record_checkpoints",
 ]
