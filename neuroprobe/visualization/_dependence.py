@@ -9,6 +9,7 @@ pixel is above zero if and only if there is a way from the one to the other.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -103,16 +104,7 @@ def _group_norm(input: torch.Tensor, num_groups: int, weight: Any = None, *_: An
     return _kept(input + groups.mean(-1, keepdim=True).expand_as(groups).reshape(input.shape), weight)
 
 
-def _instance_norm(
-    input: torch.Tensor,
-    running_mean: Any = None,
-    running_var: Any = None,
-    weight: Any = None,
-    bias: Any = None,
-    use_input_stats: bool = True,
-    *_: Any,
-    **__: Any,
-) -> torch.Tensor:
+def _instance_norm(input: torch.Tensor, *_: Any, weight: Any = None, use_input_stats: bool = True, **__: Any) -> torch.Tensor:
     return _kept(input + (input.mean(tuple(range(2, input.ndim)), keepdim=True) if use_input_stats else 0), weight)
 
 
@@ -145,7 +137,7 @@ def _max_pool(n_axes: int) -> Callable[..., Any]:
         for axis in reversed(range(n_axes)):  # as F.pad counts them: the last axis first
             reach = (size[axis] - 1) * step[axis] + apart[axis] * (kernel[axis] - 1) + 1
             padded += [before[axis], reach - input.shape[axis - n_axes] - before[axis]]
-        window = torch.full((input.shape[-n_axes - 1], 1, *kernel), 1 / _product(kernel), dtype=input.dtype)
+        window = torch.full((input.shape[-n_axes - 1], 1, *kernel), 1 / math.prod(kernel), dtype=input.dtype)
         means = convolve(F.pad(input, padded), window, stride=tuple(step), dilation=tuple(apart), groups=len(window))
         chosen = (kernel_size, stride or None, padding, dilation, ceil_mode, True)
         return (means, pool(input, *chosen)[1]) if return_indices else means
@@ -216,13 +208,6 @@ def _maximum(input: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 def _each(value: Any, n: int) -> list[int]:
     return [int(value)] * n if isinstance(value, int) else [int(v) for v in value] * (n if len(value) == 1 else 1)
-
-
-def _product(values: Sequence[int]) -> int:
-    result = 1
-    for value in values:
-        result *= value
-    return result
 
 
 _REPLACEMENTS: dict[str, Callable[..., Any]] = {

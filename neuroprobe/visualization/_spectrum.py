@@ -102,25 +102,26 @@ def image_spectrum(
         raise InputError(f"Expected `images` to be neuroprobe.Images, but got {shown(images)}. Write Images(...).")
     if transform is not None and size is not None:
         raise InputError("Expected `transform` or `size`, but got both: the transform has a size.")
-    reading = {"batch_size": batch_size, "workers": workers, "progress": progress}
+    reading: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "progress": progress}
     measured = preprocessing(transform, size=size)
-    colors = _ColorPass(transform, measured.size, measured.facts)
-    (mean, factor, fingerprint) = collect(images, [colors], description="colors", **reading)[0]  # type: ignore[arg-type]
-    magnitudes = _MagnitudePass(transform, measured.size, measured.facts, mean, factor)
-    (found,) = collect(images, [magnitudes], description="magnitudes", **reading)  # type: ignore[arg-type]
-    return ImageSpectrum(mean.numpy(), factor.numpy(), found, measured.size, fingerprint)
+    if transform is None:
+        cut = [transforms.Resize(min(measured.size)), transforms.CenterCrop(measured.size), transforms.ToTensor()]
+        transform, facts = transforms.Compose(cut), {"mean": [0.0] * 3, "std": [1.0] * 3}
+    else:
+        facts = measured.facts
+    ((mean, colors, fingerprint),) = collect(images, [_ColorPass(transform, facts)], description="colors", **reading)
+    (magnitudes,) = collect(images, [_MagnitudePass(transform, facts, mean, colors)], description="magnitudes", **reading)
+    return ImageSpectrum(mean.numpy(), colors.numpy(), magnitudes, measured.size, fingerprint)
 
 
 class _PixelPass:
     """A consumer's first half: images in [0, 1] from what the model takes."""
 
-    def __init__(self, transform: Transform | None, size: tuple[int, int], facts: dict[str, Any]) -> None:
-        cut = [transforms.Resize(min(size)), transforms.CenterCrop(size), transforms.ToTensor()]
-        self.transform: Transform = transforms.Compose(cut) if transform is None else transform
-        known = transform is not None
-        self._mean = torch.tensor(facts["mean"] if known else [0.0] * 3, dtype=torch.float64)[:, None, None]
-        self._std = torch.tensor(facts["std"] if known else [1.0] * 3, dtype=torch.float64)[:, None, None]
-        self._n = 0
+    def __init__(self, transform: Transform, facts: dict[str, Any]) -> None:
+        self.transform, self._n = transform, 0
+        self._mean, self._std = (torch.tensor(facts[name], dtype=torch.float64)[:, None, None] for name in ("mean", "std"))
+        self._sum: torch.Tensor | float = 0.0
+        self._products: torch.Tensor | float = 0.0
 
     def _pixels(self, batch: torch.Tensor) -> torch.Tensor:
         self._n += len(batch)
@@ -130,17 +131,13 @@ class _PixelPass:
 class _ColorPass(_PixelPass):
     """Mean and square root of the covariance of all pixels."""
 
-    def __init__(self, transform: Transform | None, size: tuple[int, int], facts: dict[str, Any]) -> None:
-        super().__init__(transform, size, facts)
-        self._sum, self._products = torch.zeros(3, dtype=torch.float64), torch.zeros(3, 3, dtype=torch.float64)
-
     def consume(self, batch: torch.Tensor, record: BatchRecord) -> None:
         pixels = self._pixels(batch)
-        self._sum += pixels.mean((2, 3)).sum(0)
-        self._products += torch.einsum("nchw,ndhw->cd", pixels, pixels) / (pixels.shape[2] * pixels.shape[3])
+        self._sum = self._sum + pixels.mean((2, 3)).sum(0)
+        self._products = self._products + torch.einsum("nchw,ndhw->cd", pixels, pixels) / (pixels.shape[2] * pixels.shape[3])
 
     def finish(self, collected: Collected) -> tuple[torch.Tensor, torch.Tensor, str]:
-        mean = self._sum / self._n
+        mean = torch.as_tensor(self._sum) / self._n
         covariance = self._products / self._n - mean[:, None] * mean
         values, vectors = torch.linalg.eigh(covariance)
         if values[-1] < 1e-10:
@@ -152,19 +149,16 @@ class _ColorPass(_PixelPass):
 class _MagnitudePass(_PixelPass):
     """Mean Fourier magnitudes in decorrelated colors."""
 
-    def __init__(
-        self, transform: Transform | None, size: tuple[int, int], facts: dict[str, Any], mean: torch.Tensor, colors: torch.Tensor
-    ) -> None:
-        super().__init__(transform, size, facts)
+    def __init__(self, transform: Transform, facts: dict[str, Any], mean: torch.Tensor, colors: torch.Tensor) -> None:
+        super().__init__(transform, facts)
         self._color, self._inverse = mean[:, None, None], torch.linalg.inv(colors)
-        self._sum = torch.zeros(3, size[0], size[1] // 2 + 1, dtype=torch.float64)
 
     def consume(self, batch: torch.Tensor, record: BatchRecord) -> None:
         components = torch.einsum("rc,nchw->nrhw", self._inverse, self._pixels(batch) - self._color)
-        self._sum += torch.fft.rfft2(components, norm="ortho").abs().sum(0)
+        self._sum = self._sum + torch.fft.rfft2(components, norm="ortho").abs().sum(0)
 
     def finish(self, collected: Collected) -> npt.NDArray[np.float32]:
-        return np.asarray((self._sum / self._n).numpy(), dtype=np.float32)
+        return np.asarray((torch.as_tensor(self._sum) / self._n).numpy(), dtype=np.float32)
 
 
 def imagenet_colors() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

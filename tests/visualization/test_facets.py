@@ -17,7 +17,7 @@ from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.recording import ActivationSummary
 from neuroprobe.recording.summaries import LayerSummary
 from neuroprobe.visualization import facets, layer_facets
-from neuroprobe.visualization._clusters import ClusterSpace, k_means, mean_silhouettes
+from neuroprobe.visualization._clusters import Clustering, ClusterSpace, k_means, mean_silhouettes
 from neuroprobe.visualization._facets import FacetConcept, UnitFacets, active_examples
 from neuroprobe.world import ATTRIBUTES, CLIP_PATH, WorldDataset, world_vocabulary
 
@@ -171,6 +171,11 @@ def test_only_images_on_which_the_unit_fires_count() -> None:
     values[20:40] = 3
     activations, scores = activations_of({"fc": values[:, None]}), scores_of(400, ["a", "b", "c"])
     assert sorted(e.row for e in active_examples(activations, "fc", 0, k=100)) == list(range(20))
+    high = activations_of({"fc": np.r_[np.full(20, 10.0), np.full(20, 7.0), np.full(360, 5.0)][:, None]})  # its mean is 5.35
+    assert sorted(e.row for e in active_examples(high, "fc", 0, k=100)) == list(range(20))
+    for n, most in ((200, 30), (600, 60), (2000, 100)):  # a tenth of the images, or 30 if that is more, and at most k
+        half = activations_of({"fc": (np.arange(n) % 2)[:, None].astype(float)})
+        assert len(active_examples(half, "fc", 0, k=100)) == most
     few = activations_of({"fc": (np.arange(400) < 5)[:, None].astype(float)})
     one = facets(few, scores, "fc", 0)
     assert (one.status, len(one), len(one[0].examples)) == ("too few images", 1, 5)
@@ -241,6 +246,28 @@ def test_what_cannot_be_done_is_refused(made: Activations, scores: ConceptScores
             facets(made, scores, "made", 0, **options)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="at least 12 images"):
         facets(activations_of({"fc": np.ones((5, 1))}), scores_of(5, ["a"]), "fc", 0)
+
+
+def test_the_fewest_clusters_that_stand_nearly_as_high_are_chosen() -> None:
+    labels = {m: np.arange(12) % m for m in (2, 3, 4)}
+    for standings, chosen in (({2: 9.0, 3: 10.0, 4: np.nan}, 2), ({2: 8.9, 3: 10.0, 4: 9.1}, 3), ({2: np.nan, 3: 1.0, 4: 1.2}, 4)):
+        clusters, status = Clustering(labels, {}, standings, 0.05).chosen(0.05, 12)
+        assert (clusters.max() + 1, status) == (chosen, "several facets")
+    assert Clustering(labels, {}, {2: 9.0}, 0.06).chosen(0.05, 12)[1] == "one facet"
+
+
+@pytest.mark.parametrize(("one_for_all", "status"), [(3.9, "one concept"), (2.9, "several facets")])
+def test_several_facets_say_more_than_one_concept_by_their_shares(monkeypatch: pytest.MonkeyPatch, one_for_all: float, status: str) -> None:
+    """Three quarters of the images stand out by 1, a quarter by 9: 3 on average."""
+
+    def standing_out(self: ClusterSpace, inside: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        score = one_for_all if not len(others) else (1.0 if len(inside) > len(others) else 9.0)
+        return np.array([score]), np.array([score if len(others) else np.nan])
+
+    clusters = (np.arange(16) % 4 == 0).astype(np.int64)
+    monkeypatch.setattr(ClusterSpace, "cluster", lambda self, rows: Clustering({2: clusters}, {2: 0.5}, {2: 5.0}, 0.01))
+    monkeypatch.setattr(ClusterSpace, "standing_out", standing_out)
+    assert facets(activations_of({"fc": (np.arange(200) < 16)[:, None].astype(float)}), scores_of(200, ["a"]), "fc", 0).status == status
 
 
 def test_random_sets_that_fall_apart_just_as_clearly_count() -> None:

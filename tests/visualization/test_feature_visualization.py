@@ -14,8 +14,10 @@ from torch import nn
 
 from neuroprobe import ActivationRecorder, Images
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.models import Direction
+from neuroprobe.models import Axes, Direction, Reading
 from neuroprobe.visualization import Jitter, Target, Visualization, image_spectrum, visualize
+from neuroprobe.visualization._ascent import Ascent, Settings, batches
+from neuroprobe.visualization._objectives import UnitTarget
 from neuroprobe.world import target_transform
 
 QUICK = {"size": 16, "steps": 4, "batch_size": 3}
@@ -82,10 +84,40 @@ def test_a_unit_gets_the_same_bits_alone_and_among_others(target) -> None:
     assert not np.array_equal(several.images[4], several.images[5])
 
 
-def test_the_seed_decides(net: Net) -> None:
-    first, again, other = (visualize(net, "head", 1, seed=seed, **QUICK) for seed in (0, 0, 1))
-    np.testing.assert_array_equal(first.images, again.images)
-    assert not np.array_equal(first.images, other.images)
+@pytest.mark.parametrize("jitter", [Jitter(), Jitter(0, 0, 0, 0)], ids=["moved", "still"])
+def test_the_seed_and_the_number_decide_every_image(net: Net, jitter: Jitter) -> None:
+    chosen = {**QUICK, "n_images": 3, "jitter": jitter}
+    first, again, other = (visualize(net, "head", 1, seed=seed, **chosen).images for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert len({image.tobytes() for image in (*first, *other)}) == 6
+
+
+@pytest.mark.parametrize("jitter", [Jitter(noise=0), Jitter(0, 0, 0, noise=0.1)], ids=["moves", "noise"])
+def test_the_seed_decides_the_jitter_too(jitter: Jitter) -> None:
+    """From images that begin alike, whatever the seed."""
+
+    class Alike:
+        def start(self, generator: torch.Generator, *, attempt: int = 0) -> torch.Tensor:
+            return torch.linspace(-1, 1, 3 * 8 * 8).reshape(3, 8, 8)
+
+        def images(self, parameters: torch.Tensor) -> torch.Tensor:
+            return torch.sigmoid(parameters)
+
+        def allowed(self, parameters: torch.Tensor) -> torch.Tensor:
+            return parameters
+
+    def made(seed: int) -> torch.Tensor:
+        settings = Settings(3, 0.5, jitter, 0.0, 2, seed, 2)
+        (items,) = batches([UnitTarget(0)], settings)
+        ascent = Ascent(
+            items, made_of=Alike(), settings=settings, device=torch.device("cpu"),
+            forward=lambda images: Reading(images.square().flatten(1)[:, :9], Axes(1)), value=lambda reading, _: reading.values.sum(1),
+        )  # fmt: skip
+        return ascent.run(lambda: None).images
+
+    first, again, other = made(0), made(0), made(1)
+    assert torch.equal(first, again)
+    assert len({image.numpy().tobytes() for image in (*first, *other)}) == 4
 
 
 @pytest.mark.parametrize("state", ["no_grad", "inference_mode", "frozen", "training"])

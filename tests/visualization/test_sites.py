@@ -151,9 +151,7 @@ def test_units_of_another_site_are_refused(world: Images, target: nn.Module) -> 
     of_site, raw = recorded(target, world, PERMUTED), recorded(target, world, LAYER)
     for activations, site in ((raw, PERMUTED), (of_site, Site(LAYER)), (of_site, IDENTITIES["copy"])):
         for function in (top_images, quantile_examples):
-            with pytest.raises(
-                InputError, match=r"units of 'features\.3' .*, but these activations are of 'features\.3' .*the same Site"
-            ):
+            with pytest.raises(InputError, match=r"units of 'features\.3' .*, but these activations are of 'features\.3' .*the same Site"):
                 function(activations, site, 0, k=1)
     latents, channels = top_images(of_site, PERMUTED, 0, 1), top_images(raw, LAYER, 0, 1)
     with pytest.raises(
