@@ -2,12 +2,13 @@
 
 References
 ----------
-Nocedal and Wright, Numerical Optimization, 2006, section 7.2: the compact representation, equation (7.24).
+Nocedal and Wright, Numerical Optimization, 2006, algorithms 7.4 (two loops) and 7.5.
 """
 
 from __future__ import annotations
 
-from typing import Protocol, Self
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, Self
 
 import torch
 
@@ -49,67 +50,46 @@ def minimize(
     loss : Tensor, [n_problems]
     n_iter : LongTensor, [n_problems]
     """
-    theta, state = start.clone(), _State.begin(problem, start, history)
-    losses, n_iter = state.loss.clone(), torch.zeros(len(start), dtype=torch.long, device=start.device)
-    rows = torch.arange(len(start), device=start.device)
+    theta = start.clone()
+    loss, gradient = problem.loss_and_gradient(theta)
+    losses, n_iter = loss.clone(), torch.zeros(len(start), dtype=torch.long, device=start.device)
+    rows, pairs = torch.arange(len(start), device=start.device), list[_Pair]()
+    improvement = torch.full_like(loss, torch.inf)
     for _ in range(max_iter):
-        going = state.gradient.abs().amax(dim=1) > gradient_tol
-        going &= state.improvement > tol * state.loss.abs().clamp(max=1)
+        going = (gradient.abs().amax(dim=1) > gradient_tol) & (improvement > tol * loss.abs().clamp(max=1))
         if not going.all():
-            rows, state = rows[going], state.subset(going)
+            kept = going.nonzero()[:, 0]
+            rows, loss, gradient, problem = rows[kept], loss[kept], gradient[kept], problem.subset(kept)
+            pairs = [_Pair(*(part[kept] for part in pair)) for pair in pairs]
         if not len(rows):
             break
-        state.step()
-        theta[rows], losses[rows] = state.theta, state.loss
+        before = theta[rows]
+        found, reached, new_gradient = _searched(problem, before, loss, gradient, _direction(gradient, pairs))
+        pairs = [*pairs[len(pairs) == history :], _pair(found - before, new_gradient - gradient)]
+        improvement, loss, gradient = loss - reached, reached, new_gradient
+        theta[rows], losses[rows] = found, loss
         n_iter[rows] += 1
     return theta, losses, n_iter
 
 
-class _State:
-    """Where every problem is, and its last steps and changes of the gradient."""
-
-    def __init__(
-        self, problem: Problem, theta: torch.Tensor, loss: torch.Tensor, gradient: torch.Tensor, improvement: torch.Tensor, memory: _Memory
-    ) -> None:
-        self.problem, self.theta, self.loss, self.gradient = problem, theta, loss, gradient
-        self.improvement, self.memory = improvement, memory
-
-    @classmethod
-    def begin(cls, problem: Problem, theta: torch.Tensor, history: int) -> _State:
-        loss, gradient = problem.loss_and_gradient(theta)
-        return cls(problem, theta, loss, gradient, torch.full_like(loss, torch.inf), _Memory.empty(theta, history))
-
-    def subset(self, going: torch.Tensor) -> _State:
-        rows = going.nonzero()[:, 0]
-        return _State(
-            self.problem.subset(rows), self.theta[rows], self.loss[rows], self.gradient[rows], self.improvement[rows],
-            self.memory.subset(rows),
-        )  # fmt: skip
-
-    def step(self) -> None:
-        direction = self.memory.direction(self.gradient)
-        slope = (self.gradient * direction).sum(dim=1)
-        theta, loss, gradient = self._searched(direction, slope)
-        self.memory.remember(theta - self.theta, gradient - self.gradient)
-        self.improvement = self.loss - loss
-        self.theta, self.loss, self.gradient = theta, loss, gradient
-
-    def _searched(self, direction: torch.Tensor, slope: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The first point along the direction, going back from its end, where the loss falls enough; else the point itself."""
-        theta = self.theta + direction
-        loss, gradient = self.problem.loss_and_gradient(theta)
-        size = torch.ones_like(slope)
-        for _ in range(_MOST_HALVINGS):
-            failed = ~(loss <= self.loss + _SUFFICIENT_DECREASE * size * slope)  # also where it is not a number
-            if not failed.any():
-                return theta, loss, gradient
-            rows = failed.nonzero()[:, 0]
-            size[rows] *= _shrunk(size[rows] * slope[rows], loss[rows] - self.loss[rows])
-            theta[rows] = self.theta[rows] + size[rows, None] * direction[rows]
-            loss[rows], gradient[rows] = self.problem.subset(rows).loss_and_gradient(theta[rows])
-        rows = (~(loss <= self.loss)).nonzero()[:, 0]
-        theta[rows], loss[rows], gradient[rows] = self.theta[rows], self.loss[rows], self.gradient[rows]
-        return theta, loss, gradient
+def _searched(
+    problem: Problem, theta: torch.Tensor, loss: torch.Tensor, gradient: torch.Tensor, direction: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The first point along the direction, going back from its end, where the loss falls enough; else the point itself."""
+    slope = (gradient * direction).sum(dim=1)
+    found, size = theta + direction, torch.ones_like(slope)
+    reached, new_gradient = problem.loss_and_gradient(found)
+    for _ in range(_MOST_HALVINGS):
+        failed = ~(reached <= loss + _SUFFICIENT_DECREASE * size * slope)  # also where it is not a number
+        if not failed.any():
+            return found, reached, new_gradient
+        rows = failed.nonzero()[:, 0]
+        size[rows] *= _shrunk(size[rows] * slope[rows], reached[rows] - loss[rows])
+        found[rows] = theta[rows] + size[rows, None] * direction[rows]
+        reached[rows], new_gradient[rows] = problem.subset(rows).loss_and_gradient(found[rows])
+    rows = (~(reached <= loss)).nonzero()[:, 0]
+    found[rows], reached[rows], new_gradient[rows] = theta[rows], loss[rows], gradient[rows]
+    return found, reached, new_gradient
 
 
 def _shrunk(slope: torch.Tensor, rise: torch.Tensor) -> torch.Tensor:
@@ -117,59 +97,33 @@ def _shrunk(slope: torch.Tensor, rise: torch.Tensor) -> torch.Tensor:
     return (-slope / (2 * (rise - slope))).nan_to_num(0.1).clamp(0.1, 0.5)
 
 
-class _Memory:
-    """The last steps S and changes of the gradient Y, [n_problems, 2 * history, n_parameters], and their inner products."""
+class _Pair(NamedTuple):
+    """A step [n_problems, n_parameters], the change of the gradient along it, and 1 / their product and that over the change's square."""
 
-    def __init__(self, vectors: torch.Tensor, products: torch.Tensor, scale: torch.Tensor, n_seen: int) -> None:
-        self.vectors, self.products, self.scale, self.n_seen = vectors, products, scale, n_seen
+    step: torch.Tensor
+    change: torch.Tensor
+    weight: torch.Tensor
+    scale: torch.Tensor
 
-    @classmethod
-    def empty(cls, theta: torch.Tensor, history: int) -> _Memory:
-        n, d = theta.shape
-        products = torch.zeros(n, 2 * history, 2 * history, dtype=torch.float64, device=theta.device)
-        return cls(theta.new_zeros(n, 2 * history, d), products, theta.new_zeros(n, dtype=torch.float64), 0)
 
-    def subset(self, rows: torch.Tensor) -> _Memory:
-        return _Memory(self.vectors[rows], self.products[rows], self.scale[rows], self.n_seen)
+def _pair(step: torch.Tensor, change: torch.Tensor) -> _Pair:
+    """A pair without positive curvature has weight and scale 0: it says nothing."""
+    curvature, length = (step * change).sum(dim=1), change.square().sum(dim=1)
+    usable = curvature > 1e-10 * length
+    weight, scale = 1 / curvature, curvature / length
+    return _Pair(step, change, torch.where(usable, weight, 0), torch.where(usable, scale, 0))
 
-    def remember(self, steps: torch.Tensor, changes: torch.Tensor) -> None:
-        """Put a pair in the place of the oldest; one without positive curvature becomes zeros, which say nothing."""
-        history = self.vectors.shape[1] // 2
-        slot = self.n_seen % history
-        curvature, length = (steps * changes).sum(dim=1).double(), changes.square().sum(dim=1).double()
-        usable = curvature > 1e-10 * length
-        self.scale = torch.where(usable, curvature / length.clamp(min=1e-300), self.scale)
-        self.vectors[:, slot] = torch.where(usable[:, None], steps, 0)
-        self.vectors[:, history + slot] = torch.where(usable[:, None], changes, 0)
-        self.n_seen += 1
-        places = [slot, history + slot]
-        products = torch.bmm(self.vectors[:, places], self.vectors.mT).double()  # [n_problems, 2, 2 * history]
-        self.products[:, places] = products
-        self.products[:, :, places] = products.mT
 
-    def direction(self, gradient: torch.Tensor) -> torch.Tensor:
-        """Minus the approximate inverse Hessian times the gradient; at first a step of at most length 1 downhill."""
-        downhill = -gradient / gradient.norm(dim=1, keepdim=True).clamp(min=1)
-        if not self.n_seen:
-            return torch.as_tensor(downhill)
-        along = torch.bmm(gradient[:, None], self.vectors.mT)[:, 0].double()
-        coefficients = self._coefficients(along).to(gradient.dtype)
-        found = -self.scale[:, None].to(gradient.dtype) * gradient - torch.bmm(coefficients[:, None], self.vectors)[:, 0]
-        trusted = ((found * gradient).sum(dim=1) < 0) & (self.scale > 0)
-        return torch.where(trusted[:, None], found, downhill)
-
-    def _coefficients(self, along: torch.Tensor) -> torch.Tensor:
-        """Equation (7.24): of every remembered vector in H g, without the part scale * g; `along` holds their products with g."""
-        history = self.vectors.shape[1] // 2
-        order = [(self.n_seen + i) % history for i in range(history)]  # oldest first
-        changes = [history + i for i in order]
-        curvatures = self.products[:, order][:, :, changes]  # s_i . y_j
-        diagonal = curvatures.diagonal(dim1=1, dim2=2)
-        upper = curvatures.triu() + torch.diag_embed((diagonal == 0).double())
-        scale = self.scale[:, None, None]
-        u = torch.linalg.solve_triangular(upper, along[:, order, None], upper=True)
-        inner = torch.diag_embed(diagonal) + scale * self.products[:, changes][:, :, changes]
-        v = torch.linalg.solve_triangular(upper.mT, inner @ u - scale * along[:, changes, None], upper=False)
-        found = torch.zeros_like(along)
-        found[:, order], found[:, changes] = v[..., 0], -scale[..., 0] * u[..., 0]
-        return found
+def _direction(gradient: torch.Tensor, pairs: Sequence[_Pair]) -> torch.Tensor:
+    """Minus the approximate inverse Hessian times the gradient; at first a step of at most length 1 downhill."""
+    found, alphas, scale = gradient, list[torch.Tensor](), gradient.new_zeros(len(gradient))
+    for pair in pairs[::-1]:
+        alphas.append((pair.weight * (pair.step * found).sum(dim=1))[:, None])
+        found = found - alphas[-1] * pair.change
+        scale = torch.where(scale > 0, scale, pair.scale)  # of the last pair that says something
+    found = scale[:, None] * found
+    for pair, alpha in zip(pairs, alphas[::-1], strict=True):
+        found = found + (alpha - (pair.weight * (pair.change * found).sum(dim=1))[:, None]) * pair.step
+    trusted = (scale > 0) & ((found * gradient).sum(dim=1) > 0)
+    downhill = gradient / gradient.norm(dim=1, keepdim=True).clamp(min=1)
+    return -torch.where(trusted[:, None], found, downhill)
