@@ -14,8 +14,6 @@ from neuroprobe._core import fingerprint_bytes, write_whole
 from neuroprobe.exceptions import StoreError
 from neuroprobe.probing._layer import CellResult, UnitScores
 
-_UNIT_FIELDS = ("test_accuracy", "balanced_accuracy", "auroc", "p_value")
-
 
 class CellStore:
     """A folder of finished cells.
@@ -70,7 +68,7 @@ def _text(key: Mapping[str, Any]) -> str:
 
 
 def _plain(cell: CellResult) -> dict[str, Any]:
-    units = None if cell.units is None else {name: getattr(cell.units, name).tolist() for name in _UNIT_FIELDS}
+    units = None if cell.units is None else {name: values.tolist() for name, values in vars(cell.units).items()}
     directions = [[seed, base64.b64encode(weights.tobytes()).decode(), bias] for seed, (weights, bias) in cell.directions.items()]
     return {"rows": cell.rows, "units": units, "directions": directions}
 
@@ -78,4 +76,4 @@ def _plain(cell: CellResult) -> dict[str, Any]:
 def _cell(content: Mapping[str, Any]) -> CellResult:
     units = content["units"]
     directions = {seed: (np.frombuffer(base64.b64decode(weights), dtype=np.float32), bias) for seed, weights, bias in content["directions"]}
-    return CellResult(content["rows"], None if units is None else UnitScores(*(np.array(units[name]) for name in _UNIT_FIELDS)), directions)
+    return CellResult(content["rows"], units and UnitScores(**{name: np.array(values) for name, values in units.items()}), directions)

@@ -65,11 +65,6 @@ class Scaler:
         return (X[:, columns].double() - self.mean[columns]) / self.divisor[columns]
 
 
-def scaled(X: torch.Tensor, train: torch.Tensor, scaling: Scaling, *, n_features: float | None = None) -> torch.Tensor:
-    """[n_images, d], scaled by every split's rows of the training part [n_splits, n_train] -> [n_splits, n_images, d]; as `Scaler`."""
-    return torch.stack([Scaler(X[rows], scaling, n_features=n_features)(X) for rows in train])
-
-
 # --- rotation
 
 

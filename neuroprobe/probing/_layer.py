@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from neuroprobe.concepts import ConceptSet
-from neuroprobe.probing._coordinates import Coordinates, Scaling, coordinates, feature_blocks, gram_matrix, scaled
+from neuroprobe.probing._coordinates import Coordinates, Scaler, Scaling, coordinates, feature_blocks, gram_matrix
 from neuroprobe.probing._problems import AnyProbe, Problems, Split, decisions, joined
 from neuroprobe.probing._statistics import Options, Row, measure
 from neuroprobe.statistics import auroc, auroc_p_value, balanced_accuracy
@@ -109,73 +109,64 @@ def fit_layer(
         wanted = [sample for sample in samples if sample.concept_set.concept in concepts]
         if task.scope == "neuron":
             found.update({(sample.concept_set.concept, task): _fit_units(sample, task, device) for sample in wanted})
-            continue
-        if len(wanted) < len(samples):
-            batches = [batch for sample in wanted for batch in scaled_problems(sample, task.features, device)]
+        elif len(wanted) < len(samples):
+            found.update(_fit_problems(task, wanted, _scaled(wanted, task.features, device), options))
         else:
-            batches = shared = shared or [batch for sample in samples for batch in scaled_problems(sample, task.features, device)]
-        rows = _fit_batches(task, batches, options=options)
-        for sample in wanted:
-            concept = sample.concept_set.concept
-            kept = _directions(sample, task, rows[concept]) if options.keep_directions and task.probe.linear else {}
-            found[concept, task] = CellResult([row for _, (row, _) in sorted(rows[concept].items())], directions=kept)
+            shared = shared or _scaled(samples, task.features, device)
+            found.update(_fit_problems(task, samples, shared, options))
     return found
 
 
+def _scaled(samples: Sequence[Sample], features: Features, device: torch.device) -> list[Problems]:
+    return [problem for sample in samples for problem in scaled_problems(sample, features, device)]
+
+
 def scaled_problems(sample: Sample, features: Features, device: torch.device) -> list[Problems]:
-    """A sample's splits as batches of problems, those with parts of the same sizes together."""
+    """A sample's splits, each as a batch of one problem."""
     X, n_features = torch.from_numpy(sample.activations), sample.activations.shape[1]
     if features == "spatial":
         Z = coordinates(gram_matrix(feature_blocks(X, torch.from_numpy(sample.rows), device)))
     else:
         Z = torch.from_numpy(sample.X).to(device)
-    batches = []
-    for seeds in _by_size(sample):
-        train, _ = _rows_of(sample, seeds, device)
-        batches.append(_problems(sample, scaled(Z, train, SCALINGS[features], n_features=n_features), seeds, n_features=n_features))
-    return batches
+    scalers = {seed: Scaler(Z[split.train], SCALINGS[features], n_features=n_features) for seed, split in sample.splits.items()}
+    return [_problem(sample, scaler(Z), seed, n_features) for seed, scaler in scalers.items()]
 
 
-def _problems(sample: Sample, Z: torch.Tensor, seeds: Sequence[int], *, n_features: float) -> Problems:
-    targets = torch.from_numpy(sample.concept_set.targets).to(Z.device).expand(len(seeds), -1)
-    return Problems(Z, targets, *_rows_of(sample, seeds, Z.device), tuple(seeds), n_features, (sample.concept_set,) * len(seeds))
+def _problem(sample: Sample, Z: torch.Tensor, seed: int, n_features: float) -> Problems:
+    rows = (sample.concept_set.targets, sample.splits[seed].train, sample.splits[seed].test)
+    targets, train, test = (torch.from_numpy(one)[None].to(Z.device) for one in rows)
+    return Problems(Z[None], targets, train, test, (seed,), n_features, (sample.concept_set,))
 
 
-def _rows_of(sample: Sample, seeds: Sequence[int], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    parts = ([sample.splits[seed].train for seed in seeds], [sample.splits[seed].test for seed in seeds])
-    return torch.from_numpy(np.stack(parts[0])).to(device), torch.from_numpy(np.stack(parts[1])).to(device)
+def _fit_problems(
+    task: Task, samples: Sequence[Sample], problems: Sequence[Problems], options: Options
+) -> dict[tuple[str, Task], CellResult]:
+    """The samples' cells; problems of one shape are solved together."""
+    rows: dict[str, dict[int, Row]] = {sample.concept_set.concept: {} for sample in samples}
+    values: dict[tuple[str, int], npt.NDArray[np.float64]] = {}
+    for batch in joined(problems, rotated=task.probe.rotates):
+        decided = decisions(task.probe, batch)
+        for row, value, concept_set, seed in zip(
+            measure(task.probe, batch, decided, options=options), decided, batch.concept_sets, batch.seeds, strict=True
+        ):
+            rows[concept_set.concept][seed] = {"seed": seed, **row}
+            values[concept_set.concept, seed] = value
+    keeps = options.keep_directions and task.probe.linear and task.scope == "layer"
+    return {
+        (concept, task): CellResult(
+            [row for _, row in sorted(rows[concept].items())],
+            directions={seed: _direction(sample, task, seed, values[concept, seed]) for seed in rows[concept]} if keeps else {},
+        )
+        for sample, concept in zip(samples, rows, strict=True)
+    }
 
 
-def _by_size(sample: Sample) -> list[list[int]]:
-    """Seeds whose parts have the same sizes; near-duplicates that stay together can make some differ."""
-    targets, groups = sample.concept_set.targets, dict[tuple[int, ...], list[int]]()
-    for seed, split in sample.splits.items():
-        key = (len(split.train), len(split.test), int(targets[split.train].sum()), int(targets[split.test].sum()))
-        groups.setdefault(key, []).append(seed)
-    return list(groups.values())
-
-
-def _fit_batches(task: Task, batches: Sequence[Problems], *, options: Options) -> dict[str, dict[int, tuple[Row, npt.NDArray[np.float64]]]]:
-    """Row and decision values [n_images] of every concept and seed; batches of one shape are solved together."""
-    found: dict[str, dict[int, tuple[Row, npt.NDArray[np.float64]]]] = {}
-    for problems in joined(batches, rotated=task.probe.rotates):
-        values = decisions(task.probe, problems)
-        rows = measure(task.probe, problems, values, options=options)
-        for row, value, concept_set, seed in zip(rows, values, problems.concept_sets, problems.seeds, strict=True):
-            found.setdefault(concept_set.concept, {})[seed] = ({"seed": seed, **row}, value)
-    return found
-
-
-def _directions(
-    sample: Sample, task: Task, rows: Mapping[int, tuple[Row, npt.NDArray[np.float64]]]
-) -> dict[int, tuple[npt.NDArray[np.float32], float]]:
-    """Weights for the units as they came, and biases, from the probes' decision values."""
-    X, found = sample.X, {}
-    for seed, (_, values) in rows.items():
-        train = sample.splits[seed].train
-        (weights,), (bias,) = Coordinates(X[train], SCALINGS[task.features]).weights_of(torch.from_numpy(values[train]))
-        found[seed] = (weights.astype(np.float32), float(bias))
-    return found
+def _direction(sample: Sample, task: Task, seed: int, values: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float32], float]:
+    """Weights for the units as they came, and a bias, from a probe's decision values."""
+    train = sample.splits[seed].train
+    part = sample.activations[sample.rows[train]]
+    (weights,), (bias,) = Coordinates(part, SCALINGS[task.features]).weights_of(torch.from_numpy(values[train]))
+    return weights.astype(np.float32), float(bias)
 
 
 # --- scope neuron: a probe on every unit by itself, all of them at once
@@ -183,15 +174,8 @@ def _directions(
 
 def _fit_units(sample: Sample, task: Task, device: torch.device) -> CellResult:
     X, targets = sample.X, sample.concept_set.targets
-    rows: list[Row] = []
-    scores: list[npt.NDArray[np.float64]] = []
-    for seeds in _by_size(sample):
-        parts = _rows_of(sample, seeds, device)
-        Z = scaled(torch.from_numpy(X).to(device), parts[0], SCALINGS["pooled"])  # [n_splits, n_images, n_units]
-        for i, seed in enumerate(seeds):
-            row, score = _fit_split(sample, task.probe, Z[i], parts[0][i], parts[1][i], seed)
-            rows.append({"seed": seed, **row})
-            scores.append(score)
+    there = torch.from_numpy(X).to(device)
+    rows, scores = zip(*(_fit_split(sample, task.probe, there, seed) for seed in sample.splits), strict=True)
     one_sided = np.minimum(auroc_p_value(X.T, targets == 1), auroc_p_value(-X.T, targets == 1))
     accuracy, balanced, area = np.mean(scores, axis=0)
     units = UnitScores(accuracy, balanced, area, np.minimum(2 * one_sided, 1))
@@ -200,25 +184,23 @@ def _fit_units(sample: Sample, task: Task, device: torch.device) -> CellResult:
     return CellResult(sorted(rows, key=lambda row: row["seed"]), units=units)
 
 
-def _fit_split(
-    sample: Sample, probe: AnyProbe, Z: torch.Tensor, train: torch.Tensor, test: torch.Tensor, seed: int
-) -> tuple[Row, npt.NDArray[np.float64]]:
+def _fit_split(sample: Sample, probe: AnyProbe, X: torch.Tensor, seed: int) -> tuple[Row, npt.NDArray[np.float64]]:
     """The row of the unit with the least log-loss on the training part, and [3, n_units]: scores of every unit on the held-out part."""
-    truth, n_units = sample.concept_set.targets, Z.shape[1]
-    targets = torch.from_numpy(truth).to(Z.device)
+    truth, split = sample.concept_set.targets, sample.splits[seed]
+    whole = _problem(sample, Scaler(X[split.train], SCALINGS["pooled"])(X), seed, 1)
 
     def problems(columns: slice, n: int) -> Problems:
-        parts = tuple(part.expand(n, -1) for part in (targets, train, test))
-        return Problems(Z[:, columns].T[..., None], parts[0], parts[1], parts[2], (seed,) * n, 1, (sample.concept_set,) * n)
+        targets, train, test = (part.expand(n, -1) for part in (whole.targets, whole.train, whole.test))
+        return Problems(whole.Z[0, :, columns].T[..., None], targets, train, test, (seed,) * n, 1, (sample.concept_set,) * n)
 
+    n_units, seen, held_out = X.shape[1], split.train, split.test
     values = decisions(probe, problems(slice(None), n_units), at_a_time=1024)  # [n_units, n_images]
-    seen, held_out = train.cpu().numpy(), test.cpu().numpy()
     best = int(np.argmin(np.logaddexp(0, np.where(truth[seen] == 1, -values[:, seen], values[:, seen])).sum(axis=1)))
     one = slice(best, best + 1)
     (row,) = measure(probe, problems(one, 1), values[one], options=Options())
     decision, wanted = values[:, held_out], truth[held_out] == 1
     right = ((decision > 0) == wanted).mean(axis=1)
-    return {"unit": best, **row}, np.stack([right, balanced_accuracy(decision > 0, wanted), auroc(decision, wanted)])
+    return {"seed": seed, "unit": best, **row}, np.stack([right, balanced_accuracy(decision > 0, wanted), auroc(decision, wanted)])
 
 
 # --- scope full
@@ -233,21 +215,18 @@ class FullScope:
     n_layers: int = 0
 
     def add(self, grams: Sequence[torch.Tensor], n_features: int) -> None:
-        """One layer: a matrix [n_splits, n_images, n_images] for every size of splits, with a mean square of 1 on its diagonal."""
+        """One layer: a matrix [n_images, n_images] for every split, with a mean square of 1 on its diagonal."""
         self.total = [a + b for a, b in zip(self.total, grams, strict=True)] if self.total else list(grams)
         self.n_features += n_features
         self.n_layers += 1
 
     def fit(self, sample: Sample, task: Task, *, options: Options) -> CellResult:
         """Fit one task of scope full; `sample` needs no features."""
-        batches = []
-        for seeds, gram in zip(_by_size(sample), self.total, strict=True):
-            Z = coordinates(gram * (self.n_features / self.n_layers))
-            batches.append(_problems(sample, Z, seeds, n_features=self.n_features))
-        rows = _fit_batches(task, batches, options=options)[sample.concept_set.concept]
-        return CellResult([row for _, (row, _) in sorted(rows.items())])
+        Z = [coordinates(gram * (self.n_features / self.n_layers)) for gram in self.total]
+        problems = [_problem(sample, rows, seed, self.n_features) for rows, seed in zip(Z, sample.splits, strict=True)]
+        return _fit_problems(task, [sample], problems, options)[sample.concept_set.concept, task]
 
 
 def layer_grams(sample: Sample, features: Features, device: torch.device) -> list[torch.Tensor]:
-    """One layer's part in scope full, for every size of splits, [n_splits, n_images, n_images]."""
-    return [batch.Z @ batch.Z.mT / batch.n_features for batch in scaled_problems(sample, features, device)]
+    """One layer's part in scope full, for every split, [n_images, n_images]."""
+    return [problem.Z[0] @ problem.Z[0].T / problem.n_features for problem in scaled_problems(sample, features, device)]

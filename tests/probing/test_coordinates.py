@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from neuroprobe.probing._coordinates import Coordinates, column_blocks, coordinates, reduced, scaled
+from neuroprobe.probing._coordinates import Coordinates, Scaler, column_blocks, coordinates, reduced
 from neuroprobe.probing._coordinates import gram_matrix as gram_of_blocks
+
+
+def scaled(X: torch.Tensor, train: torch.Tensor, scaling: str, **options: float) -> torch.Tensor:
+    """By every split's training part, [n_splits, n_images, d]."""
+    return torch.stack([Scaler(X[rows], scaling, **options)(X) for rows in train])
 
 
 def matrix(n: int, d: int, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:

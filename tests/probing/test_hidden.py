@@ -6,9 +6,14 @@ import torch
 from scipy.optimize import check_grad
 from scipy.optimize import minimize as scipy_minimize
 
-from neuroprobe.probing._coordinates import coordinates, gram_matrix, scaled
+from neuroprobe.probing._coordinates import Scaler, coordinates, gram_matrix
 from neuroprobe.probing._hidden import HiddenLayer, _Hidden, first_weights, fit_hidden_layer
 from neuroprobe.probing._lbfgs import minimize
+
+
+def scaled(X: torch.Tensor, train: torch.Tensor, scaling: str, **options: float) -> torch.Tensor:
+    """By every split's training part, [n_splits, n_images, d]."""
+    return torch.stack([Scaler(X[rows], scaling, **options)(X) for rows in train])
 
 
 def problems(b: int, n: int, r: int, *, seed: int = 0, n_classes: int = 2) -> tuple[torch.Tensor, torch.Tensor]:

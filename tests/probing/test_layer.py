@@ -20,7 +20,7 @@ from neuroprobe.probing import (
     split,
 )
 from neuroprobe.probing._layer import FullScope, layer_grams, scaled_problems
-from neuroprobe.probing._problems import Problems, decisions
+from neuroprobe.probing._problems import Problems, decisions, joined
 from neuroprobe.probing._statistics import measure
 
 CPU = torch.device("cpu")
@@ -53,7 +53,7 @@ def fitted(samples: list[Sample], *, scopes=("layer",), options: Options | None 
 
 def problems(d: int, *, concept: str = "a") -> tuple[Problems, Sample]:
     s = sample(d, types=True)
-    (found,) = scaled_problems(s, "pooled", CPU)
+    (found,) = joined(scaled_problems(s, "pooled", CPU), rotated=False)
     return found, s
 
 
