@@ -12,8 +12,9 @@ import pandas as pd
 from neuroprobe._core import FloatArray, check_counts, check_level, check_seed
 from neuroprobe.concepts import TextEncoder, text_vectors
 from neuroprobe.exceptions import InputError
+from neuroprobe.models import Site, find_site
 from neuroprobe.recording import Activations
-from neuroprobe.reports import JudgmentReport, Labels, labels_of_layer, metadata_of, quantity, share
+from neuroprobe.reports import JudgmentReport, Labels, check_label_sites, labels_of_layer, metadata_of, quantity, share
 from neuroprobe.statistics import permutation_p_value
 
 
@@ -34,7 +35,7 @@ def classes_from_labels(
     activations: Activations,
     targets: Sequence[str],
     *,
-    layer: str,
+    layer: str | Site,
     encoder: TextEncoder,
     classes: Sequence[str] | None = None,
     top: int = 5,
@@ -53,7 +54,7 @@ def classes_from_labels(
     activations : Activations
     targets : sequence of str, [n_images]
         The class of each image, by name.
-    layer : str
+    layer : str or Site
     encoder : encoder of texts
         Anything with ``encode_texts``.
     classes : sequence of str, optional
@@ -80,8 +81,10 @@ def classes_from_labels(
     check_seed(seed)
     check_counts(top=top, n_permutations=n_permutations)
     names, truth = _class_numbers(targets, classes, len(activations.ids))
-    values = np.asarray(activations[layer], dtype=float)
-    units = labels_of_layer(labels, layer, values.shape[1])
+    key = find_site(layer, activations.sites)
+    values = np.asarray(activations[key], dtype=float)
+    check_label_sites(labels, activations)
+    units = labels_of_layer(labels, key, values.shape[1])
     active, chosen = _most_active(values, list(units), top)
     own = [list(units.values())[i] for i in chosen]
     vectors = text_vectors(encoder, [*own, *names])
@@ -98,7 +101,7 @@ def classes_from_labels(
         quantity("most_frequent", np.bincount(truth).max() / len(truth), n=len(truth)),
         quantity("p_value", float(permutation_p_value(right.mean(), null)), n=n_permutations),
     ]
-    metadata = {"layer": layer, "top": top, "n_units": len(own), "n_permutations": n_permutations, "level": level, "seed": seed}
+    metadata = {"layer": key, "top": top, "n_units": len(own), "n_permutations": n_permutations, "level": level, "seed": seed}
     metadata |= {"activations": dict(activations.metadata), "labels": metadata_of(labels)}
     return ClassReport(_class_table(names, truth, predicted, level), metadata, overall=overall)
 

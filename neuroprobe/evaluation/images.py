@@ -23,7 +23,17 @@ from neuroprobe._core import BoolArray, FloatArray, check_units
 from neuroprobe.concepts import ConceptSets, LabelTable, shown_concepts
 from neuroprobe.exceptions import InputError, shown
 from neuroprobe.recording import Activations
-from neuroprobe.reports import JudgmentReport, Labels, average, check_labels, interval_options, labeled_units, layer_parts, metadata_of
+from neuroprobe.reports import (
+    JudgmentReport,
+    Labels,
+    average,
+    check_label_sites,
+    check_labels,
+    interval_options,
+    labeled_units,
+    layer_parts,
+    metadata_of,
+)
 from neuroprobe.statistics import auroc, auroc_interval
 
 _UNITS = 1024  # read at a time: a layer may be on disk, and larger than memory
@@ -81,7 +91,7 @@ def check_on_images(
     Raises
     ------
     InputError
-        The images are those of the labels, no unit can be checked, or `given_labels` does not fit the images.
+        The images are those of the labels, labels are of units of another site, no unit can be checked, or `given_labels` does not fit the images.
 
     References
     ----------
@@ -92,6 +102,7 @@ def check_on_images(
         check_labels(labels, "a LabelReport, or a mapping from units to concepts,")
     if not isinstance(activations, Activations):
         raise InputError(f"Expected recorded activations, of which every value is needed, but got {shown(activations)}.")
+    check_label_sites(labels, activations)
     if not same_images:
         _check_held_out(labels, activations)
     known = shown_concepts(given_labels, activations.ids)

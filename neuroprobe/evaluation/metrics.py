@@ -26,7 +26,7 @@ from neuroprobe.evaluation.truth import Truth, true_concepts
 from neuroprobe.exceptions import InputError
 from neuroprobe.labeling import Similarity, get_similarity, list_similarities
 from neuroprobe.recording import Activations
-from neuroprobe.reports import LabelReport, Report, labeled_units, share
+from neuroprobe.reports import LabelReport, Report, check_label_sites, labeled_units, share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -178,6 +178,8 @@ def _label_matrix(given_labels: LabelTable, ids: Sequence[str]) -> tuple[list[st
 
 def _concept_columns(activations: Activations, truth: Truth | LabelReport, names: Sequence[str]) -> dict[Unit, int]:
     columns = {name: column for column, name in enumerate(names)}
+    if isinstance(truth, LabelReport):
+        check_label_sites(truth, activations)
     recorded = [(layer, unit) for layer in activations.layers for unit in range(activations[layer].shape[1])]
     given = {unit: (label,) for unit, label in labeled_units(truth).items()} if isinstance(truth, LabelReport) else truth
     accepted = true_concepts(given, recorded)

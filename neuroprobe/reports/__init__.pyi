@@ -15,6 +15,7 @@ from .judgments import quantity as quantity
 from .judgments import share as share
 from .labels import LabelReport as LabelReport
 from .labels import Labels as Labels
+from .labels import check_label_sites as check_label_sites
 from .labels import check_labels as check_labels
 from .labels import label_sites as label_sites
 from .labels import labeled_units as labeled_units

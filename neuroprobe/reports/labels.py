@@ -101,11 +101,14 @@ class LabelReport(UnitReport):
         UnreadableImageError
             An image that cannot be read, of `images` that do not skip such; an earlier page is still there then.
         """
+        from neuroprobe.recording import Activations
         from neuroprobe.reports.page._write import Content, write_page
         from neuroprobe.reports.probes import ProbeReport
 
         if probes is not None and not isinstance(probes, ProbeReport):
             raise InputError(f"Expected `probes` to be a ProbeReport, but got {shown(probes)}.")
+        if isinstance(activations, Activations):
+            check_label_sites(self, activations)
         content = Content(
             title=self.title if title is None else str(title),
             units=self.table,
@@ -176,6 +179,14 @@ def labels_of_layer(labels: Labels, layer: str, n_units: int, *, site: str | Non
     if site is not None and isinstance(labels, LabelReport):
         check_same_site(site, label_sites(labels)[layer], what="these labels")
     return found
+
+
+def check_label_sites(labels: Labels, activations: Activations) -> None:
+    """Raise `InputError` for labels that are known to be of units of another site than was recorded under the same name."""
+    facts = metadata_of(labels).get("activations")
+    known = facts.get("sites", {}) if isinstance(facts, Mapping) else {}
+    for layer in set(known) & set(activations.sites):
+        check_same_site(activations.sites[layer], known[layer], what="these labels")
 
 
 def metadata_of(labels: Labels | None) -> dict[str, Any]:

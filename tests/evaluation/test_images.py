@@ -7,13 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import activations_of, scores_of
-from judged_world import BELOW, HEAD, TRUTH, labeled, labels_of, recorded, shown
+from judged_world import BELOW, HEAD, TRUTH, TableEncoder, labeled, labels_of, recorded, shown
 from sklearn.metrics import roc_auc_score
 
+from neuroprobe import Activations
 from neuroprobe.concepts import ConceptSet, ConceptSets, GivenLabels
-from neuroprobe.evaluation import ImageCheckReport, check_on_images
+from neuroprobe.evaluation import ImageCheckReport, check_metrics, check_on_images, classes_from_labels
 from neuroprobe.evaluation.images import mean_activation_difference
 from neuroprobe.exceptions import InputError
+from neuroprobe.models import Site
 from neuroprobe.reports import LabelReport
 from neuroprobe.statistics import auroc_interval
 
@@ -169,3 +171,22 @@ def test_units_are_read_in_blocks_and_come_back_in_the_order_of_the_labels() -> 
     assert table["unit"].tolist() == [*units, 1]
     expected = [roc_auc_score(SHOWN["red"], wide["fc"][:, unit]) for unit in units]
     np.testing.assert_allclose(table["auc"][:5], expected)
+
+
+@pytest.mark.parametrize("judge", ["check_on_images", "classes_from_labels", "check_metrics"])
+def test_labels_of_units_of_another_site_are_refused(judge: str) -> None:
+    read = {name: Activations({"fc": VALUES}, HELD_OUT.ids, {"sites": {"fc": Site("fc", call=call).identity}}) for name, call in
+            (("same", 1), ("other", 0))}  # fmt: skip
+    table = labels_of(["red", "blue", "blue", "red"]).table
+    labels = LabelReport(table, {"activations": {"sites": {"fc": Site("fc", call=1).identity}}})
+    words = TableEncoder({"red": [1.0, 0.0], "blue": [0.0, 1.0]})
+    judged = {
+        "check_on_images": lambda activations: check_on_images(labels, activations, SHOWN),
+        "classes_from_labels": lambda activations: classes_from_labels(
+            labels, activations, ["red", "blue"] * 20, layer="fc", encoder=words, top=1, n_permutations=9
+        ),
+        "check_metrics": lambda activations: check_metrics(activations, SHOWN, labels, metrics=["auc"]),
+    }[judge]
+    assert len(judged(read["same"]))
+    with pytest.raises(InputError, match="Hand in the same Site"):
+        judged(read["other"])

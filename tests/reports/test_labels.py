@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,10 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from neuroprobe.reports import LabelReport
+from neuroprobe import Activations
+from neuroprobe.exceptions import InputError
+from neuroprobe.models import Site
+from neuroprobe.reports import LabelReport, check_label_sites, labeled_units, labels_of_layer
 
 HOSTILE = ["$", "$x", "$x$", "$\\frac$", "a $\\nonsense{ b$", "\\$x\\$", "_hidden", "a\nb", "c\td\re", "x" * 200, "<b>", "{}", "%d", "\\"]
 
@@ -109,11 +113,45 @@ def test_dollars_stay_dollars() -> None:
     assert label._preprocess_math(label.get_text()) == ("$x$ for $5", False)
 
 
+def test_labels_are_read_from_a_report_or_a_mapping() -> None:
+    expected = {("layer0", 0): "red", ("layer0", 2): "blue"}
+    assert labeled_units(LabelReport(label_table(["red", "", "blue"]), {})) == expected
+    assert labeled_units({("layer0", np.int64(0)): "red", ("layer0", 1): "", ("layer0", 2): "blue"}) == expected
+    assert labels_of_layer(expected, "layer0", 3) == {0: "red", 2: "blue"}
+
+
+@pytest.mark.parametrize("unit", [-1, "x", True, 2.5, None])
+def test_labels_of_what_is_no_units_number_are_refused(unit: object) -> None:
+    with pytest.raises(InputError, match="Expected a unit from 0 on of 'fc', but got"):
+        labeled_units({("fc", unit): "red"})
+
+
+def test_labels_of_a_unit_beyond_the_layer_are_refused() -> None:
+    labels_of_layer({("fc", 3): "red"}, "fc", 4)
+    with pytest.raises(InputError, match="Expected a unit from 0 to 3 of 'fc', but got 4"):
+        labels_of_layer({("fc", 4): "red"}, "fc", 4)
+
+
+def test_labels_of_another_site_under_the_same_name_are_refused(tmp_path: Path) -> None:
+    activations = Activations({"fc": np.eye(2, dtype=np.float32)}, ("a", "b"), {"sites": {"fc": Site("fc", call=1).identity}})
+    table = label_table(["red", "blue"], ["fc", "fc"])
+    same, other = (LabelReport(table, {"activations": {"sites": {"fc": s.identity}}}) for s in (Site("fc", call=1), Site("fc", call=0)))
+    check_label_sites(same, activations)
+    check_label_sites(LabelReport(table, {}), activations)  # nobody knows
+    for refused in (lambda: check_label_sites(other, activations), lambda: other.to_html(tmp_path / "page", activations=activations)):
+        with pytest.raises(InputError, match="Hand in the same Site"):
+            refused()
+    assert not (tmp_path / "page").exists()
+
+
 def test_nothing_global_is_touched() -> None:
     code = """
 import sys
 import pandas as pd
-from neuroprobe.reports import LabelReport
+from neuroprobe import Activations
+from neuroprobe.exceptions import InputError
+from neuroprobe.models import Site
+from neuroprobe.reports import LabelReport, check_label_sites, labeled_units, labels_of_layer
 table = pd.DataFrame({"layer": ["a"], "unit": [0], "concept": ["red"], "score": [1.0], "status": ["named"]})
 LabelReport(table, {}).to_single_html()
 print("matplotlib.pyplot" in sys.modules)
