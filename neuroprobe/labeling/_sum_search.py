@@ -13,6 +13,7 @@ International Journal of Control 50, 1989.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -136,14 +137,12 @@ def _standardized(X: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
     return np.asarray(np.where(varies, centered / np.where(varies, lengths, 1), 0), dtype=np.float32)
 
 
-@dataclass(frozen=True, eq=False)
-class Sums:
+class Sums(NamedTuple):
     """The sums of a layer's units: which concepts, in which order, with which weights."""
 
-    concepts: list[Rows]  # of every unit, [n_concepts of it]
-    weights: list[Floats]
+    concepts: Rows  # [n_units, k], -1 after a unit's last one
+    weights: Floats  # [n_units, k], 0 there
     intercepts: Floats  # [n_units]
-    measured: Floats  # the activations, [n_images, n_units]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -174,11 +173,11 @@ class SumSearch:
 
     def layer(self, measured: Floats) -> Sums:
         """The sums of all units [n_images, n_units]: their lengths from a part of the training images, the rest from all."""
-        return self._weighed(self._selected(self.train, measured), self._lengths(measured), measured, self.train)
+        return self.weighed(self._selected(self.train, measured), self._lengths(measured), measured)
 
     def _selected(self, rows: Rows, measured: Floats) -> Rows:
-        options = {"k": self.k, "signed": self.signed, "most_shared": self.most_shared, "device": self.device}
-        return select_forward(self.values[rows], measured[rows], **options)  # type: ignore[arg-type]
+        X, Y = self.values[rows], measured[rows]
+        return select_forward(X, Y, k=self.k, signed=self.signed, most_shared=self.most_shared, device=self.device)
 
     def _lengths(self, measured: Floats) -> Rows:
         """After how many concepts another one no longer raises the correlation on the validation images enough, [n_units]."""
@@ -186,7 +185,7 @@ class SumSearch:
         selected = self._selected(fit, measured)
         lengths, going, before = np.ones(len(selected), dtype=np.int64), np.ones(len(selected), dtype=bool), None
         for length in range(1, self.k + 1):
-            sums = self._weighed(selected, np.full(len(selected), length), measured, fit)
+            sums = self.weighed(selected, np.full(len(selected), length), measured, rows=fit)
             found = np.nan_to_num(correlations(self.predicted(sums, validation), measured[validation]))
             if before is not None:
                 going &= found - before >= self.min_gain
@@ -194,21 +193,19 @@ class SumSearch:
             before = found
         return lengths
 
-    def _weighed(self, selected: Rows, lengths: Rows, measured: Floats, rows: Rows) -> Sums:
-        """Sums of each unit's first concepts, at most as many as its length, weighed on some images."""
-        concepts = [chosen[:length][chosen[:length] >= 0] for chosen, length in zip(selected, lengths, strict=True)]
-        fitted = [
-            fit_weights(self.values[np.ix_(rows, columns)], measured[rows, unit], signed=self.signed)
-            for unit, columns in enumerate(concepts)
-        ]
-        return Sums(concepts, [weights for weights, _ in fitted], np.array([intercept for _, intercept in fitted]), measured)
+    def weighed(self, selected: Rows, lengths: npt.ArrayLike, measured: Floats, *, rows: Rows | None = None) -> Sums:
+        """Sums of each unit's first concepts, at most as many as its length, weighed on some images, by default all to choose on."""
+        rows = self.train if rows is None else rows
+        concepts = np.where(np.arange(selected.shape[1]) < np.asarray(lengths)[..., None], selected, -1)
+        weights, intercepts = np.zeros(concepts.shape), np.zeros(len(concepts))
+        for unit, chosen in enumerate(concepts):
+            there = chosen >= 0
+            fitted = fit_weights(self.values[np.ix_(rows, chosen[there])], measured[rows, unit], signed=self.signed)
+            weights[unit, there], intercepts[unit] = fitted
+        return Sums(concepts, weights, intercepts)
 
     def predicted(self, sums: Sums, rows: Rows) -> Floats:
         """What the sums say of images, [n_rows, n_units]."""
-        parts = [self.values[np.ix_(rows, columns)] @ weights for columns, weights in zip(sums.concepts, sums.weights, strict=True)]
-        return np.asarray(np.stack(parts, axis=1) + sums.intercepts)
-
-    def alone(self, sums: Sums) -> Sums:
-        """The same with the first concept alone."""
-        first = np.array([[*columns[:1], -1][:1] for columns in sums.concepts])
-        return self._weighed(first, np.ones(len(first), dtype=np.int64), sums.measured, self.train)
+        values = self.values[rows]
+        terms = (values[:, chosen] * weights for chosen, weights in zip(sums.concepts.T, sums.weights.T, strict=True))
+        return sum(terms, np.broadcast_to(sums.intercepts, (len(rows), len(sums.intercepts))))

@@ -161,16 +161,11 @@ def dissect_formulas(
     labels = as_labels(given_labels, activations.ids, concepts=concepts)
     matrix, names = labels.truth, list(labels.concepts)
     chosen = check_layers(activations, layers)
-    search = FormulaSearch(
-        matrix,
-        names,
-        max_length=max_length,
-        beam_width=beam_width,
-        fractions=(min_fraction, max_fraction),
-        max_siblings=max_siblings,
-        tolerance=tolerance,
-        device=device,
-    )
+    parameters: dict[str, Any] = {
+        "max_length": max_length, "beam_width": beam_width, "max_siblings": max_siblings, "tolerance": tolerance,
+        "fractions": (min_fraction, max_fraction),
+    }  # fmt: skip
+    search = FormulaSearch(matrix, names, device=device, **parameters)
     if not search.has_start:
         raise InputError(
             f"Expected a concept, or a negation, that is true of {min_fraction:.3g} to {max_fraction:.3g} of the {len(matrix)} images, "
@@ -179,11 +174,7 @@ def dissect_formulas(
     null = SearchNull(search, n=n_null, seed=seed)
     tables = [_layer_table(layer, activations[layer], search, null, false_discovery_rate) for layer in chosen]
     metadata = {
-        "max_length": max_length,
-        "beam_width": beam_width,
-        "max_siblings": max_siblings,
-        "tolerance": tolerance,
-        "fractions": [min_fraction, max_fraction],
+        **parameters,
         "n_null": n_null,
         "seed": seed,
         "false_discovery_rate": false_discovery_rate,

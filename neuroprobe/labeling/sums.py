@@ -301,10 +301,13 @@ def explain_units(
     counts = draw_counts(len(test), n_resamples=n_resamples, seed=seed)
     tables, judged = [], {}
     for layer, columns in chosen.items():
-        found = search.layer(np.asarray(activations[layer][:, columns], dtype=np.float64))
+        measured = np.asarray(activations[layer][:, columns], dtype=np.float64)
+        found = search.layer(measured)
         own = None if named is None else [named.get((layer, unit), "") for unit in columns]
-        judged[layer] = _judge(search, found, counts, level, own, scores.concepts)
-        table = pd.DataFrame({"layer": layer, "unit": columns, **_columns_of(search, found, scores.concepts), **judged[layer].columns()})
+        judged[layer] = _judged(search, found, measured, labels=own, concepts=scores.concepts, counts=counts, level=level)
+        r2 = explained_shares(search.predicted(found, test), measured[test])
+        whole = {**_sum_columns(search, found, measured, scores.concepts), **_quality_columns(judged[layer]), "r2": r2}
+        table = pd.DataFrame({"layer": layer, "unit": columns, **whole})
         tables.append(table if own is None else table.assign(label=own))
     joined = pd.concat(tables, ignore_index=True)
     metadata = {
@@ -316,92 +319,73 @@ def explain_units(
     return UnitCompositionReport(joined, metadata, overall=_overall(judged, joined, level))
 
 
-@dataclass(frozen=True, eq=False)
-class _Judged:
-    """Correlations with the units on held-out images: of the sums, of their first concepts, of the units' labels."""
-
-    r2: Floats
-    correlation: Quality
-    first: Quality
-    label: Quality | None
-    level: float
-
-    def gain(self, other: Quality) -> Quality:
-        """Of the sums over another, in the same draws of images."""
-        draws = self.correlation.draws - other.draws
-        return Quality(self.correlation.value - other.value, *interval(draws, level=self.level), draws)
-
-    def columns(self) -> dict[str, Floats]:
-        """The columns of the table that say how good the sums are."""
-        found, gain = self.correlation, self.gain(self.first)
-        columns = {"correlation": found.value, "low": found.low, "high": found.high, "r2": self.r2, "first_correlation": self.first.value}
-        columns |= _named("gain", gain)
-        return columns if self.label is None else {
-            **columns, "label_correlation": self.label.value, **_named("gain_over_label", self.gain(self.label)),
-        }  # fmt: skip
-
-    def averaged(self) -> dict[str, Quality]:
-        """What is averaged over units."""
-        found = {"correlation": self.correlation, "first_correlation": self.first, "gain": self.gain(self.first)}
-        return found if self.label is None else {**found, "label_correlation": self.label, "gain_over_label": self.gain(self.label)}
-
-
-def _judge(search: SumSearch, sums: Sums, counts: Floats, level: float, labels: Sequence[str] | None, concepts: Sequence[str]) -> _Judged:
-    measured = sums.measured[search.test]
+def _judged(
+    search: SumSearch, sums: Sums, measured: Floats, *, labels: Sequence[str] | None, concepts: Sequence[str], counts: Floats, level: float
+) -> dict[str, Quality]:
+    """Correlations with the units on held-out images, of the sums, of their first concepts and of labels, and gains in the same draws."""
+    truth = measured[search.test]
 
     def judged(predicted: Floats) -> Quality:
-        return quality(correlations, predicted, measured, counts=counts, level=level)
+        return quality(correlations, predicted, truth, counts=counts, level=level)
 
-    predicted = search.predicted(sums, search.test)
-    of_label = None
+    def gain(other: Quality) -> Quality:
+        draws = found["correlation"].draws - other.draws
+        return Quality(found["correlation"].value - other.value, *interval(draws, level=level), draws)
+
+    found = {"correlation": judged(search.predicted(sums, search.test))}
+    first = search.weighed(sums.concepts, 1, measured)
+    found["first_correlation"] = judged(search.predicted(first, search.test))
+    found["gain"] = gain(found["first_correlation"])
     if labels is not None:
         places = {concept: place for place, concept in enumerate(concepts)}
-        known = np.array([label in places for label in labels])
         values = search.values[search.test][:, [places.get(label, 0) for label in labels]]
-        of_label = judged(np.where(known, values, 0.0))  # without a label, or of another vocabulary: a constant, which predicts nothing
-    return _Judged(
-        explained_shares(predicted, measured), judged(predicted), judged(search.predicted(search.alone(sums), search.test)), of_label, level
-    )
+        known = [label in places for label in labels]  # without a label, or of another vocabulary: a constant, which predicts nothing
+        found["label_correlation"] = judged(np.where(known, values, 0.0))
+        found["gain_over_label"] = gain(found["label_correlation"])
+    return found
 
 
-def _columns_of(search: SumSearch, sums: Sums, names: Sequence[str]) -> dict[str, Any]:
+def _quality_columns(judged: Mapping[str, Quality]) -> dict[str, Floats]:
+    """The columns of the table that say how good the sums are."""
+    columns = {name: found.value for name, found in judged.items()}
+    columns |= {"low": judged["correlation"].low, "high": judged["correlation"].high}
+    for name in judged:
+        if name.startswith("gain"):
+            columns |= {f"{name}_low": judged[name].low, f"{name}_high": judged[name].high}
+    return columns
+
+
+def _sum_columns(search: SumSearch, sums: Sums, measured: Floats, names: Sequence[str]) -> dict[str, Any]:
     """The columns of the table that say what the sums are."""
-    spread = sums.measured[search.train].std(axis=0)
-    deviations = search.values[search.train].std(axis=0)
+    spread, deviations = measured[search.train].std(axis=0), search.values[search.train].std(axis=0)
+    there, texts = sums.concepts >= 0, np.array([*names, ""], dtype=object)
+    with np.errstate(invalid="ignore", divide="ignore"):  # units that never vary
+        effects = np.where(there, sums.weights * deviations[sums.concepts] / spread[:, None], np.nan)
     columns: dict[str, Any] = {
         "formula": [_formula(chosen, weights, names) for chosen, weights in zip(sums.concepts, sums.weights, strict=True)],
-        "n_concepts": [len(chosen) for chosen in sums.concepts],
+        "n_concepts": there.sum(axis=1),
         "intercept": sums.intercepts,
     }
-    for i in range(search.k):
-        there = [
-            (chosen[i], weights[i]) if i < len(chosen) else (-1, np.nan)
-            for chosen, weights in zip(sums.concepts, sums.weights, strict=True)
-        ]
-        columns[f"concept_{i + 1}"] = [names[concept] if concept >= 0 else "" for concept, _ in there]
-        columns[f"weight_{i + 1}"] = [weight for _, weight in there]
-        columns[f"effect_{i + 1}"] = [
-            weight * deviations[concept] / own if concept >= 0 else np.nan for (concept, weight), own in zip(there, spread, strict=True)
-        ]
+    for i in range(there.shape[1]):
+        columns[f"concept_{i + 1}"] = texts[sums.concepts[:, i]]
+        columns[f"weight_{i + 1}"] = np.where(there[:, i], sums.weights[:, i], np.nan)
+        columns[f"effect_{i + 1}"] = effects[:, i]
     return columns
 
 
 def _formula(concepts: Rows, weights: Floats, names: Sequence[str]) -> str:
     """Such as "2 * red - 0.5 * striped"."""
-    terms = [f"{'-' if weight < 0 else '+'} {abs(weight):.3g} * {names[i]}" for i, weight in zip(concepts, weights, strict=True)]
+    there = [(i, weight) for i, weight in zip(concepts, weights, strict=True) if i >= 0]
+    terms = [f"{'-' if weight < 0 else '+'} {abs(weight):.3g} * {names[i]}" for i, weight in there]
     text = " ".join(terms)
     return text[2:] if text.startswith("+ ") else text.replace("- ", "-", 1)
 
 
-def _named(name: str, found: Quality) -> dict[str, Floats]:
-    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
-
-
-def _overall(judged: Mapping[str, _Judged], table: pd.DataFrame, level: float) -> list[dict[str, Any]]:
+def _overall(judged: Mapping[str, Mapping[str, Quality]], table: pd.DataFrame, level: float) -> list[dict[str, Any]]:
     """Means over the units of all layers, and of each; units without a value are left out."""
     rows = []
     for layer in [ALL_LAYERS, *judged] if len(judged) > 1 else [ALL_LAYERS]:
-        parts = [found.averaged() for owner, found in judged.items() if layer in (ALL_LAYERS, owner)]
+        parts = [found for owner, found in judged.items() if layer in (ALL_LAYERS, owner)]
         for name in parts[0]:
             value = np.concatenate([part[name].value for part in parts])
             draws = np.concatenate([part[name].draws for part in parts], axis=1)

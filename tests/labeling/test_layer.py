@@ -203,6 +203,43 @@ def test_stability_is_the_share_of_resamples_that_keep_the_label(name: str) -> N
     assert 0.05 < found.stability.mean() < 0.95
 
 
+def slow_stability_with_a_prior(
+    raw: np.ndarray, draws: list[np.ndarray], winners: np.ndarray, rivals: np.ndarray, *, weight: float, temperature: float, relative: bool
+) -> np.ndarray:
+    """Each unit by itself: its raw scores change with the images, the other units' stay as they are on all of them."""
+    scale, kept = raw.max(axis=1) if relative else np.ones(len(raw)), np.zeros(len(raw))
+    for drawn in draws:
+        for u, (winner, others) in enumerate(zip(winners, rivals, strict=True)):
+            layer = raw / scale[:, None]
+            layer[u] = drawn[u] / scale[u]
+            prior = weight * temperature * np.log(np.exp(layer / temperature).mean(axis=0))
+            score = scale[u] * (layer[u] - prior)
+            kept[u] += score[winner] >= score[others].max() - 1e-6
+    return kept / len(draws)
+
+
+@pytest.mark.parametrize(
+    ("name", "alone", "prior"),
+    [
+        ("peak_correlation", {"competition": 0}, {"weight": 0.75, "temperature": 0.1, "relative": True}),
+        ("wpmi", {"prior": None}, {"weight": 0.6, "temperature": 1.0, "relative": False}),
+    ],
+)
+def test_stability_counts_the_prior_among_the_other_units(name: str, alone: dict, prior: dict) -> None:
+    given, units = scores(40), values(30)
+    units[:, 15:] = units[:, :15] + 0.7 * values(15, seed=9)  # units that agree, so that the prior decides
+    parameters = {"decorrelate": False} if name == "peak_correlation" else {}
+    found = label_layer("layer", RecordedUnits(units), scorer_of(name, given, **parameters), top=RIVALS, n_null=0, n_bootstrap=30, seed=5)
+    generator, function, matrix = np.random.default_rng((5, 1)), get_similarity(name)[1], given.similarities().numpy()
+    draws = [generator.integers(N, size=N) for _ in range(30)]
+    drawn = [function(units[rows], matrix[rows], **alone).astype(float) for rows in draws]
+    raw = function(units, matrix, **alone).astype(float)
+    expected = slow_stability_with_a_prior(raw, drawn, found.concepts[:, 0], found.concepts, **prior)
+    without = slow_stability_with_a_prior(raw, drawn, found.concepts[:, 0], found.concepts, **{**prior, "weight": 0.0})
+    np.testing.assert_allclose(found.stability, expected, atol=1 / 30 + 1e-9)  # a tie may fall either way
+    assert np.abs(without - expected).max() > 2 / 30  # and the prior matters
+
+
 # --- summaries
 
 

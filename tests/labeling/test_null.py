@@ -328,3 +328,13 @@ def test_few_of_many_units_of_noise_have_a_tiny_p_value(kind: str) -> None:
     for limit in (0.01, 1e-3):
         assert np.mean(p <= limit) < 2 * limit
     assert np.mean(p <= 1e-4) < 1e-3
+
+
+def test_all_null_units_that_are_just_like_a_unit_are_its_neighbors_however_many() -> None:
+    generator = np.random.default_rng(0)
+    n_alike = 2 * NEIGHBORS
+    theirs = np.concatenate([np.full(n_alike, 0.3), generator.uniform(0.1, 0.29, 300), generator.uniform(0.31, 0.9, 300)])
+    null_best = np.concatenate([np.repeat([1.0, 2.0], [n_alike - 40, 40]), np.full(300, 9.0), np.full(300, -9.0)])
+    for order in (np.arange(len(theirs)), np.arange(len(theirs))[::-1], generator.permutation(len(theirs))):
+        found = p_values([2.0, 1.0], null_best[order], concentration=[0.3, 0.3], null_concentration=theirs[order])
+        np.testing.assert_allclose(found, [41 / (n_alike + 1), 1])

@@ -8,16 +8,15 @@ they are fewer too, because the others are the lowest. A concept that is the sam
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from neuroprobe._core import check_number
+from neuroprobe._core import check_share
 from neuroprobe.labeling.similarity._registry import similarity
 from neuroprobe.labeling.similarity._scorer import Columns, Scorer, by_scorer
 from neuroprobe.labeling.similarity._top_images import UNITS, share_of, sort_integers
-from neuroprobe.labeling.similarity.linear import LinearParts, centered_columns, linear, unit_columns
+from neuroprobe.labeling.similarity.linear import LinearScorer, standardized
 
 if TYPE_CHECKING:
     from neuroprobe.concepts import ConceptScores
@@ -30,21 +29,18 @@ def images_with(concept_scores: torch.Tensor, share: float) -> torch.Tensor:
     return (concept_scores >= threshold) & (concept_scores > lines.amin(dim=1))
 
 
-def _check_share(share: float) -> None:
-    """Raise InputError unless `share` is one."""
-    check_number("share", share, low=0, high=1, above=True)
+class AucScorer(LinearScorer):
+    """`auc`, whose parameter it takes: the sum of the positives' centered ranks over both counts, plus a half."""
 
+    def __init__(self, scores: ConceptScores, *, share: float = 0.05) -> None:
+        check_share("share", share, one=True)
 
-def _auc_parts(*, share: float = 0.05) -> LinearParts:
-    """`auc` as a matrix product: the sum of the positives' centered ranks over both counts, plus a half."""
-    _check_share(share)
+        def weights(scores: torch.Tensor) -> torch.Tensor:
+            labels = images_with(scores, share)
+            count = labels.sum(dim=0)
+            return labels / (count * (len(labels) - count)).clip(1) * len(labels)
 
-    def weights(scores: torch.Tensor) -> torch.Tensor:
-        labels = images_with(scores, share)
-        count = labels.sum(dim=0)
-        return labels / (count * (len(labels) - count)).clip(1) * len(labels)
-
-    return LinearParts(_centered_ranks, weights, 0.5)
+        super().__init__(scores, units=_centered_ranks, concepts=weights, offset=0.5)
 
 
 def _centered_ranks(activations: torch.Tensor) -> torch.Tensor:
@@ -57,7 +53,7 @@ def _centered_ranks(activations: torch.Tensor) -> torch.Tensor:
     return ((below + not_above - n_images) / (2 * n_images)).T
 
 
-@similarity(linear(_auc_parts))
+@similarity(AucScorer)
 def auc(activations: torch.Tensor, concept_scores: torch.Tensor, *, share: float = 0.05) -> torch.Tensor:
     """Area under the ROC curve of a unit as a detector of the images with a concept (INVERT).
 
@@ -87,27 +83,24 @@ def auc(activations: torch.Tensor, concept_scores: torch.Tensor, *, share: float
     ----------
     Bykov et al., NeurIPS 2023, arXiv 2311.13594, section 3. The share, for scores that are not labels, is ours.
     """
-    return _auc_parts(share=share)(activations, concept_scores)
+    return by_scorer(AucScorer, activations, concept_scores, share=share)
 
 
-def _mean_difference_parts(*, share: float = 0.05) -> LinearParts:
-    """`mean_difference` as a matrix product."""
-    _check_share(share)
+class MeanDifferenceScorer(LinearScorer):
+    """`mean_difference`, whose parameter it takes."""
 
-    def weights(scores: torch.Tensor) -> torch.Tensor:
-        labels = images_with(scores, share)
-        count = labels.sum(dim=0)
-        on_some = (count > 0).float()
-        return on_some * (labels / count.clip(1) - ~labels / (len(labels) - count))
+    def __init__(self, scores: ConceptScores, *, share: float = 0.05) -> None:
+        check_share("share", share, one=True)
 
-    return LinearParts(_standardized, weights)
+        def weights(scores: torch.Tensor) -> torch.Tensor:
+            labels = images_with(scores, share)
+            count = labels.sum(dim=0)
+            return (count > 0).float() * (labels / count.clip(1) - ~labels / (len(labels) - count))
 
-
-def _standardized(activations: torch.Tensor) -> torch.Tensor:
-    return unit_columns(centered_columns(activations)) * math.sqrt(len(activations))
+        super().__init__(scores, units=standardized, concepts=weights)
 
 
-@similarity(linear(_mean_difference_parts))
+@similarity(MeanDifferenceScorer)
 def mean_difference(activations: torch.Tensor, concept_scores: torch.Tensor, *, share: float = 0.05) -> torch.Tensor:
     """A unit's mean activation on images with a concept minus that on images without, in its standard deviations.
 
@@ -130,7 +123,7 @@ def mean_difference(activations: torch.Tensor, concept_scores: torch.Tensor, *, 
     InputError
         A share that is not in (0, 1].
     """
-    return _mean_difference_parts(share=share)(activations, concept_scores)
+    return by_scorer(MeanDifferenceScorer, activations, concept_scores, share=share)
 
 
 class RankedUnits(NamedTuple):
@@ -146,7 +139,7 @@ class AveragePrecisionScorer(Scorer[RankedUnits]):
     """
 
     def __init__(self, scores: ConceptScores, *, share: float = 0.05) -> None:
-        _check_share(share)
+        check_share("share", share, one=True)
         super().__init__(scores)
         self._share = share
 

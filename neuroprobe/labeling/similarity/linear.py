@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import torch
 
 from neuroprobe._core import check_number
 from neuroprobe.labeling.similarity._registry import similarity
-from neuroprobe.labeling.similarity._scorer import Columns, Scorer
+from neuroprobe.labeling.similarity._scorer import Columns, Scorer, by_scorer
 from neuroprobe.statistics import decorrelated, inner_products
 
 if TYPE_CHECKING:
@@ -28,29 +27,6 @@ if TYPE_CHECKING:
 
 #: Below this share of a vector's possible length a concept's scores over the images are taken to be rounding.
 _ROUNDING = 1e-6
-
-
-@dataclass(frozen=True)
-class LinearParts:
-    """A function of the form ``units(activations).T @ concepts(concept_scores) + offset``.
-
-    Attributes
-    ----------
-    units : callable, [n_images, n_units] -> [n_images, n_units]
-        Each column depends on that unit alone.
-    concepts : callable, [n_images, n_concepts] -> [n_images, n_concepts]
-        Each column depends on that concept alone.
-    offset : float, default 0
-    """
-
-    units: Callable[[torch.Tensor], torch.Tensor]
-    concepts: Callable[[torch.Tensor], torch.Tensor]
-    offset: float = 0.0
-
-    def __call__(self, activations: torch.Tensor, concept_scores: torch.Tensor) -> torch.Tensor:
-        """The scores, [n_units, n_concepts]."""
-        product = self.units(activations).T @ self.concepts(concept_scores)
-        return product + self.offset if self.offset else product
 
 
 def unit_columns(values: torch.Tensor, *, min_norm: float = 0.0) -> torch.Tensor:
@@ -69,6 +45,16 @@ def scaled_columns(values: torch.Tensor) -> torch.Tensor:
     """Columns with the largest magnitude 1, so that no square or sum leaves float32's range."""
     largest = values.abs().amax(dim=0)
     return values / torch.where(largest > 0, largest, 1)
+
+
+def centered_units(values: torch.Tensor) -> torch.Tensor:
+    """Columns about their mean, of length 1; zero where a column never varies, however small or large its values."""
+    return unit_columns(scaled_columns(centered_columns(scaled_columns(values))))
+
+
+def standardized(values: torch.Tensor) -> torch.Tensor:
+    """Columns with mean 0 and standard deviation 1; zero where a column never varies."""
+    return centered_units(values) * math.sqrt(len(values))
 
 
 class WeightedUnits(NamedTuple):
@@ -155,32 +141,38 @@ class EmbeddingScorer(Scorer[WeightedUnits]):
 
 
 class LinearScorer(Scorer[WeightedUnits]):
-    """Any function that is one matrix product, with what is needed of each concept made from a block of its scores.
+    """Any function of the form units(activations).T @ concepts(concept_scores) + offset.
 
     Parameters
     ----------
     scores : ConceptScores
-    parts : LinearParts
+    units : callable, [n_images, n_units] -> [n_images, n_units]
+        Each column depends on that unit alone.
+    concepts : callable, [n_images, n_concepts] -> [n_images, n_concepts]
+        Each column depends on that concept alone.
+    offset : float, default 0
     """
 
-    def __init__(self, scores: ConceptScores, parts: LinearParts) -> None:
+    def __init__(
+        self,
+        scores: ConceptScores,
+        *,
+        units: Callable[[torch.Tensor], torch.Tensor],
+        concepts: Callable[[torch.Tensor], torch.Tensor],
+        offset: float = 0.0,
+    ) -> None:
         super().__init__(scores)
-        self._parts = parts
+        self._unit_side, self._concept_side, self._offset = units, concepts, offset
 
     def units(self, activations: torch.Tensor) -> WeightedUnits:
-        weights = self._parts.units(activations).T.contiguous()  # [n_units, n_images]
+        weights = self._unit_side(activations).T.contiguous()  # [n_units, n_images]
         return WeightedUnits(weights, concentration_of(weights.T))
 
     def block(self, units: WeightedUnits, columns: Columns) -> torch.Tensor:
-        return torch.addmm(torch.tensor(self._parts.offset), units.vectors, self._parts.concepts(self.matrix(columns)))
+        return units.vectors @ self._concept_side(self.matrix(columns)) + self._offset
 
     def concentration(self, units: WeightedUnits) -> torch.Tensor:
         return units.concentration
-
-
-def linear(parts: Callable[..., LinearParts]) -> Callable[..., LinearScorer]:
-    """What makes the scorer of a function that is one matrix product, from the function of its parameters that gives both sides."""
-    return lambda scores, **parameters: LinearScorer(scores, parts(**parameters))
 
 
 @similarity(lambda scores: EmbeddingScorer(scores, weights=unit_columns, centered=False))
@@ -197,19 +189,22 @@ def cos_similarity(activations: torch.Tensor, concept_scores: torch.Tensor) -> t
     array or Tensor, [n_units, n_concepts]
         In [-1, 1]; 0 where one of the two is zero on every image.
     """
-    return LinearParts(unit_columns, unit_columns)(activations, concept_scores)
+    return unit_columns(activations).T @ unit_columns(concept_scores)
 
 
-def _cubed_parts(*, min_norm: float = 1e-3) -> LinearParts:
-    check_number("min_norm", min_norm, low=0)
+class CubedScorer(LinearScorer):
+    """`cos_similarity_cubed`, whose parameter it takes."""
 
-    def cubed(values: torch.Tensor) -> torch.Tensor:
-        return unit_columns(centered_columns(values) ** 3, min_norm=min_norm)
+    def __init__(self, scores: ConceptScores, *, min_norm: float = 1e-3) -> None:
+        check_number("min_norm", min_norm, low=0)
 
-    return LinearParts(cubed, cubed)
+        def cubed(values: torch.Tensor) -> torch.Tensor:
+            return unit_columns(centered_columns(values) ** 3, min_norm=min_norm)
+
+        super().__init__(scores, units=cubed, concepts=cubed)
 
 
-@similarity(linear(_cubed_parts))
+@similarity(CubedScorer)
 def cos_similarity_cubed(activations: torch.Tensor, concept_scores: torch.Tensor, *, min_norm: float = 1e-3) -> torch.Tensor:
     """Cosine of the third powers of centered activations and centered concept scores, as published.
 
@@ -234,14 +229,10 @@ def cos_similarity_cubed(activations: torch.Tensor, concept_scores: torch.Tensor
     InputError
         `min_norm` below 0.
     """
-    return _cubed_parts(min_norm=min_norm)(activations, concept_scores)
+    return by_scorer(CubedScorer, activations, concept_scores, min_norm=min_norm)
 
 
-def _centered_of_length_1(values: torch.Tensor) -> torch.Tensor:
-    return unit_columns(scaled_columns(centered_columns(values)))
-
-
-@similarity(lambda scores: EmbeddingScorer(scores, weights=_centered_of_length_1))
+@similarity(lambda scores: EmbeddingScorer(scores, weights=centered_units))
 def pearson(activations: torch.Tensor, concept_scores: torch.Tensor) -> torch.Tensor:
     """Pearson's correlation of a unit's activations and a concept's scores over the images.
 
@@ -255,4 +246,4 @@ def pearson(activations: torch.Tensor, concept_scores: torch.Tensor) -> torch.Te
     array or Tensor, [n_units, n_concepts]
         In [-1, 1]; 0 where one of the two never varies.
     """
-    return LinearParts(_centered_of_length_1, _centered_of_length_1)(activations, concept_scores)
+    return centered_units(activations).T @ centered_units(concept_scores)

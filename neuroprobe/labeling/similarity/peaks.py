@@ -14,9 +14,9 @@ from neuroprobe.labeling.similarity._scorer import SMALLEST_BEST
 from neuroprobe.labeling.similarity.linear import (
     EmbeddingScorer,
     WeightedUnits,
-    centered_columns,
+    centered_units,
     concentration_of,
-    scaled_columns,
+    standardized,
     unit_columns,
 )
 
@@ -24,19 +24,9 @@ if TYPE_CHECKING:
     from neuroprobe.concepts import ConceptScores
 
 
-def _centered_units(values: torch.Tensor) -> torch.Tensor:
-    """Columns about their mean, of length 1; zero where a column never varies, however small or large its values."""
-    return unit_columns(scaled_columns(centered_columns(scaled_columns(values))))
-
-
-def _standardized(values: torch.Tensor) -> torch.Tensor:
-    """Columns with mean 0 and standard deviation 1; zero where a column never varies."""
-    return _centered_units(values) * math.sqrt(len(values))
-
-
 def _peak_correlation_weights(activations: torch.Tensor, *, power: float) -> torch.Tensor:
     """Half correlation, half peaks: the standardized activation and its peaks, each of length 1, summed, [n_images, n_units]."""
-    centered = _centered_units(activations)
+    centered = centered_units(activations)
     risen = (centered * math.sqrt(len(centered))).clamp_min_(0).pow_(power)
     return unit_columns(centered + unit_columns(risen))
 
@@ -118,7 +108,7 @@ def peak_correlation(
         A parameter out of its range.
     """
     _check_peak_correlation(power=power, competition=competition, temperature=temperature)
-    raw = _peak_correlation_weights(activations, power=power).T @ _standardized(concept_scores)
+    raw = _peak_correlation_weights(activations, power=power).T @ standardized(concept_scores)
     best = raw.amax(dim=1, keepdim=True).clamp_min(SMALLEST_BEST)
     relative = raw / best
     log_mean = torch.logsumexp(relative / temperature, dim=0) - math.log(len(raw))
@@ -145,7 +135,7 @@ class PeakMeanScorer(EmbeddingScorer):
 
     def __init__(self, scores: ConceptScores, *, power: float = 4.0, decorrelate: bool = True) -> None:
         check_number("power", power, low=0, above=True)
-        super().__init__(scores, weights=lambda a: _peaks(_standardized(a), power, images=0), standard=True, decorrelate=decorrelate)
+        super().__init__(scores, weights=lambda a: _peaks(standardized(a), power, images=0), standard=True, decorrelate=decorrelate)
         self._power = power
 
     def units_from_top(self, rows: torch.Tensor, values: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> WeightedUnits:
@@ -181,4 +171,4 @@ def peak_mean(activations: torch.Tensor, concept_scores: torch.Tensor, *, power:
         A power that is not above 0.
     """
     check_number("power", power, low=0, above=True)
-    return _peaks(_standardized(activations), power, images=0).T @ _standardized(concept_scores)
+    return _peaks(standardized(activations), power, images=0).T @ standardized(concept_scores)
