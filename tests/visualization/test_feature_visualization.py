@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -92,32 +93,44 @@ def test_the_seed_and_the_number_decide_every_image(net: Net, jitter: Jitter) ->
     assert len({image.tobytes() for image in (*first, *other)}) == 6
 
 
+class _Pixels:
+    """Images that are their parameters, and that begin alike whatever the seed."""
+
+    def start(self, generator: torch.Generator, *, attempt: int = 0) -> torch.Tensor:
+        return torch.linspace(-1, 1, 3 * 8 * 8).reshape(3, 8, 8)
+
+    def images(self, parameters: torch.Tensor) -> torch.Tensor:
+        return 1 * parameters
+
+    def allowed(self, parameters: torch.Tensor) -> torch.Tensor:
+        return parameters
+
+
+def climbed(settings: Settings, forward: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+    """Images of one batch, for the sum of what `forward` gives of each."""
+    (items,) = batches([UnitTarget(0)], settings)
+    options = {"settings": settings, "device": torch.device("cpu"), "value": lambda reading, targets: reading.values.sum(1)}
+    return Ascent(items, made_of=_Pixels(), forward=lambda images: Reading(forward(images), Axes(1)), **options).run(lambda: None).images
+
+
 @pytest.mark.parametrize("jitter", [Jitter(noise=0), Jitter(0, 0, 0, noise=0.1)], ids=["moves", "noise"])
 def test_the_seed_decides_the_jitter_too(jitter: Jitter) -> None:
-    """From images that begin alike, whatever the seed."""
-
-    class Alike:
-        def start(self, generator: torch.Generator, *, attempt: int = 0) -> torch.Tensor:
-            return torch.linspace(-1, 1, 3 * 8 * 8).reshape(3, 8, 8)
-
-        def images(self, parameters: torch.Tensor) -> torch.Tensor:
-            return torch.sigmoid(parameters)
-
-        def allowed(self, parameters: torch.Tensor) -> torch.Tensor:
-            return parameters
-
-    def made(seed: int) -> torch.Tensor:
-        settings = Settings(3, 0.5, jitter, 0.0, 2, seed, 2)
-        (items,) = batches([UnitTarget(0)], settings)
-        ascent = Ascent(
-            items, made_of=Alike(), settings=settings, device=torch.device("cpu"),
-            forward=lambda images: Reading(images.square().flatten(1)[:, :9], Axes(1)), value=lambda reading, _: reading.values.sum(1),
-        )  # fmt: skip
-        return ascent.run(lambda: None).images
-
-    first, again, other = made(0), made(0), made(1)
+    first, again, other = (
+        climbed(Settings(3, 0.5, jitter, 0.0, 2, seed, 2), lambda images: images.square().flatten(1)[:, :9]) for seed in (0, 0, 1)
+    )
     assert torch.equal(first, again)
     assert len({image.numpy().tobytes() for image in (*first, *other)}) == 4
+
+
+def test_steps_have_momentum_and_fall_to_nothing() -> None:
+    """Up a slope that is the same everywhere, against a plain loop."""
+    slope = torch.linspace(0.5, 2, 3 * 8 * 8).reshape(3, 8, 8)
+    found = climbed(Settings(5, 0.3, Jitter(0, 0, 0, 0), 0.0, 1, 0, 1), lambda images: (images * slope).flatten(1))
+    expected, velocity = _Pixels().start(torch.Generator()), torch.zeros(3, 8, 8)
+    for step in range(5):
+        velocity = 0.9 * velocity + 0.1 * slope / slope.square().mean().sqrt()
+        expected = expected + 0.3 * (1 + np.cos(np.pi * step / 5)) / 2 * velocity
+    torch.testing.assert_close(found[0], expected)
 
 
 @pytest.mark.parametrize("state", ["no_grad", "inference_mode", "frozen", "training"])

@@ -18,7 +18,6 @@ from torchvision import transforms
 from neuroprobe import ActivationRecorder, Images
 from neuroprobe._core import fingerprint_model
 from neuroprobe.exceptions import InputError, UnknownNameError, UnreadableImageError
-from neuroprobe.models import picture_of
 from neuroprobe.visualization import quantile_examples, regions, top_images
 from neuroprobe.visualization.maps import Region, firing_threshold, unit_maps
 from neuroprobe.world import target_transform
@@ -223,57 +222,3 @@ def test_examples_that_do_not_fit_are_refused(world: Images, target: nn.Module, 
     (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:60])
     with pytest.raises(UnreadableImageError, match=r"'1\.png' cannot be read"):
         regions(target, folder, top_images(recorded, LAYER, 0, k=3), transform=target_transform())
-
-
-# --- pictures
-
-
-def test_a_normalization_is_taken_back() -> None:
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
-    normalize = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    tensor = normalize(TO_TENSOR(pixels))
-    compose = transforms.Compose([TO_TENSOR, normalize])
-    nested = transforms.Compose([compose, transforms.RandomErasing(p=0)])
-    for picture in (
-        picture_of(tensor, transform=compose),
-        picture_of(tensor, transform=nested),
-        picture_of(tensor, mean=normalize.mean, std=normalize.std),
-        picture_of(TO_TENSOR(pixels), transform=TO_TENSOR),  # all in [0, 1]: as they are
-    ):
-        np.testing.assert_array_equal(np.asarray(picture), pixels)
-
-
-@pytest.mark.parametrize(
-    "transform",
-    [
-        lambda image: (torch.from_numpy(np.array(image)).permute(2, 0, 1).float() - 100) / 7,  # no object says so
-        lambda image: 3 * TO_TENSOR(image.convert("L")) - 1,
-        lambda image: TO_TENSOR(image).half(),
-        lambda image: torch.from_numpy(np.array(image)).permute(2, 0, 1),
-    ],
-)
-def test_a_transform_of_ones_own_is_taken_back_exactly(transform) -> None:
-    image = Image.fromarray(np.random.default_rng(1).integers(60, 200, (6, 9, 3), dtype=np.uint8))
-    picture = picture_of(transform(image), transform=transform)
-    expected = image if len(transform(image)) == 3 else image.convert("L").convert("RGB")
-    np.testing.assert_array_equal(np.asarray(picture), np.asarray(expected))
-
-
-def test_other_values_are_stretched_and_gray_is_gray() -> None:
-    tensor = torch.tensor([[[-1.0, 0.0], [1.0, 3.0]]])
-    assert np.asarray(picture_of(tensor))[..., 0].tolist() == [[0, 64], [128, 255]]
-    assert picture_of(tensor).mode == "RGB"
-    assert np.asarray(picture_of(torch.full((3, 2, 2), 200, dtype=torch.uint8))).tolist() == np.full((2, 2, 3), 200).tolist()
-    assert np.asarray(picture_of(torch.full((3, 2, 2), 7.0))).tolist() == np.zeros((2, 2, 3)).tolist()
-
-
-def test_what_is_no_picture_is_refused() -> None:
-    for tensor in (torch.zeros(2, 4, 4), torch.zeros(4, 4), torch.zeros(3, 0, 4), np.zeros((3, 4, 4))):
-        with pytest.raises(InputError, match="Expected a model's input"):
-            picture_of(tensor)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="both `mean` and `std`"):
-        picture_of(torch.zeros(3, 4, 4), mean=[0, 0, 0])
-    with pytest.raises(InputError, match="per channel"):
-        picture_of(torch.zeros(3, 4, 4), mean=[0, 0], std=[1, 1])
-    with pytest.raises(InputError, match="per channel"):
-        picture_of(torch.zeros(3, 4, 4), mean="abc", std=[1, 1, 1])

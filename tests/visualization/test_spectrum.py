@@ -11,12 +11,9 @@ from helpers import noise_images
 from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import functional
-from torchvision.transforms._presets import ImageClassification
 
 from neuroprobe import Images
 from neuroprobe.exceptions import InputError
-from neuroprobe.models import preprocessing
-from neuroprobe.models.transforms import read_transform
 from neuroprobe.visualization import Jitter, image_spectrum
 from neuroprobe.visualization._ascent import rotate
 from neuroprobe.visualization._objectives import likeness
@@ -181,37 +178,3 @@ def test_likeness_by_hand() -> None:
     wide = torch.cat([maps, torch.zeros(3, 5, 1, 2)], dim=1)
     np.testing.assert_allclose(likeness(wide, [slice(0, 3)]), expected, rtol=1e-6)
     np.testing.assert_allclose(likeness(wide.flatten(2), [slice(0, 3)]), expected, rtol=1e-6)
-
-
-def test_a_presets_scaling_is_measured() -> None:
-    size, mean, std = read_transform(ImageClassification(crop_size=96, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)))
-    assert size == (96, 96)
-    np.testing.assert_allclose(mean, (0.1, 0.2, 0.3), atol=1e-6)
-    np.testing.assert_allclose(std, (0.4, 0.5, 0.6), atol=1e-6)
-    assert read_transform(transforms.ToTensor())[0] is None
-    with pytest.raises(InputError, match="Give `size`"):
-        preprocessing(transforms.ToTensor())
-    assert preprocessing(transforms.ToTensor(), size=(8, 9)).size == (8, 9)
-
-
-def test_images_become_inputs_as_by_the_transform() -> None:
-    (image,) = world_images(1, seed=4)
-    pixels = torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1)[None]
-    torch.testing.assert_close(preprocessing(target_transform()).normalize(pixels)[0], target_transform()(image), atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("transform", "message"),
-    [
-        (lambda image: functional.to_tensor(image)[:1], "from an RGB image"),
-        (lambda image: np.asarray(image), "but it gives ndarray"),
-        (lambda image: functional.pil_to_tensor(image), "uint8"),
-        (lambda image: functional.to_tensor(image) ** 2.2, "something else with colors"),
-        (lambda image: functional.to_tensor(image).flip(0), "something else with colors"),
-        (lambda image: -functional.to_tensor(image), "something else with colors"),
-        (lambda image: functional.to_tensor(functional.center_crop(image, [2000, 2000])), "of one color"),
-    ],
-)
-def test_a_transform_that_cannot_be_undone_is_refused(transform, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        read_transform(transform)
