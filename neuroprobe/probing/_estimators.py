@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,7 +13,7 @@ from sklearn.base import BaseEstimator, clone
 
 from neuroprobe._core import fingerprint_bytes, fingerprint_texts, identify_function
 from neuroprobe.exceptions import InputError
-from neuroprobe.probing.probes import Solution, Training, list_probes
+from neuroprobe.probing.probes import Solution, Training, list_probes, own_code
 
 #: Probabilities closer to 0 and 1 have log-odds that no sum of bits holds.
 _SMALLEST = 1e-12
@@ -84,8 +83,7 @@ def _contents(value: Any) -> Iterator[str]:
     """Texts that together tell an estimator, or a parameter of one, from others; without addresses."""
     if isinstance(value, BaseEstimator):
         yield type(value).__qualname__
-        classes = [c for c in type(value).__mro__ if not c.__module__.startswith(("sklearn.", "builtins"))]
-        yield from (identify_function(f) for c in classes for f in vars(c).values() if isinstance(f, types.FunctionType))
+        yield from own_code(type(value))
         yield from _contents({name: one for name, one in value.get_params(deep=False).items() if name != "random_state"})
     elif isinstance(value, (dict, list, tuple)):
         yield f"{type(value).__name__} of {len(value)}"

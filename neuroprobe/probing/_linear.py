@@ -70,7 +70,7 @@ def solve_logistic(
     """
     if n_classes > 2:
         return _solve_softmax(Z, targets, C, n_classes)
-    problem, theta = _Logistic(Z, targets.to(Z.dtype), C), Z.new_zeros(len(Z), Z.shape[2] + 1)
+    problem, theta = _Logistic(F.pad(Z, (0, 1), value=1.0), targets.to(Z.dtype), C), Z.new_zeros(len(Z), Z.shape[2] + 1)
     n_iter, active = torch.zeros(len(Z), dtype=torch.long, device=Z.device), torch.arange(len(Z), device=Z.device)
     there = problem.at(theta)
     limit = there.gradient.norm(dim=1) * tol
@@ -94,23 +94,29 @@ class _Point(NamedTuple):
 
 
 class _Logistic(NamedTuple):
-    """Problems of logistic regression with one output; the last parameter is the offset."""
+    """Problems of logistic regression with one output. The last column of Z is 1, and the last parameter, the offset, not penalized."""
 
     Z: torch.Tensor
     targets: torch.Tensor
     C: torch.Tensor
 
     def at(self, theta: torch.Tensor) -> _Point:
-        logits = torch.bmm(self.Z, theta[:, :-1, None])[..., 0] + theta[:, -1:]
-        probability, strength = logits.sigmoid(), self.C[:, None]
-        loss = theta[:, :-1].square().sum(dim=1) / 2 + self.C * (F.softplus(logits) - self.targets * logits).sum(dim=1)
+        logits, strength = torch.bmm(self.Z, theta[..., None])[..., 0], self.C[:, None]
+        probability, penalized = logits.sigmoid(), F.pad(theta[:, :-1], (0, 1))
+        loss = penalized.square().sum(dim=1) / 2 + self.C * (F.softplus(logits) - self.targets * logits).sum(dim=1)
         error = strength * (probability - self.targets)
-        gradient = torch.cat([torch.bmm(error[:, None], self.Z)[:, 0] + theta[:, :-1], error.sum(dim=1, keepdim=True)], dim=1)
-        return _Point(loss, gradient, strength * probability * (1 - probability))
+        return _Point(loss, torch.bmm(error[:, None], self.Z)[:, 0] + penalized, strength * probability * (1 - probability))
+
+    def hessian(self, there: _Point) -> torch.Tensor:
+        """[n_problems, r + 1, r + 1]"""
+        found = torch.bmm(self.Z.mT, self.Z * there.curvature[..., None])
+        found[:, -1, -1].clamp_(min=1e-12)
+        found[:, :-1, :-1].diagonal(dim1=1, dim2=2).add_(1)
+        return found
 
     def step(self, theta: torch.Tensor, there: _Point) -> tuple[torch.Tensor, _Point]:
         """One Newton step, halved until the loss falls."""
-        direction = -torch.linalg.solve(_bordered(self.Z, there.curvature), there.gradient)
+        direction = -torch.linalg.solve(self.hessian(there), there.gradient)
         size = torch.ones_like(self.C)
         for _ in range(30):
             found = theta + size[:, None] * direction
@@ -122,18 +128,6 @@ class _Logistic(NamedTuple):
         return found, reached
 
 
-def _bordered(Z: torch.Tensor, curvature: torch.Tensor) -> torch.Tensor:
-    """The Hessian [n_problems, r + 1, r + 1] of weights and offset."""
-    weighted = Z * curvature[..., None]
-    r = Z.shape[2]
-    hessian = Z.new_empty(len(Z), r + 1, r + 1)
-    hessian[:, :r, :r] = torch.bmm(Z.mT, weighted)
-    hessian[:, :r, :r].diagonal(dim1=1, dim2=2).add_(1)
-    hessian[:, r, :r] = hessian[:, :r, r] = weighted.sum(dim=1)
-    hessian[:, r, r] = curvature.sum(dim=1).clamp(min=1e-12)
-    return hessian
-
-
 def _solve_softmax(Z: torch.Tensor, targets: torch.Tensor, C: torch.Tensor, n_classes: int) -> tuple[Weights, torch.Tensor]:
     problem = _Softmax(Z, targets, C, n_classes)
     start = Z.new_zeros(len(Z), (Z.shape[2] + 1) * n_classes)
@@ -142,8 +136,7 @@ def _solve_softmax(Z: torch.Tensor, targets: torch.Tensor, C: torch.Tensor, n_cl
     return Weights(weights, offsets - offsets.mean(dim=1, keepdim=True)), n_iter
 
 
-@dataclass(frozen=True)
-class _Softmax:
+class _Softmax(NamedTuple):
     """Problems of logistic regression with several classes, as `minimize` wants them; losses are per image and C."""
 
     Z: torch.Tensor
@@ -155,9 +148,8 @@ class _Softmax:
         return _Softmax(self.Z[rows], self.targets[rows], self.C[rows], self.n_classes)
 
     def parts(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        r = self.Z.shape[2]
-        weights, offsets = theta[:, : r * self.n_classes], theta[:, r * self.n_classes :]
-        return weights.reshape(-1, r, self.n_classes), offsets
+        weights, offsets = theta[:, : -self.n_classes], theta[:, -self.n_classes :]
+        return weights.reshape(len(theta), -1, self.n_classes), offsets
 
     def loss_and_gradient(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         weights, offsets = self.parts(theta)

@@ -21,7 +21,7 @@ from neuroprobe._core import __version__, fingerprint_texts, identify_function
 from neuroprobe.concepts import ConceptSets
 from neuroprobe.exceptions import InputError
 from neuroprobe.images import Images, Transform, collect, first_readable
-from neuroprobe.models import Direction, Pooling, Site, describe_pooling, one_thread_each
+from neuroprobe.models import Direction, Pooling, Site, one_thread_each
 from neuroprobe.probing._cell_store import CellStore
 from neuroprobe.probing._layer import CellResult, Features, FullScope, Sample, Task, fit_layer, layer_grams
 from neuroprobe.probing._problems import Split
@@ -36,11 +36,15 @@ ALL_LAYERS = "all layers"
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What a study measures, as in `neuroprobe.probing.ProbingStudy`; architecture and checkpoints by their fingerprints."""
+    """What a study measures, as in `neuroprobe.probing.ProbingStudy`; architecture and checkpoints by their fingerprints.
+
+    `reading` is what tells the recorder of pooled features from others.
+    """
 
     architecture: str
     checkpoints: Mapping[str, str]
     sites: Sequence[Site]
+    reading: Mapping[str, Any]
     poolings: Mapping[Features, Pooling]
     concept_sets: ConceptSets
     tasks: Sequence[Task]
@@ -221,8 +225,7 @@ class Run:
             concept: fingerprint_texts(repr(fact) for fact in (s.positives, s.negatives, s.duplicates, s.types, s.likelihoods))
             for concept, s in plan.concept_sets.items()
         }
-        identities = {site.key: site.identity for site in plan.sites}
-        poolings = {features: _pooling_identity(pooling) for features, pooling in plan.poolings.items()}
+        identities = plan.reading["sites"]
         return {
             cell: {
                 **shared,
@@ -230,7 +233,7 @@ class Run:
                 "set": sets[cell.concept],
                 "model": plan.checkpoints[cell.checkpoint],
                 "sites": list(identities.values()) if cell.layer == ALL_LAYERS else [identities[cell.layer]],
-                "pooling": poolings[cell.task.features],
+                "pooling": plan.reading["pooling"] if cell.task.features == "pooled" else plan.poolings[cell.task.features],
                 "task": [cell.task.name, cell.task.features, cell.task.probe.identity],
             }
             for cell in self.cells
@@ -277,8 +280,7 @@ class Run:
         plan = self.plan
         return {
             "checkpoints": dict(plan.checkpoints),
-            "sites": {site.key: site.identity for site in plan.sites},
-            "pooling": _pooling_identity(plan.poolings["pooled"]),
+            **plan.reading,
             "concept_sets": dict(plan.concept_sets.metadata),
             "held_out": plan.held_out,
             "seeds": list(plan.seeds),
@@ -286,10 +288,6 @@ class Run:
             "options": asdict(plan.options),
             "transform": identify_function(self.settings.transform),
         }
-
-
-def _pooling_identity(pooling: Pooling) -> str:
-    return identify_function(pooling) if callable(pooling) else describe_pooling(pooling)
 
 
 def _n_threads(n_jobs: int | None, device: torch.device) -> int:

@@ -31,7 +31,6 @@ Columns: TypeAlias = Mapping[str, npt.ArrayLike]
 #: Shares of the images at which Voita & Titov's online code trains a new probe.
 CODELENGTH_SHARES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
 
-
 #: The online code needs two blocks.
 _FEWEST_CODED = 16
 
@@ -97,9 +96,12 @@ def _like(array: npt.NDArray[Any], problems: Problems) -> torch.Tensor:
 # --- one entry each
 
 
+Compute: TypeAlias = Callable[[Measured], Columns]
+
+
 @dataclass(frozen=True)
 class Statistic:
-    """Columns [n_problems] of a table of probes, computed from what was measured.
+    """Columns of a table of probes, computed from what was measured.
 
     Attributes
     ----------
@@ -112,7 +114,7 @@ class Statistic:
         Raises `InputError` for a concept set that does not know enough for it.
     """
 
-    compute: Callable[[Measured], Columns]
+    compute: Compute
     predicts: str | None = None
     option: str | None = None
     needs: Callable[[ConceptSet], None] | None = None
@@ -126,12 +128,10 @@ class Statistic:
 STATISTICS: list[Statistic] = []
 
 
-def statistic(
-    **options: Any,
-) -> Callable[[Callable[[Measured], Columns]], Callable[[Measured], Columns]]:
+def statistic(**options: Any) -> Callable[[Compute], Compute]:
     """Make a function one of `STATISTICS`; options as in `Statistic`."""
 
-    def registered(compute: Callable[[Measured], Columns]) -> Callable[[Measured], Columns]:
+    def registered(compute: Compute) -> Compute:
         STATISTICS.append(Statistic(compute, **options))
         return compute
 
@@ -183,10 +183,8 @@ def balanced(measured: Measured) -> Columns:
 @statistic()
 def ranking(measured: Measured) -> Columns:
     """How well decision values rank the held-out images."""
-    return {
-        "auroc": auroc(measured.decision, measured.truth),
-        "average_precision": average_precision(measured.decision, measured.truth),
-    }
+    pair = measured.decision, measured.truth
+    return {"auroc": auroc(*pair), "average_precision": average_precision(*pair)}
 
 
 def _needs_likelihoods(concept_set: ConceptSet) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from numbers import Real
+from types import FunctionType
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import numpy as np
@@ -27,7 +28,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from neuroprobe._core import check_choice, check_count, check_number, check_seed
+from neuroprobe._core import check_choice, check_count, check_number, check_seed, identify_function
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.probing._coordinates import Coordinates, Scaling, as_tensor, column_blocks
 from neuroprobe.probing._hidden import first_weights, fit_hidden_layer
@@ -129,8 +130,8 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
 
     @property
     def identity(self) -> str:
-        """What tells it from other probes."""
-        return repr(sorted(self.get_params().items()))
+        """What tells it from other probes: its parameters, and the code of a class that is not ours."""
+        return repr([*sorted(self.get_params().items()), *own_code(type(self))])
 
     def fit(self, X: Any, y: Any) -> Self:
         """Fit on [n_images, n_units] and a class, or of a regression a number, per image."""
@@ -162,6 +163,12 @@ class Probe(BaseEstimator, ABC):  # type: ignore[misc]
             return int(check_random_state(given).randint(2**31))
         check_seed(given, "random_state")
         return int(given)
+
+
+def own_code(cls: type) -> list[str]:
+    """Fingerprints of the methods of a class and its bases, as far as they are the user's."""
+    classes = [c for c in cls.__mro__ if c.__module__.partition(".")[0] not in ("neuroprobe", "sklearn", "builtins", "abc")]
+    return [identify_function(method) for c in classes for method in vars(c).values() if isinstance(method, FunctionType)]
 
 
 _Class = TypeVar("_Class", bound=type[Probe])

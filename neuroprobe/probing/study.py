@@ -24,11 +24,9 @@ from neuroprobe.probing._layer import SCALINGS, Features, Scope, Task
 from neuroprobe.probing._problems import AnyProbe, Split
 from neuroprobe.probing._run import Plan, Run, RunSettings
 from neuroprobe.probing._statistics import Options, check_needs
-from neuroprobe.probing.probes import Probe, list_probes, make_probe
+from neuroprobe.probing.probes import list_probes, make_probe
 from neuroprobe.recording import ActivationRecorder
 from neuroprobe.reports import ProbeReport
-
-__all__ = ["BLOG_PROBES", "FEATURES", "Features", "ProbingStudy", "check_jobs", "check_probes", "check_seeds", "check_split", "split"]
 
 #: The three probes of the probing blog: its gap linear, gap non-linear and non-gap non-linear columns.
 BLOG_PROBES: tuple[tuple[str, Features], ...] = (("linear", "pooled"), ("nonlinear", "pooled"), ("nonlinear", "spatial"))
@@ -51,8 +49,8 @@ class ProbingStudy:
     concept_sets : ConceptSets
     probes : sequence of (kind, features) or (probe, features), default the blog's three
         Kinds "linear", "nonlinear", "sparse", "mean_difference" and "regression", or a probe with other parameters such as
-        ``LinearProbe(C=(0.01, 1.0))``, or any classifier of scikit-learn's kind (pooled features, scope layer; see
-        `neuroprobe.probing._estimators`); features "pooled" (mean over positions) and "spatial" (all of them). Scaling goes with the
+        ``LinearProbe(C=(0.01, 1.0))``, or any classifier of scikit-learn's kind (pooled features, scope layer; its `random_state`
+        is the split's seed); features "pooled" (mean over positions) and "spatial" (all of them). Scaling goes with the
         features: per unit where they are pooled, by one number where they are spatial. A regression predicts the concept's likelihood.
     scopes : sequence of {"neuron", "layer", "full"}, or mapping from these to kinds of probes, default ("layer",)
         What one probe may read: every unit by itself (pooled features; kinds "linear", "nonlinear" and "mean_difference"), a layer, or all
@@ -107,7 +105,7 @@ class ProbingStudy:
     ) -> None:
         self.model = model if isinstance(model, nn.Module) else _made(model)
         recorder = ActivationRecorder(self.model, layers, pooling=pooling, layout=layout)
-        self.sites, self.pooling = recorder.sites, recorder.pooling
+        self.sites, self.pooling, self._reading = recorder.sites, recorder.pooling, recorder.metadata
         self.concept_sets = concept_sets
         self.tasks = make_tasks(probes, scopes)
         self.checkpoints = None if checkpoints is None else Checkpoints.of(self.model, checkpoints)
@@ -183,6 +181,7 @@ class ProbingStudy:
             architecture=fingerprint_architecture(self.model),
             checkpoints={"model": fingerprint_model(self.model)} if self.checkpoints is None else self.checkpoints.fingerprints,
             sites=self.sites,
+            reading=self._reading,
             poolings={"pooled": self.pooling, "spatial": FEATURES["spatial"]},
             concept_sets=self.concept_sets,
             tasks=self.tasks,
@@ -246,43 +245,21 @@ def check_jobs(n_jobs: int | None) -> None:
         raise InputError(f"Expected `n_jobs` to be a number of threads, or -1 for one per processor, but got {n_jobs!r}.")
 
 
-def check_probes(probes: Sequence[tuple[str | ClassifierMixin | RegressorMixin, Features]]) -> tuple[tuple[AnyProbe, Features], ...]:
-    """The probes as estimators with the scaling that goes with their features, if every kind and features exist.
+def make_tasks(probes: Sequence[tuple[str | ClassifierMixin | RegressorMixin, Features]], scopes: Scopes) -> tuple[Task, ...]:
+    """Every probe, with the scaling that goes with its features, in every scope that can take it, and is to.
 
     Raises
     ------
     UnknownNameError, InputError
+        Kinds, features or scopes that do not exist, none at all or one twice, parameters that no fit can use, or a scope that takes
+        none of the probes.
     """
-    found: list[tuple[AnyProbe, Features]] = []
-    for pair in probes:
-        if isinstance(pair, str) or len(pair) != 2:
-            raise InputError(f"Expected every probe with its features, such as ('linear', 'pooled'), but got {pair!r}.")
-        kind, features = pair
-        probe = make_probe(kind) if isinstance(kind, str) else kind
-        if features not in FEATURES:
-            raise UnknownNameError(f"Expected features 'pooled' or 'spatial', but got {features!r}.")
-        if isinstance(probe, Probe):
-            probe.check()
-            found.append((clone(probe).set_params(scaling=SCALINGS[features]), features))
-        else:
-            found.append((EstimatorProbe(probe), features))
-    if not found:
+    checked = [_checked(pair) for pair in probes]
+    if not checked:
         raise InputError("Expected at least one probe, but got none.")
-    names = [(probe.kind, features) for probe, features in found]
+    names = [(probe.kind, features) for probe, features in checked]
     if len(set(names)) < len(names):
         raise InputError(f"Expected every kind of probe once for each kind of features, but got {names}. Make a study for each.")
-    return tuple(found)
-
-
-def make_tasks(probes: Sequence[tuple[str | ClassifierMixin | RegressorMixin, Features]], scopes: Scopes) -> tuple[Task, ...]:
-    """Every probe in every scope that can take it, and is to.
-
-    Raises
-    ------
-    UnknownNameError, InputError
-        As `check_probes`; or scopes that do not exist, or that take none of the probes.
-    """
-    checked = check_probes(probes)
     if not scopes or len(set(scopes)) < len(scopes):
         raise InputError(f"Expected `scopes` to hold at least one scope, each once, but got {list(scopes)}.")
     tasks: list[Task] = []
@@ -301,6 +278,19 @@ def make_tasks(probes: Sequence[tuple[str | ClassifierMixin | RegressorMixin, Fe
             )
         tasks += taken
     return tuple(tasks)
+
+
+def _checked(pair: tuple[str | ClassifierMixin | RegressorMixin, Features]) -> tuple[AnyProbe, Features]:
+    if isinstance(pair, str) or len(pair) != 2:
+        raise InputError(f"Expected every probe with its features, such as ('linear', 'pooled'), but got {pair!r}.")
+    kind, features = pair
+    probe = make_probe(kind) if isinstance(kind, str) else kind
+    if features not in FEATURES:
+        raise UnknownNameError(f"Expected features 'pooled' or 'spatial', but got {features!r}.")
+    if type(probe) not in list_probes().values():
+        return EstimatorProbe(probe), features
+    probe.check()
+    return clone(probe).set_params(scaling=SCALINGS[features]), features
 
 
 def _check_sets(concept_sets: ConceptSets, tasks: Sequence[Task], options: Options) -> None:
