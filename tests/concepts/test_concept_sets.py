@@ -84,6 +84,13 @@ def test_a_draw_from_labels_is_seeded_and_depends_on_no_other_column() -> None:
     assert first.metadata["seed"] == 1
 
 
+def test_concepts_of_one_name_in_two_groups_are_drawn_apart() -> None:
+    table = pd.DataFrame({"red": [True, False] * 40}, index=[f"i{n}" for n in range(80)])
+    first, other = (ConceptSets.from_labels(table, n_positive=9, n_negative=9, group=group)["red"] for group in ("color", "wine"))
+    assert set(first.positives) != set(other.positives)
+    assert set(first.negatives) != set(other.negatives)
+
+
 @pytest.mark.parametrize(
     ("table", "message"),
     [
@@ -197,6 +204,15 @@ def test_a_group_of_near_duplicates_is_never_in_two_parts() -> None:
         shares.append([np.mean(test < 40) * len(test) / 40, np.mean(test >= 40) * len(test) / 60])
         assert max(shares[-1]) <= 0.3
     assert np.min(shares) > 0.2
+
+
+@pytest.mark.parametrize("held_out", [0.1, 0.3, 0.34, 0.5, 0.77])
+def test_the_held_out_share_of_each_class_is_rounded_and_never_passed(held_out: float) -> None:
+    pairs = plain_set(24, 31, duplicates=(*np.repeat(range(12), 2).tolist(), *range(12, 43)))  # positives in pairs, negatives alone
+    for seed in range(5):
+        _, test = pairs.split(held_out=held_out, seed=seed)
+        assert (test >= 24).sum() == round(held_out * 31)
+        assert (test < 24).sum() == round(held_out * 24) // 2 * 2  # no pair is taken apart
 
 
 def test_a_split_with_near_duplicates_is_seeded() -> None:
