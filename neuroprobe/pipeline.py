@@ -11,8 +11,8 @@ from torch import nn
 
 from neuroprobe._core import check_counts, check_writable
 from neuroprobe.concepts import ConceptSource, Negatives
-from neuroprobe.exceptions import InputError
-from neuroprobe.images import Images, Transform, collect, first_readable, rank_and_size
+from neuroprobe.exceptions import InputError, shown
+from neuroprobe.images import Images, Transform, check_images, collect, first_readable, rank_and_size
 from neuroprobe.labeling import (
     DEFAULT_SIMILARITY,
     FALSE_DISCOVERY_RATE,
@@ -78,7 +78,9 @@ def dissect_model(
     -------
     LabelReport
     """
-    check_similarity(similarity, parameters or {})  # before the long run
+    check_images(images)  # all of this before the long run
+    _check_source(source, "consumer")
+    check_similarity(similarity, parameters or {})
     check_numbers(top=1, false_discovery_rate=false_discovery_rate, n_null=n_null, n_bootstrap=n_bootstrap, seed=seed)
     _check_page(page, images)
     recorder = ActivationRecorder(model, layers, pooling=pooling, layout=layout)
@@ -158,6 +160,8 @@ def probe_model(
     ProbeReport
     """
     # what is wrong with these shows before the ranking, which can take long
+    check_images(images)
+    _check_source(source, "rank")
     sites = check_sites(model, layers)
     make_tasks(probes, scopes)
     check_seeds(seeds)
@@ -199,6 +203,11 @@ def probe_model(
         layout=layout,
     )
     return study.run(images, transform=transform, store=store, batch_size=batch_size, workers=workers, n_jobs=n_jobs, progress=progress)
+
+
+def _check_source(source: Any, method: str) -> None:
+    if not callable(getattr(source, method, None)):
+        raise InputError(f"Expected a source of concepts such as ConceptSource(encoder, vocabulary), but got {shown(source)}.")
 
 
 def _check_page(page: str | Path | None, images: Images) -> None:

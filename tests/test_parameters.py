@@ -448,6 +448,18 @@ def changed(call: Callable[..., Any], name: str, value: Any) -> Any:
 PUBLIC = {path: names for path, names in public() if names and not any(f"{path}.".startswith(f"{ours}.") for ours in CALLED_BY_US)}
 
 
+#: Whether they must be given, by what takes images.
+IMAGES = {
+    path: parameters["images"].default is inspect.Parameter.empty
+    for path in CALLS
+    if "images" in (parameters := inspect.signature(reduce(getattr, path.split("."), neuroprobe)).parameters)
+}
+
+
+#: What takes pictures in a list as well.
+PICTURES_TOO = {"effects.attribute_units", "visualization.unit_maps", "visualization.image_spectrum"}
+
+
 @pytest.fixture(scope="module")
 def small_world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(tmp_path_factory.mktemp("parameters"))
@@ -476,3 +488,24 @@ def test_a_wrong_value_is_refused_in_words_of_ours(path: str, small_world: World
             else:
                 wrong.append(f"{name}={value!r} is taken")
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize("path", sorted(IMAGES))
+def test_what_is_no_set_of_images_is_refused(path: str, small_world: World) -> None:
+    for value in ("photos/", 3, *([None] if IMAGES[path] else []), *([] if path in PICTURES_TOO else [[Image.new("RGB", (8, 8))]])):
+        with pytest.raises(NeuroprobeError, match=r"neuroprobe\.Images.* but got"):
+            changed(CALLS[path](small_world), "images", value)
+
+
+def test_other_things_in_the_place_of_sources_probes_and_sets_are_refused(small_world: World) -> None:
+    for path, name, value, words in (
+        ("pipeline.dissect_model", "source", "ViT-B/16", "a source of concepts such as ConceptSource"),
+        ("pipeline.probe_model", "source", small_world.encoder, "a source of concepts such as ConceptSource"),
+        ("probing.ProbingStudy", "probes", [probing.LinearProbe()], "every probe with its features"),
+        ("probing.ProbingStudy", "checkpoints", [small_world.model.state_dict()], "checkpoints"),
+        ("probing.ProbingStudy", "concept_sets", {"red": small_world.sets["red"]}, "a ConceptSets"),
+    ):
+        with pytest.raises(NeuroprobeError, match=words):
+            changed(CALLS[path](small_world), name, value)
+    with pytest.raises(NeuroprobeError, match=r"probing set as neuroprobe\.Images"):
+        images.Images.concat({"first": small_world.images})  # type: ignore[arg-type]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from neuroprobe._core import Tile, check_choice, check_counts, fingerprint_bytes, picture_grid, printable, thumbnail, write_whole
 from neuroprobe.concepts.sets import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError, UnreadableImageError
-from neuroprobe.images import Images
+from neuroprobe.images import Images, check_images
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,6 +53,7 @@ def contact_sheet(
     InputError
         Another side, or numbers below 1.
     """
+    check_images(images)
     check_choice("side", side, get_args(Side))
     check_counts(first=first, step=step, columns=columns)
     all_ids: tuple[str, ...] = getattr(concept_set, side)

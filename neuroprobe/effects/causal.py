@@ -18,8 +18,8 @@ from neuroprobe.concepts import ConceptScores, ConceptSet
 from neuroprobe.effects._outputs import Found, Measured, OutputsUnder, named_outputs
 from neuroprobe.effects.interventions import UnitNumbers, Value, resolve_value, setting
 from neuroprobe.effects.matching import Match, MatchedImages, Sides, concept_sides, match_images, random_units
-from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
-from neuroprobe.images import Images, Transform, first_readable
+from neuroprobe.exceptions import InputError, UnknownNameError, suggest
+from neuroprobe.images import Images, Transform, check_images, first_readable
 from neuroprobe.models import Site, check_site, find_site
 from neuroprobe.recording import Activations, ActivationSummary
 from neuroprobe.reports import LabelReport, Report, check_labels, label_sites
@@ -169,8 +169,7 @@ def causal_effect(
     check_seed(seed)
     check_choice("control", control, get_args(Control))
     check_count("n_random", n_random, low=0)
-    if not isinstance(images, Images):
-        raise InputError(f"Expected the images as neuroprobe.Images, but got {shown(images)}.")
+    check_images(images)
     site = check_site(model, layer)
     numbers, names = check_units(site.key, units), named_outputs(outputs, probes=True)
     pairs = [match_images(sides, scores, match=match, seed=seed) for sides in concept_sides(concepts).values()]

@@ -125,6 +125,8 @@ class Images:
 
         The fingerprint is that of the same images from one source.
         """
+        for part in parts:
+            check_images(part)
         if not parts or len({part.on_error for part in parts}) > 1:
             got = f"{[part.on_error for part in parts]}" if parts else "none"
             raise InputError(f"Expected at least one part, all with one `on_error`, but got {got}.")

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from neuroprobe._core import check_count
 from neuroprobe.exceptions import InputError, NeuroprobeError, StoreError, UnreadableImageError
 from neuroprobe.images import distributed
-from neuroprobe.images._images import Images, check_unique, fingerprint_images
+from neuroprobe.images._images import Images, check_images, check_unique, fingerprint_images
 
 Transform: TypeAlias = Callable[[Image.Image], torch.Tensor]
 
@@ -134,8 +134,9 @@ def collect(
     UnreadableImageError
         An image cannot be read and ``images.on_error`` is "raise".
     InputError
-        No image could be read, or a transform gives tensors of several shapes.
+        No `Images`, no image could be read, or a transform gives tensors of several shapes.
     """
+    check_images(images)
     check_count("batch_size", batch_size)
     check_count("workers", workers, low=0)
     done = [_recorded(consumer) for consumer in consumers]

@@ -17,7 +17,7 @@ from torch import nn
 from neuroprobe._core import check_count, check_counts, fingerprint_architecture, fingerprint_model, is_whole
 from neuroprobe.concepts import ConceptSet, ConceptSets
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
-from neuroprobe.images import Images, Transform
+from neuroprobe.images import Images, Transform, check_images
 from neuroprobe.models import FEATURES, Checkpoint, Checkpoints, Layout, Pooling, Sites, device_of, placed, resolve_device
 from neuroprobe.probing._estimators import EstimatorProbe
 from neuroprobe.probing._layer import SCALINGS, Features, Scope, Task
@@ -157,6 +157,7 @@ class ProbingStudy:
         -------
         ProbeReport
         """
+        check_images(images)
         check_jobs(n_jobs)
         check_count("memory", memory)
         found = device_of(self.model)
@@ -281,7 +282,7 @@ def make_tasks(probes: Sequence[tuple[str | ClassifierMixin | RegressorMixin, Fe
 
 
 def _checked(pair: tuple[str | ClassifierMixin | RegressorMixin, Features]) -> tuple[AnyProbe, Features]:
-    if isinstance(pair, str) or len(pair) != 2:
+    if not isinstance(pair, (tuple, list)) or len(pair) != 2:
         raise InputError(f"Expected every probe with its features, such as ('linear', 'pooled'), but got {pair!r}.")
     kind, features = pair
     probe = make_probe(kind) if isinstance(kind, str) else kind

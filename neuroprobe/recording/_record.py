@@ -14,7 +14,18 @@ import torch
 
 from neuroprobe._core import __version__, check_choice, fingerprint_architecture, fingerprint_model, fingerprint_texts
 from neuroprobe.exceptions import StoreError
-from neuroprobe.images import BatchRecord, Collected, Consumer, Images, Transform, collect, fingerprint_images, gather_bytes, rank_and_size
+from neuroprobe.images import (
+    BatchRecord,
+    Collected,
+    Consumer,
+    Images,
+    Transform,
+    check_images,
+    collect,
+    fingerprint_images,
+    gather_bytes,
+    rank_and_size,
+)
 from neuroprobe.recording._forward import ForwardPass, Keeper, Recorder, describe_recording
 from neuroprobe.recording.activations import Activations, MemoryKeeper, ValueType, open_store
 from neuroprobe.recording.store import StoreKeeper, locked
@@ -116,6 +127,7 @@ def record_beside(
     list
         The `Activations`, then what the others found.
     """
+    check_images(images)
     check_choice("dtype", dtype, ("float32", "float16"))
     settings: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "distributed": distributed, "progress": progress}
     fingerprint = fingerprint_model(recorder.model)

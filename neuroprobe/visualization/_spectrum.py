@@ -18,8 +18,8 @@ import torch
 from torchvision import transforms
 
 from neuroprobe._core import check_number
-from neuroprobe.exceptions import InputError, shown
-from neuroprobe.images import BatchRecord, Collected, Images, Transform, collect
+from neuroprobe.exceptions import InputError
+from neuroprobe.images import BatchRecord, Collected, Images, Transform, check_images, collect
 from neuroprobe.models import IMAGENET_MEAN, preprocessing
 
 _Result = TypeVar("_Result")
@@ -98,8 +98,7 @@ def image_spectrum(
     Olah, Mordvintsev and Schubert, Feature visualization, Distill 2017. Fel et al., Unlocking feature visualization for deeper
     networks with MAgnitude Constrained Optimization, NeurIPS 2023, arXiv 2306.06805.
     """
-    if not isinstance(images, Images):
-        raise InputError(f"Expected `images` to be neuroprobe.Images, but got {shown(images)}. Write Images(...).")
+    check_images(images)
     if transform is not None and size is not None:
         raise InputError("Expected `transform` or `size`, but got both: the transform has a size.")
     reading: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "progress": progress}

@@ -362,7 +362,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("a unit not recorded", {"labels": labels_of({"a": 60})}, "unit 59 of 'a', but 50 units were recorded"),
     ("no activations", {"activations": {"a": 1}}, "Expected `activations` to be recorded Activations"),
     ("other images", {"images": pictures(IDS[:-1])}, "1 of 12 ids are not among `images`, such as 'photos/11.png'"),
-    ("no images", {"images": ["a.png"]}, "Expected `images` to be neuroprobe.Images"),
+    ("no images", {"images": ["a.png"]}, "Expected the probing set as neuroprobe.Images"),
     ("images alone", {"activations": None}, "Expected `activations` beside `images`"),
     ("a stream", {"images": Images(lambda: iter([("a", Image.new("RGB", (4, 4)))]))}, "but got a stream"),
     ("visualization of no unit", {"visualizations": {("b", 99): Image.new("RGB", (4, 4))}}, r"\('b', 99\)"),

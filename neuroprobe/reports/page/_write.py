@@ -17,7 +17,7 @@ import pandas as pd
 
 from neuroprobe._core import Unit, check_count, fingerprint_texts
 from neuroprobe.exceptions import InputError, shown
-from neuroprobe.images import Images
+from neuroprobe.images import Images, check_images
 from neuroprobe.recording import Activations
 from neuroprobe.reports.base import units_of
 from neuroprobe.reports.page._files import (
@@ -257,8 +257,7 @@ def _check_same_model(activations: Activations, labels: Mapping[str, Any]) -> No
 
 def _check_images(images: Any, activations: Activations | None) -> None:
     """Raise `InputError` unless the images can be read by the ids of the activations."""
-    if not isinstance(images, Images):
-        raise InputError(f"Expected `images` to be neuroprobe.Images, but got {shown(images)}. Write Images(...).")
+    check_images(images)
     if images.is_stream:
         raise InputError(
             "Expected images that can be read again by their id, but got a stream. Save its images to a folder, or make a list of them, "
