@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import noise_images
+from helpers import to_tensor as transform
 from judged_world import BELOW, labeled, labels_of, recorded
 from matplotlib.figure import Figure
 from torch import nn
@@ -21,10 +22,6 @@ from neuroprobe.world import load_target, target_transform, world_images
 
 needs_captum = pytest.mark.skipif(importlib.util.find_spec("captum") is None, reason="captum is not installed")
 METHODS = ["gradient_times_activation", pytest.param("integrated_gradients", marks=needs_captum)]
-
-
-def transform(image) -> torch.Tensor:
-    return torch.from_numpy(np.array(image, dtype=np.float32)).permute(2, 0, 1) / 255
 
 
 class Net(nn.Module):

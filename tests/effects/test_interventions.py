@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import noise_images
+from helpers import to_tensor as transform
 from torch import nn
 from torch.nn import functional
 from torchvision.models import vision_transformer
@@ -21,10 +22,6 @@ from neuroprobe.recording import ActivationRecorder, Activations
 from neuroprobe.world import target_transform
 
 Pair = namedtuple("Pair", ["first", "second"])
-
-
-def transform(image) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1)
 
 
 class Net(nn.Module):
@@ -317,29 +314,19 @@ def entered(manager) -> None:
         pass
 
 
-@pytest.mark.parametrize(
-    ("units", "message"),
-    [
-        ([], "once, but got none"),
-        ([0, 0], r"once, but got \[0, 0\]"),
-        ([-1], "from 0 on of 'conv', but got -1"),
-        ([0.5], "from 0 on of 'conv', but got 0.5"),
-        ([True, 2], "from 0 on of 'conv', but got True"),
-        (np.array([True, False]), "from 0 on of 'conv', but got True"),
-        ("0", "from 0 on of 'conv', but got '0'"),
-        (None, "from 0 on of 'conv', but got None"),
-        ([[0]], r"from 0 on of 'conv', but got \[0\]"),
-        (np.ones((1, 1), int), r"from 0 on of 'conv', but got \[1\]"),
-        (torch.tensor([1.5]), "from 0 on of 'conv', but got 1.5"),
-    ],
-)
-def test_units_that_are_none_are_refused(net: Net, units, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        entered(ablate(net, "conv", units, "zero"))
+def test_units_that_are_none_are_refused(net: Net) -> None:
+    for units in ([], [0, 0], np.array([True, False]), "0", -1):
+        with pytest.raises(InputError, match=r"units? .*of 'conv'"):
+            entered(ablate(net, "conv", units, "zero"))
 
 
 def test_values_that_do_not_fit_are_refused(net: Net, batch: torch.Tensor) -> None:
-    for value, message in (([1.0, 2], "for each of 1 units"), (np.nan, "not all finite"), (object(), "Expected `value` to be numbers")):
+    for value, message in (
+        ([1.0, 2], "for each of 1 units"),
+        (np.nan, "not all finite"),
+        (object(), "Expected `value` to be numbers"),
+        ([True], "`value` to be numbers"),
+    ):
         with pytest.raises(InputError, match=message):
             entered(ablate(net, "conv", 0, value))
     with pytest.raises(UnknownNameError, match="Did you mean 'mean'"):
@@ -392,8 +379,9 @@ def test_directions_that_do_not_fit_are_refused(net: Net, batch: torch.Tensor) -
     ):
         with pytest.raises(InputError, match=message):
             entered(steer(net, "conv", given, 1))
-    with pytest.raises(InputError, match="Expected `strength` to be a number"):
-        entered(steer(net, "conv", [1, 0, 0, 0], float("nan")))
+    for strength in (float("nan"), True):
+        with pytest.raises(InputError, match="Expected `strength` to be a number"):
+            entered(steer(net, "conv", [1, 0, 0, 0], strength))
     with pytest.raises(InputError, match="with 4 pooled features, but got one with 3"), steer(net, "conv", [1, 0, 0], 1):
         net(batch)
     spatial = direction("conv", [1, 2, 3, 4], "spatial")
@@ -406,9 +394,6 @@ def test_directions_that_do_not_fit_are_refused(net: Net, batch: torch.Tensor) -
     summary = ActivationRecorder(net, ["conv"]).summarize(noise_images(9, seed=2), transform=transform, k=3)
     with pytest.raises(InputError, match="how units vary together"):
         entered(steer(net, "conv", [1, 0, 0, 0], 1, activations=summary))
-    constant = Activations({"conv": np.ones((3, 4), np.float32)}, ("a", "b", "c"), {})
-    with pytest.raises(InputError, match="that vary along the direction"):
-        entered(steer(net, "conv", [1, 0, 0, 0], 1, activations=constant))
 
 
 def test_every_module_of_the_worlds_target_can_be_ablated(target: nn.Module, world) -> None:
@@ -421,15 +406,6 @@ def test_every_module_of_the_worlds_target_can_be_ablated(target: nn.Module, wor
         assert torch.equal(target(x), before)
 
 
-@pytest.mark.parametrize("units", [[0, 2], (np.int64(0), 2), np.array([0, 2], np.uint8), torch.tensor([0, 2]), range(0, 3, 2)])
-def test_units_come_as_any_row_of_whole_numbers(net: Net, batch: torch.Tensor, units) -> None:
-    with torch.no_grad():
-        with ablate(net, "conv", [0, 2], "zero"):
-            expected = net(batch)
-        with ablate(net, "conv", units, "zero"):
-            assert torch.equal(net(batch), expected)
-
-
 def test_what_is_no_layers_name_is_told(net: Net) -> None:
     for layer in (["conv"], None, 3):
         with pytest.raises(UnknownNameError, match="module names of Net"):
@@ -437,9 +413,6 @@ def test_what_is_no_layers_name_is_told(net: Net) -> None:
 
 
 def test_values_are_numbers_of_any_kind(net: Net, batch: torch.Tensor) -> None:
-    for value in (True, [True, False], np.array(["1", "2"])):
-        with pytest.raises(InputError, match="Expected `value` to be numbers"):
-            entered(ablate(net, "conv", [0, 1], value))
     with torch.no_grad(), ablate(net, "conv", [0, 1], [0.5, 2]):
         expected = net(batch)
     for kind in (torch.bfloat16, torch.float16, torch.float64):
@@ -447,16 +420,7 @@ def test_values_are_numbers_of_any_kind(net: Net, batch: torch.Tensor) -> None:
             assert torch.equal(net(batch), expected)
 
 
-def test_means_of_another_number_of_units_are_refused(net: Net, batch: torch.Tensor) -> None:
-    other = Activations({"conv": np.ones((3, 3), np.float32)}, ("a", "b", "c"), {})
-    with (
-        pytest.raises(InputError, match="of the 4 units of 'conv', but got some of 3, of another model"),
-        ablate(net, "conv", 0, "mean", activations=other),
-    ):
-        net(batch)
-
-
-@pytest.mark.parametrize("weights", [[0.3, 0.7, 0.123, -0.9], [1, 1, 1, 1], [1, -1, 1, -1]])
+@pytest.mark.parametrize("weights", [[0.3, 0.7, 0.123, -0.9], [1, 0, 0, 0], [1, -1, 1, -1]])
 def test_rounding_is_no_variation_along_a_direction(net: Net, weights: list[float]) -> None:
     constant = Activations({"conv": np.full((1001, 4), 0.1, np.float32)}, tuple(map(str, range(1001))), {})
     with pytest.raises(InputError, match="that vary along the direction"):
@@ -470,11 +434,6 @@ def test_a_directions_length_does_not_matter(net: Net, batch: torch.Tensor, scal
             expected = net(batch)
         with steer(net, "conv", scale * np.ones(4), 2.0):
             assert torch.equal(net(batch), expected)
-
-
-def test_a_strength_is_a_number(net: Net) -> None:
-    with pytest.raises(InputError, match="Expected `strength` to be a number"):
-        entered(steer(net, "conv", [1, 0, 0, 0], True))
 
 
 def test_a_tape_entered_before_sees_the_layer_as_it_was(net: Net, batch: torch.Tensor) -> None:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from helpers import noise_images
+from helpers import to_tensor as transform
 from torch import nn
 
 from neuroprobe import Direction, LabelReport
@@ -48,10 +49,6 @@ class Rectified:
 
 
 IDENTITY, PERMUTED = (Site("conv", basis=Reordered(order), name="conv") for order in (list(range(5)), ORDER))
-
-
-def transform(image) -> torch.Tensor:
-    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1)
 
 
 class Net(nn.Module):

@@ -45,6 +45,11 @@ def noise_images(n: int, *, seed: int = 0, side: int = 8) -> Images:
     return Images([Image.fromarray(p) for p in pixels])
 
 
+def to_tensor(image: Image.Image) -> torch.Tensor:
+    """Pixels from 0 to 1, [3, height, width]."""
+    return torch.from_numpy(np.asarray(image, dtype=np.float32) / 255).permute(2, 0, 1)
+
+
 def tiny_clip(kind: str = "vit", *, seed: int = 0, half: bool = True) -> torch.nn.Module:
     """clip's own class, small and with random weights; `half`: weights that float16 represents exactly."""
     clip = import_clip()
