@@ -1,11 +1,8 @@
 from .axes import Axes as Axes
 from .axes import Layout as Layout
 from .axes import UnitAxisTracker as UnitAxisTracker
-from .axes import check_layout as check_layout
 from .checkpoints import Checkpoint as Checkpoint
 from .checkpoints import Checkpoints as Checkpoints
-from .checkpoints import fingerprint_checkpoints as fingerprint_checkpoints
-from .checkpoints import fingerprint_each as fingerprint_each
 from .checkpoints import is_torchscript as is_torchscript
 from .checkpoints import load_checkpoint as load_checkpoint
 from .checkpoints import load_state_dict as load_state_dict
@@ -16,12 +13,10 @@ from .directions import directions_to_npz as directions_to_npz
 from .directions import mean_direction as mean_direction
 from .layers import all_layers as all_layers
 from .layers import block_layers as block_layers
-from .layers import check_layers as check_layers
 from .layers import list_layers as list_layers
 from .loading import load_model as load_model
 from .modes import Precision as Precision
 from .modes import _placed as _placed
-from .modes import autocasting as autocasting
 from .modes import check_precision as check_precision
 from .modes import device_of as device_of
 from .modes import evaluating as evaluating
@@ -30,23 +25,16 @@ from .modes import placed as placed
 from .modes import resolve_device as resolve_device
 from .outputs import Selection as Selection
 from .outputs import choices as choices
-from .outputs import describe_output as describe_output
-from .outputs import put_back as put_back
-from .outputs import select_output as select_output
 from .pooling import FEATURES as FEATURES
 from .pooling import POOLINGS as POOLINGS
 from .pooling import Pooling as Pooling
-from .pooling import PoolingName as PoolingName
 from .pooling import check_pooling as check_pooling
 from .pooling import describe_pooling as describe_pooling
 from .pooling import pool as pool
-from .pooling import tokens_of as tokens_of
 from .sites import Basis as Basis
 from .sites import Site as Site
 from .sites import Sites as Sites
 from .sites import as_site as as_site
-from .sites import can_run as can_run
-from .sites import check_model as check_model
 from .sites import check_same_site as check_same_site
 from .sites import check_site as check_site
 from .sites import check_sites as check_sites
@@ -81,13 +69,19 @@ __all__ = [
     "load_state_dict",
     "Checkpoint",
     "Checkpoints",
+    "tapped",
+    "Taps",
+    "Reading",
+    "Run",
     "preprocessing",
     "Preprocessing",
     "Normalize",
     "IMAGENET_MEAN",
     "IMAGENET_STD",
+    "picture_of",
     "Pooling",
     "POOLINGS",
+    "pool",
     "Layout",
     "Selection",
     "Precision",

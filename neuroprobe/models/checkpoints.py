@@ -213,15 +213,3 @@ def _equal(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         torch.equal(value.cpu(), theirs[key].to("cpu", value.dtype)) if isinstance(value, torch.Tensor) else value == theirs[key]
         for key, value in mine.items()
     )
-
-
-def fingerprint_each(model: nn.Module, checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
-    """The fingerprints by name; see `Checkpoints`."""
-    return Checkpoints.of(model, checkpoints).fingerprints
-
-
-def fingerprint_checkpoints(model: nn.Module, checkpoints: Mapping[str, Checkpoint]) -> dict[str, str]:
-    """The fingerprints by name, if all of them differ; see `Checkpoints`."""
-    made = Checkpoints.of(model, checkpoints)
-    made.check_distinct()
-    return made.fingerprints

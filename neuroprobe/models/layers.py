@@ -13,7 +13,7 @@ from torchvision.models.inception import InceptionAux
 from neuroprobe.exceptions import InputError
 from neuroprobe.models.modes import evaluating
 from neuroprobe.models.outputs import describe_output
-from neuroprobe.models.sites import Site, Sites, can_run, check_model, check_sites
+from neuroprobe.models.sites import Site, can_run, check_model
 from neuroprobe.models.taps import Run, Taps
 
 if TYPE_CHECKING:
@@ -74,14 +74,6 @@ def _holds_blocks(module: nn.Module) -> bool:
     """Whether there is a container in it (or it is one) of modules that have children themselves."""
     containers = (m for m in module.modules() if isinstance(m, (nn.Sequential, nn.ModuleList, nn.ModuleDict)))
     return any(any(True for _ in member.children()) for container in containers for member in container.children())
-
-
-def check_layers(model: nn.Module, layers: Sites) -> tuple[str, ...]:
-    """The layers by name, for whom takes no other sites; see `check_sites`."""
-    sites = check_sites(model, layers)
-    if other := [site.key for site in sites if site.identity != site.layer]:
-        raise InputError(f"Expected layers' names, but got the site {other[0]!r}.")
-    return tuple(site.layer for site in sites)
 
 
 def list_layers(model: nn.Module, example: Any) -> pd.DataFrame:

@@ -157,13 +157,12 @@ def converted(values: torch.Tensor, dtype: ValueType, *, layer: str) -> torch.Te
 Recorded: TypeAlias = "Activations | ActivationSummary"
 
 
-def check_layers(recorded: Recorded, layers: Sequence[str] | None) -> list[str]:
-    """The layers asked for, by default all; each is there and named once."""
-    chosen = list(recorded.layers if layers is None else layers) if layers is None or isinstance(layers, Iterable) else []
-    if isinstance(layers, str) or not chosen or len(set(chosen)) < len(chosen):
+def check_layers(recorded: Recorded, layers: Sequence[str | Site] | None) -> list[str]:
+    """The keys of the layers or sites asked for, by default all; each is there and named once."""
+    asked = recorded.layers if layers is None else layers
+    chosen = [find_site(layer, recorded.sites) for layer in asked] if isinstance(asked, Iterable) and not isinstance(asked, str) else []
+    if not chosen or len(set(chosen)) < len(chosen):
         raise InputError(f"Expected `layers` to be a list that names at least one layer, each once, but got {layers!r}.")
-    for layer in chosen:
-        recorded[layer]
     return chosen
 
 

@@ -7,14 +7,15 @@ import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from neuroprobe._core import fingerprint_model
-from neuroprobe.exceptions import CheckpointError
-from neuroprobe.models import fingerprint_checkpoints, load_checkpoint, load_state_dict
+from neuroprobe.exceptions import CheckpointError, InputError, UnknownNameError
+from neuroprobe.models import Checkpoints, load_checkpoint, load_state_dict
 
 
 def net(seed: int = 0) -> nn.Module:
@@ -177,34 +178,76 @@ class TestLoading:
         torch.testing.assert_close(state["0.bias"], before)
 
 
-class TestFingerprints:
-    def test_of_every_checkpoint_and_the_model_unchanged(self) -> None:
+class TestASeries:
+    def test_every_model_is_known_and_the_given_one_unchanged(self, tmp_path: Path) -> None:
         model = net(0)
         before = fingerprint_model(model)
-        found = fingerprint_checkpoints(model, {"late": net(2).state_dict(), "early": net(1).state_dict()})
-        assert found == {"late": fingerprint_model(net(2)), "early": fingerprint_model(net(1))}
+        torch.save(net(2).state_dict(), tmp_path / "late.pt")
+        series = Checkpoints(model, {"late": tmp_path / "late.pt", "early": net(1).state_dict()})
+        assert series.fingerprints == {"late": fingerprint_model(net(2)), "early": fingerprint_model(net(1))}
         assert fingerprint_model(model) == before
+        assert fingerprint_model(series.load("late", model)) == series.fingerprints["late"]
+        assert list(series) == ["late", "early"]
+
+    def test_a_file_is_read_once_and_a_model_hashed_once(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for i in range(3):
+            torch.save(net(i).state_dict(), tmp_path / f"{i}.pt")
+        counts = {"read": 0, "hashed": 0}
+
+        def counting(name: str, function: Any) -> Any:
+            def counted(*args: Any, **options: Any) -> Any:
+                counts[name] += 1
+                return function(*args, **options)
+
+            return counted
+
+        monkeypatch.setattr("torch.load", counting("read", torch.load))
+        monkeypatch.setattr("neuroprobe.models.checkpoints.fingerprint_model", counting("hashed", fingerprint_model))
+        series = Checkpoints(net(0), {str(i): tmp_path / f"{i}.pt" for i in range(3)})
+        series.check_distinct()
+        for name in series:
+            series.load(name, net(5))
+        assert Checkpoints.of(net(7), series) is series
+        assert counts == {"read": 3, "hashed": 3}
+        assert Checkpoints.of(nn.Linear(2, 2), {"a": nn.Linear(2, 2).state_dict()}) is not series
+
+    def test_of_another_model(self) -> None:
+        series = Checkpoints(net(0), {"a": net(1).state_dict()})
+        with pytest.raises(CheckpointError, match="keys are"):
+            Checkpoints.of(nn.Linear(2, 2), series)
 
     def test_the_same_weights_twice(self, tmp_path: Path) -> None:
         torch.save({"state_dict": net(1).state_dict()}, tmp_path / "w.pt")
+        series = Checkpoints(net(0), {"a": net(1).state_dict(), "b": net(2).state_dict(), "c": tmp_path / "w.pt"})
+        assert series.firsts == {"a": "a", "b": "b", "c": "a"}
         with pytest.raises(CheckpointError, match="Expected checkpoints that differ, but 'a' and 'c' have the same weights"):
-            fingerprint_checkpoints(net(0), {"a": net(1).state_dict(), "b": net(2).state_dict(), "c": tmp_path / "w.pt"})
+            series.check_distinct()
 
-    def test_the_same_weights_but_for_the_count_of_batches(self) -> None:
+    def test_the_same_weights_but_for_the_count_of_batches_or_the_type(self) -> None:
         state = net(1).state_dict()
         counted = state | {"1.num_batches_tracked": state["1.num_batches_tracked"] + 1}
-        with pytest.raises(CheckpointError, match="'a' and 'b' have the same weights"):
-            fingerprint_checkpoints(net(0), {"a": state, "b": counted})
-        moved = state | {"1.running_mean": state["1.running_mean"] + 1}
-        assert len(set(fingerprint_checkpoints(net(0), {"a": state, "b": moved}).values())) == 2
+        wide = {"module." + key: value.double() for key, value in state.items()}
+        for other in (counted, wide):
+            with pytest.raises(CheckpointError, match="'a' and 'b' have the same weights"):
+                Checkpoints(net(0), {"a": state, "b": other}).check_distinct()
+        moved = Checkpoints(net(0), {"a": state, "b": state | {"1.running_mean": state["1.running_mean"] + 1}})
+        moved.check_distinct()
+        assert len(set(moved.fingerprints.values())) == 2
+
+    @pytest.mark.parametrize("given", [None, [net().state_dict()], "weights.pt", {0: net().state_dict()}])
+    def test_what_is_no_series(self, given: Any) -> None:
+        with pytest.raises(InputError, match="Expected `checkpoints` as a mapping from names"):
+            Checkpoints(net(), given)
 
     def test_none(self) -> None:
         with pytest.raises(CheckpointError, match="Expected at least one checkpoint, but got none"):
-            fingerprint_checkpoints(net(), {})
+            Checkpoints(net(), {})
 
     def test_one_that_does_not_fit_is_named(self) -> None:
         with pytest.raises(CheckpointError, match="in 'early' keys are 6 missing"):
-            fingerprint_checkpoints(net(), {"late": net(1).state_dict(), "early": nn.Linear(2, 2).state_dict()})
+            Checkpoints(net(), {"late": net(1).state_dict(), "early": nn.Linear(2, 2).state_dict()})
+        with pytest.raises(UnknownNameError, match=r"Expected a checkpoint.s name, but got .erly.\. Did you mean .early."):
+            Checkpoints(net(), {"early": net().state_dict()}).load("erly", net())
 
 
 def test_safetensors_files_are_read_and_damaged_ones_refused(tmp_path: Path) -> None:

@@ -269,7 +269,6 @@ class TestReadings:
             with pytest.raises(UnknownNameError, match="Expected a site that is read, but got '1'"):
                 taps["1"]
 
-
     def test_a_view_that_a_basis_gives_is_not_written_over(self) -> None:
         model, same = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True)), Site("0", basis=lambda values: values)
         with torch.no_grad(), tapped(model, ["0", same]) as taps, taps.forward():
