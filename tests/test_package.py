@@ -39,6 +39,7 @@ PUBLIC = [
     "ProbingStudy",
     "RegressionProbe",
     "Report",
+    "Site",
     "SparseProbe",
     "TransformersEncoder",
     "Visualization",
