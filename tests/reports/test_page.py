@@ -395,7 +395,8 @@ def test_activations_of_another_model_are_refused_and_those_on_other_images_are_
     activations = activations_for(labels, IDS)
     with pytest.raises(InputError, match="recorded with other weights"):
         write_page(tmp_path, labels=labels, activations=dataclasses.replace(activations, metadata={"model": "two"}))
-    write_page(tmp_path, labels=labels, activations=dataclasses.replace(activations, metadata={"model": "one", "images": "others"}))
+    for metadata in ({"model": "one", "images": "others"}, {}):  # nothing is known of the second
+        write_page(tmp_path, labels=labels, activations=dataclasses.replace(activations, metadata=metadata))
 
 
 # --- the folder
@@ -492,6 +493,21 @@ def test_a_page_that_was_broken_off_can_be_written_again(sources: dict[str, Any]
     monkeypatch.undo()
     paths = write_page(tmp_path, **sources)
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(paths)
+
+
+def test_an_old_page_goes_before_its_data(sources: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_page(tmp_path, **sources)
+    unlink = Path.unlink
+
+    def broken(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix == ".js":
+            raise OSError("no such device")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", broken)
+    with pytest.raises(OSError, match="no such device"):
+        write_page(tmp_path, **sources)
+    assert not (tmp_path / "index.html").exists()
 
 
 def test_activations_from_disk_are_read_a_few_units_at_a_time(labels: LabelReport, activations: Activations, tmp_path: Path) -> None:

@@ -121,6 +121,14 @@ def test_what_where_when_shows_the_accuracy_above_the_baseline() -> None:
     drawn(figure)
 
 
+def test_an_interval_that_just_reaches_the_baseline_has_a_dot() -> None:
+    table = probe_table(n_seeds=1, probes=[("linear", "pooled")])
+    low = summarize_seeds(table)["test_accuracy_low"].to_numpy()  # of one seed, in the table's order
+    for baseline, n_dots in ((low, 3), (low - 1e-6, 0)):
+        figure = plot_what_where_when(table.assign(baseline=baseline))
+        assert [len(ax.collections[0].get_offsets()) for ax in panels(figure).values()] == [n_dots] * 2
+
+
 def test_all_panels_share_one_scale() -> None:
     table = probe_table()
     table.loc[table["concept"] == "red", "test_accuracy"] = 0.99
@@ -139,6 +147,9 @@ def test_units_stand_at_their_score_and_those_found_in_color() -> None:
         assert 0.5 < found[0, 0] < 1.5  # in the second layer
         assert "b:7" in [text.get_text() for text in ax.texts]
     drawn(figure)
+    alike = unit_table().assign(q_value=0.05)
+    assert set(panels(plot_units(alike, false_discovery_rate=0.05))) == {"red: 20 of 20", "blue: 20 of 20"}
+    assert set(panels(plot_units(alike, false_discovery_rate=0.049))) == {"red: 0 of 20", "blue: 0 of 20"}
     unknown = plot_units(unit_table().drop(columns=["q_value", "auroc"]))
     assert set(panels(unknown)) == {"red", "blue"}
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +30,7 @@ def directions() -> list[Direction]:
 class Quick(ProbeReport):
     """Draws nothing, which takes long."""
 
-    def _figure(self) -> bytes:
-        return b""
+    _png = b""
 
 
 def quick(**parts) -> Quick:
@@ -100,6 +100,13 @@ def test_a_direction_is_the_mean_over_seeds_or_one_of_them() -> None:
     assert report.direction("blue", "a", features="spatial").weights.shape == (12,)
 
 
+def test_a_direction_is_of_the_last_checkpoint_unless_another_is_asked_for() -> None:
+    found = [dataclasses.replace(d, checkpoint=name, bias=bias) for name, bias in (("late", 2.0), ("early", 1.0)) for d in directions()]
+    report = Quick(probe_table(checkpoints=("early", "late")), METADATA, directions=found)
+    assert report.direction("red", "bb").bias == 2
+    assert report.direction("red", "bb", checkpoint="early").bias == 1
+
+
 def test_unknown_directions_are_refused_by_name() -> None:
     report = quick(directions=directions())
     with pytest.raises(UnknownNameError, match=r"whose concept is known, but got 'reed'. Did you mean 'red'"):
@@ -152,6 +159,7 @@ def test_figures_are_of_the_reports_tables() -> None:
     [
         (probe_table(n_seeds=1), 2),
         (probe_table(n_seeds=1, checkpoints=("early", "late")), 3),  # and the scale
+        (probe_table(n_seeds=1, concepts=[f"concept {i}" for i in range(24)]), 24),
         (probe_table(n_seeds=1, concepts=[f"concept {i}" for i in range(25)]), 1),
         (probe_table(n_seeds=1, probes=[("regression", "pooled")]).assign(test_accuracy=np.nan, r2=0.1), 1),
         (probe_table(n_seeds=1, scopes=("neuron",)), 2),
