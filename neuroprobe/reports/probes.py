@@ -163,7 +163,7 @@ class ProbeReport(Report):
         DataFrame
             What tells the cell (concept to features), n_seeds, the means of the table's scores, and beside them:
 
-            - test_accuracy_low and test_accuracy_high, as `neuroprobe.statistics.intervals.accuracy_interval`;
+            - test_accuracy_low and test_accuracy_high, as `neuroprobe.statistics.accuracy_interval`;
             - balanced_accuracy_low and ..._high, as `balanced_accuracy_interval`, where the study counted positives;
             - selectivity_low and ..._high, as `corrected_interval` (NaN for one seed);
             - above_baseline, the test accuracy above the baseline;

@@ -359,7 +359,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("labels for probes", {"probes": labels_of({"a": 1})}, "Expected `probes` to be a ProbeReport"),
     ("a unit twice", {"labels": LabelReport(pd.concat([label_table({"a": 2})] * 2), {})}, "unit 0 of 'a' is twice"),
     ("a layer not recorded", {"labels": labels_of({"a": 2, "zz": 1})}, "'zz' was not recorded"),
-    ("a unit not recorded", {"labels": labels_of({"a": 60})}, "unit 59 of 'a', but 50 units were recorded"),
+    ("a unit not recorded", {"labels": labels_of({"a": 51})}, "unit 50 of 'a', but 50 units were recorded"),
     ("no activations", {"activations": {"a": 1}}, "Expected `activations` to be recorded Activations"),
     ("other images", {"images": pictures(IDS[:-1])}, "1 of 12 ids are not among `images`, such as 'photos/11.png'"),
     ("no images", {"images": ["a.png"]}, "Expected the probing set as neuroprobe.Images"),
