@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -161,7 +161,10 @@ class Run:
         consumer = self._forward(model, cells, part.layers)
         (found,) = collect(images, [consumer], batch_size=settings.batch_size, workers=settings.workers, progress=False)
         rows = self._rows(part, next(iter(found.values())).ids)
-        with one_thread_each(), ThreadPoolExecutor(_n_threads(settings.n_jobs, self.device), initializer=_one_thread) as pool:
+        with (
+            one_thread_each(),
+            ThreadPoolExecutor(_n_threads(settings.n_jobs, self.device), initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        ):
             jobs = []
             for layer in part.layers:
                 for features, activations in found.items():
@@ -245,15 +248,21 @@ class Run:
         """Everything that was measured."""
         self.bar.close()
         units = self._units()
-        table = pd.DataFrame([row for cell in self.cells for row in self._table_rows(cell)])
+        rows = [
+            {**cell.facts, "scope": cell.task.scope, "features": cell.task.features, **row}
+            for cell in self.cells
+            for row in self.done[cell].rows
+        ]
+        table = pd.DataFrame(rows)
         if units is not None:
             named = ["concept", "checkpoint", "layer", "probe", "unit"]
             table = table.merge(units[[*named, "q_value"]], on=named, how="left", sort=False)
-        return ProbeReport(table, self._metadata(), directions=self._directions(), units=units)
-
-    def _table_rows(self, cell: Cell) -> Iterator[dict[str, Any]]:
-        for row in self.done[cell].rows:
-            yield {**cell.facts, "scope": cell.task.scope, "features": cell.task.features, **row}
+        directions = [
+            Direction(cell.concept, cell.checkpoint, cell.layer, cell.task.features, cell.task.probe.kind, seed, weights, bias)
+            for cell in self.cells
+            for seed, (weights, bias) in self.done[cell].directions.items()
+        ]
+        return ProbeReport(table, self._metadata(), directions=directions, units=units)
 
     def _units(self) -> pd.DataFrame | None:
         parts = []
@@ -268,13 +277,6 @@ class Run:
         family = table.groupby(["concept", "checkpoint", "kind"], sort=False)["p_value"]
         table["q_value"] = family.transform(lambda p: benjamini_hochberg(p.to_numpy()))
         return table
-
-    def _directions(self) -> list[Direction]:
-        return [
-            Direction(cell.concept, cell.checkpoint, cell.layer, cell.task.features, cell.task.probe.kind, seed, weights, bias)
-            for cell in self.cells
-            for seed, (weights, bias) in self.done[cell].directions.items()
-        ]
 
     def _metadata(self) -> dict[str, Any]:
         plan = self.plan
@@ -294,10 +296,6 @@ def _n_threads(n_jobs: int | None, device: torch.device) -> int:
     if device.type == "cuda" or n_jobs is None:
         return 1  # on a GPU one batch after the other fills it
     return n_jobs if n_jobs > 0 else max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 # --- passes over the images
@@ -332,30 +330,27 @@ def plan_passes(
     list of Pass
     """
     largest = max((len(ids) for concept, ids in concepts.items() if wanted.get(concept)), default=0)
+
+    def size_of_layers(part: Sequence[str]) -> int:
+        return largest * sum(layers[layer] for layer in part)
+
     passes = []
-    for part in _layer_parts({layer: size * largest for layer, size in layers.items() if any(layer in w for w in wanted.values())}, memory):
-        held: set[str] = set()
-        group: list[str] = []
-        for concept, ids in concepts.items():
-            if not set(part) & set(wanted.get(concept, ())):
-                continue
-            if group and len(held | set(ids)) * sum(layers[layer] for layer in part) > memory:
-                passes.append(Pass(part, tuple(group)))
-                held, group = set(), []
-            held |= set(ids)
-            group.append(concept)
-        if group:
-            passes.append(Pass(part, tuple(group)))
+    for part in _grouped([layer for layer in layers if any(layer in one for one in wanted.values())], size_of_layers, memory):
+
+        def size_of_concepts(group: Sequence[str], part: Sequence[str] = part) -> int:
+            return len({id_ for concept in group for id_ in concepts[concept]}) * sum(layers[layer] for layer in part)
+
+        mine = [concept for concept in concepts if set(part) & set(wanted.get(concept, ()))]
+        passes += [Pass(tuple(part), tuple(group)) for group in _grouped(mine, size_of_concepts, memory)]
     return passes
 
 
-def _layer_parts(sizes: Mapping[str, int], memory: int) -> list[tuple[str, ...]]:
-    parts: list[list[str]] = []
-    room = 0
-    for layer, size in sizes.items():
-        if not parts or size > room:
-            parts.append([])
-            room = memory
-        parts[-1].append(layer)
-        room -= size
-    return [tuple(part) for part in parts]
+def _grouped(names: Sequence[str], size: Callable[[Sequence[str]], int], memory: int) -> list[list[str]]:
+    """Names in their order, as many together as fit into memory."""
+    groups: list[list[str]] = []
+    for name in names:
+        if groups and size([*groups[-1], name]) <= memory:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    return groups
