@@ -131,6 +131,7 @@ def probe_model(
     held_out: float = 0.3,
     controls: int = 0,
     keep_directions: bool = False,
+    pooling: Pooling = FEATURES["pooled"],
     layout: Layout | None = None,
     store: str | Path | None = None,
     batch_size: int = 64,
@@ -146,7 +147,7 @@ def probe_model(
         As in `dissect_model`.
     n_positive, n_negative, negatives, gap
         As in `neuroprobe.ConceptSource.rank`; its seed is the first of `seeds`.
-    probes, scopes, checkpoints, seeds, held_out, controls, keep_directions, layout
+    probes, scopes, checkpoints, seeds, held_out, controls, keep_directions, pooling, layout
         As in `neuroprobe.ProbingStudy`.
     store : path, optional
         As in `neuroprobe.ProbingStudy.run`.
@@ -172,7 +173,10 @@ def probe_model(
     if series is not None:
         series.check_distinct()
     _try_out(
-        {features: ActivationRecorder(model, sites, pooling=FEATURES[features], layout=layout) for _, features in probes},
+        {
+            features: ActivationRecorder(model, sites, pooling=pooling if features == "pooled" else FEATURES[features], layout=layout)
+            for _, features in probes
+        },
         images,
         transform,
     )
@@ -200,6 +204,7 @@ def probe_model(
         held_out=held_out,
         controls=controls,
         keep_directions=keep_directions,
+        pooling=pooling,
         layout=layout,
     )
     return study.run(images, transform=transform, store=store, batch_size=batch_size, workers=workers, n_jobs=n_jobs, progress=progress)

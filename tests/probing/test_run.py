@@ -11,7 +11,7 @@ from helpers import noise_images
 from torch import nn
 
 from neuroprobe.concepts import ConceptSet, ConceptSets
-from neuroprobe.exceptions import InputError, UnknownNameError
+from neuroprobe.exceptions import CheckpointError, InputError, UnknownNameError
 from neuroprobe.images import Images
 from neuroprobe.models import Directions, Site
 from neuroprobe.probing import LinearProbe, NonlinearProbe, ProbingStudy
@@ -179,6 +179,13 @@ def test_every_scope_and_kind_has_its_name(model) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
+        ({"layers": ["feature.1"]}, UnknownNameError, r"module names of MobileNetV2, but got 'feature\.1'\. Did you mean 'features\.1'"),
+        ({"probes": [("quadratic", "pooled")]}, UnknownNameError, "a kind of probe, but got 'quadratic'. Known: 'linear', 'sparse'"),
+        ({"probes": [("linear", "gap")]}, UnknownNameError, "features 'pooled' or 'spatial', but got 'gap'"),
+        ({"probes": []}, InputError, "at least one probe, but got none"),
+        ({"concept_sets": sets()}, InputError, "at least one concept, but `concept_sets` is empty"),
+        ({"checkpoints": {}}, CheckpointError, "at least one checkpoint, but got none"),
+        ({"checkpoints": {"a": "epoch_30.pt"}}, CheckpointError, r"nothing at .*epoch_30\.pt"),
         ({"scopes": ("head",)}, UnknownNameError, "a scope, but got 'head'. Known: 'neuron', 'layer', 'full'"),
         ({"scopes": ()}, InputError, "`scopes` to hold at least one scope"),
         ({"scopes": ("neuron",), "probes": [("linear", "spatial")]}, InputError, "a probe that scope 'neuron' can take"),
@@ -189,9 +196,10 @@ def test_every_scope_and_kind_has_its_name(model) -> None:
         ({"controls": 1}, InputError, "types of the images of 'red' for control labels"),
         ({"permutations": -1}, InputError, "`permutations` to be a whole number of at least 0, but got -1"),
         ({"permutations": 1.5}, InputError, "`permutations` to be a whole number of at least 0, but got 1.5"),
-        ({"seeds": (0.2, 0.7)}, InputError, "`seeds` to be integers from 0"),
-        ({"seeds": 5}, InputError, "`seeds` to be integers from 0 .* but got 5"),
-        ({"seeds": "01"}, InputError, "`seeds` to be integers from 0 .* but got '01'"),
+        *[
+            ({"seeds": seeds}, InputError, "`seeds` to be integers from 0 .*, but got")
+            for seeds in [(), (0, -1), (0, 0), (2**32,), (0.2,), 5, "01"]
+        ],
         ({"probes": ["linear"]}, InputError, r"every probe with its features, such as \('linear', 'pooled'\), but got 'linear'"),
         ({"probes": [(LinearProbe(C=(0.1, 1), cv=1), "pooled")]}, InputError, "`cv` to be a whole number of at least 2, but got 1"),
         ({"probes": [(NonlinearProbe(hidden=0), "pooled")]}, InputError, "`hidden` to be a whole number of at least 1, but got 0"),
@@ -204,15 +212,16 @@ def test_what_cannot_be_is_refused_before_the_run(model, options, error, message
         study(model, **options)
 
 
-def test_no_memory_at_all(model) -> None:
-    with pytest.raises(InputError, match="`memory` to be a whole number of at least 1, but got 0"):
-        study(model).run(IMAGES, transform=TRANSFORM, memory=0)
-
-
-def test_selectivity_is_measured_on_request(model) -> None:
-    probing = study(model, concept_sets=sets(true_set("red", types=True)), controls=2, layers=["features.18"])
-    table = probing.run(IMAGES, transform=TRANSFORM).table
-    np.testing.assert_allclose(table["selectivity"], table["test_accuracy"] - table["control_accuracy"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"memory": 0}, "`memory` to be a whole number of at least 1, but got 0"),
+        *[({"n_jobs": n_jobs}, rf"`n_jobs` to be a number of threads, .* but got {n_jobs}") for n_jobs in (0, -5, 1.5)],
+    ],
+)
+def test_settings_that_cannot_be_are_refused(model, options: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        study(model).run(IMAGES, transform=TRANSFORM, **options)
 
 
 # --- a concept in one unit, and in none
