@@ -199,7 +199,7 @@ class Ascent:
         self._n = len(items)
         self._items = items + [items[-1]] * (settings.batch_size - len(items))
         self._targets = [item.target for item in self._items]
-        self._value_of = value
+        self._value = value
         step = settings.n_images if settings.diversity else 0
         self._groups = [slice(i, i + step) for i in range(0, self._n, step)] if step else []
         self._generators = [item.generator(settings.seed, 0) for item in self._items]
@@ -217,15 +217,12 @@ class Ascent:
             tick()
         return self._finished(parameters, moved)
 
-    def _value(self, reading: Reading) -> torch.Tensor:
-        return self._value_of(reading, self._targets)
-
     def _start(self) -> tuple[torch.Tensor, list[bool]]:
         """Noise that the targets' gradients are not zero at; those for which none is found keep the last."""
         parameters = self._noise(range(len(self._items)), 0)
         for attempt in range(1, _ATTEMPTS + 1):
             images = self._made_of.images(parameters).requires_grad_()
-            flat = (self._gradient(self._value(self._forward(images)), images) == 0).flatten(1).all(1).tolist()
+            flat = (self._gradient(self._value(self._forward(images), self._targets), images) == 0).flatten(1).all(1).tolist()
             still = [i for i, none in enumerate(flat) if none]
             if not still or attempt == _ATTEMPTS:
                 break
@@ -242,7 +239,7 @@ class Ascent:
         parameters = parameters.detach().requires_grad_()
         images = self._made_of.images(parameters)
         reading = self._forward(self._jittered(images, step))
-        by_pixel = self._gradient(self._value(reading), images, again=bool(self._groups))
+        by_pixel = self._gradient(self._value(reading, self._targets), images, again=bool(self._groups))
         self._importance = self._importance + by_pixel.abs().sum(1)
         found = _at_length_one(self._gradient((images * by_pixel).sum(), parameters, again=bool(self._groups)))
         if self._groups:
@@ -272,7 +269,7 @@ class Ascent:
     def _finished(self, parameters: torch.Tensor, moved: list[bool]) -> Climbed:
         with torch.no_grad():
             images = self._made_of.images(parameters)
-            values = self._value(self._forward(images))
+            values = self._value(self._forward(images), self._targets)
         if not values[: self._n].isfinite().all():
             raise InputError("Expected finite values of the finished images, but the model gives others. Check its weights.")
         importance = torch.as_tensor(self._importance)[: self._n]

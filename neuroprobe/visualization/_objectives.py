@@ -14,7 +14,7 @@ import torch
 
 from neuroprobe._core import check_unit, fingerprint_bytes, fingerprint_texts
 from neuroprobe.exceptions import InputError
-from neuroprobe.models import Direction, Pooling, Reading, Site, check_pooling, pool
+from neuroprobe.models import Direction, Pooling, Reading, Site, check_pooling, describe_pooling, pool
 
 #: How what a layer gives becomes one row of units; "center" is the position in the middle of a map.
 Place: TypeAlias = "Pooling | Literal['center']"
@@ -135,6 +135,11 @@ def check_place(pooling: Place) -> None:
         raise InputError("Expected a pooling to one value per unit such as 'mean', 'max' or 'center', but got 'none'.")
     if pooling != "center":
         check_pooling(pooling)
+
+
+def describe_place(pooling: Place) -> str:
+    """The name under which a result remembers it."""
+    return "center" if pooling == "center" else describe_pooling(pooling)
 
 
 def target_values(reading: Reading, targets: Sequence[Target], *, pooling: Place, layer: str) -> torch.Tensor:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -24,21 +24,9 @@ from tqdm import tqdm
 from neuroprobe._core import check_choice, fingerprint_model, write_whole
 from neuroprobe.exceptions import InputError, shown
 from neuroprobe.images import Transform
-from neuroprobe.models import (
-    Direction,
-    Normalize,
-    Preprocessing,
-    Reading,
-    Site,
-    check_site,
-    describe_pooling,
-    device_of,
-    evaluating,
-    preprocessing,
-    tapped,
-)
+from neuroprobe.models import Direction, Normalize, Preprocessing, Reading, Site, check_site, device_of, evaluating, preprocessing, tapped
 from neuroprobe.visualization._ascent import Ascent, Climbed, Jitter, Settings, batches, repeatable
-from neuroprobe.visualization._objectives import Place, Target, check_place, check_targets, target_values
+from neuroprobe.visualization._objectives import Place, Target, check_place, check_targets, describe_place, target_values
 from neuroprobe.visualization._spectrum import FourierImages, ImageSpectrum, Parametrization, PhaseImages, imagenet_colors
 
 if TYPE_CHECKING:
@@ -251,20 +239,18 @@ def visualize(
     site = check_site(model, layer)
     targets = check_targets(site, unit)
     check_place(pooling)
-    jitter = Jitter() if jitter is None else jitter
     if spectrum is not None and not isinstance(spectrum, ImageSpectrum):
         raise InputError(f"Expected `spectrum` as neuroprobe.image_spectrum(images) makes it, but got {shown(spectrum)}.")
     check_choice("parametrization", parametrization, _STEPS)
     usual_steps, usual_size = _STEPS[parametrization]
     steps, step_size = usual_steps if steps is None else steps, usual_size if step_size is None else step_size
-    settings = Settings(steps, step_size, jitter, diversity, n_images, seed, batch_size)
+    settings = Settings(steps, step_size, Jitter() if jitter is None else jitter, diversity, n_images, seed, batch_size)
     prepared = preprocessing(transform, size=size, mean=mean, std=std, normalize=normalize)
     images = _parametrized(parametrization, prepared.size, spectrum, decay, contrast)
-    value = partial(target_values, pooling=pooling, layer=site.layer)
-    found = _climb(model, site, prepared, targets, images, value, settings, progress)
+    found = _climb(model, site, prepared, targets, images, pooling, settings, progress)
     metadata = {
         "model": fingerprint_model(model), "layer": site.key, "site": site.identity,
-        "pooling": "center" if pooling == "center" else describe_pooling(pooling), **prepared.facts,
+        "pooling": describe_place(pooling), **prepared.facts,
         "parametrization": parametrization, "decay": decay, "contrast": contrast, "spectrum": None if spectrum is None else spectrum.images,
         **dataclasses.asdict(settings),
     }  # fmt: skip
@@ -284,9 +270,7 @@ def _parametrized(kind: str, size: tuple[int, int], spectrum: ImageSpectrum | No
         mean, colors = imagenet_colors() if spectrum is None else (spectrum.mean, spectrum.colors)
         return FourierImages(size, mean=mean, colors=colors, decay=decay, contrast=contrast)
     if spectrum is None:
-        raise InputError(
-            "Expected a `spectrum` for parametrization='phase', but got none. Make one of your images: neuroprobe.image_spectrum(images)."
-        )
+        raise InputError("Expected a `spectrum` for parametrization='phase', but got none: neuroprobe.image_spectrum(images) makes it.")
     if spectrum.size != size:
         raise InputError(
             f"Expected a spectrum of images of {size[0]} x {size[1]} pixels, but got one of {spectrum.size[0]} x {spectrum.size[1]}."
@@ -300,7 +284,7 @@ def _climb(
     prepared: Preprocessing,
     targets: Sequence[Target],
     made_of: Parametrization,
-    value: Any,
+    pooling: Place,
     settings: Settings,
     progress: bool | None,
 ) -> list[Climbed]:
@@ -314,9 +298,9 @@ def _climb(
             raise InputError(f"Expected `normalize` to give a model's input [n, channels, height, width], but got {shown(inputs)}.")
         with taps.forward():
             model(inputs.to(dtype).contiguous(memory_format=torch.channels_last))
-        reading: Reading = taps[site]
-        return reading
+        return cast(Reading, taps[site])
 
+    value = partial(target_values, pooling=pooling, layer=site.layer)
     parts = list(batches(targets, settings))
     with (
         torch.enable_grad(), evaluating(model, *site.modules), repeatable(device), tapped(model, [site], gradients=True) as taps,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +21,7 @@ from torch.func import functional_call
 
 from neuroprobe._core import check_unit, is_whole
 from neuroprobe.exceptions import InputError, NeuroprobeError
-from neuroprobe.models import Site, Taps, check_site, evaluating, tapped
+from neuroprobe.models import Reading, Site, Taps, check_site, evaluating, tapped
 from neuroprobe.visualization._dependence import Dependence
 
 # Operations that choose among values or places and are not replaced may choose otherwise on another input.
@@ -147,8 +148,9 @@ def receptive_fields(
         check_unit(site.key, unit)
     shape, places = _checked_shape(input_shape), _checked_positions(positions)
     masks = _masks(model, site, places, shape, unit)
-    if site.basis is not None and unit is not None and not all(mask.any() for mask in masks):
-        masks = _masks(model, site, places, shape, None)  # a latent that was chosen at neither input could be chosen at another
+    if site.basis is not None and unit is not None and not masks.any((1, 2)).all():
+        # a latent that was chosen at neither input could be chosen at another
+        masks = np.where(masks.any((1, 2), keepdims=True), masks, _masks(model, site, places, shape, None))
     for place, mask in zip(places, masks, strict=True):
         if not mask.any():
             raise InputError(
@@ -180,8 +182,9 @@ def _masks(
 def _map(values: torch.Tensor, site: Site, unit: int | None) -> torch.Tensor:
     """What a layer gives for one image, [1, n_channels, *positions], summed over the units asked for: [height, width], with its graph."""
     if site.basis is not None and unit is not None:
+        weight = next((p for module in site.modules for p in module.parameters() if p.is_floating_point()), torch.zeros(0))
         with Dependence():
-            values = site.basis.encode(values.movedim(1, -1).to(torch.float32)).movedim(-1, 1)
+            values = site.basis.encode(values.movedim(1, -1).to(weight.device, weight.dtype)).movedim(-1, 1)
     if unit is not None:
         check_unit(site.key, unit, values.shape[1])
         values = values[:, unit : unit + 1]
@@ -194,10 +197,7 @@ def _reached(values: torch.Tensor, position: tuple[int, int], image: torch.Tenso
         raise InputError(f"Expected a position (row, column) in the map of {layer!r}, {tuple(values.shape)}, but got {position}.")
     value = values[position]
     (gradient,) = torch.autograd.grad(value, image, retain_graph=True, allow_unused=True) if value.requires_grad else (None,)
-    if gradient is None:
-        return np.zeros(tuple(image.shape[2:]), bool)
-    found: npt.NDArray[np.bool_] = (gradient[0] != 0).any(dim=0).numpy()
-    return found
+    return np.asarray((torch.zeros_like(image) if gradient is None else gradient)[0].ne(0).any(dim=0))
 
 
 def _run(model: nn.Module, tensors: dict[str, torch.Tensor], site: Site, image: torch.Tensor, taps: Taps) -> torch.Tensor:
@@ -215,8 +215,7 @@ def _run(model: nn.Module, tensors: dict[str, torch.Tensor], site: Site, image: 
                 f"Expected a model that runs in float64 on the CPU on an input {tuple(image.shape[1:])}, but got: {str(error)[:200]}. "
                 "Give the `input_shape` it was made for."
             ) from error
-    found: torch.Tensor = taps[site].by_unit
-    return found
+    return cast(Reading, taps[site]).by_unit
 
 
 def _copied(tensor: torch.Tensor) -> torch.Tensor:

@@ -119,17 +119,16 @@ def plot_regions(regions: Sequence[Region]) -> Figure:
         No regions, or those of several units.
     """
     regions = _checked_regions(regions)
-    names = ["input", "fired", "receptive field"] if all(region.field is not None for region in regions) else ["input", "fired"]
     first = regions[0]
-    title = f"{first.example.layer}, unit {first.example.unit}; fires from {first.threshold:.3g} on"
-    rows = [
-        [Tile(region.picture, _caption(region.example)) for region in regions],
-        [Tile(_dimmed(region), f"highest {region.map.max():.3g}") for region in regions],
-    ]
-    if len(names) > 2:
+    rows = {
+        "input": [Tile(region.picture, _caption(region.example)) for region in regions],
+        "fired": [Tile(_dimmed(region), f"highest {region.map.max():.3g}") for region in regions],
+    }
+    if all(region.field is not None for region in regions):
         crops = [region.crop for region in regions]
-        rows.append([Tile(crop, f"{crop.size[0]} x {crop.size[1]} pixels") for crop in crops])
-    return picture_grid(rows, title=title, names=names)
+        rows["receptive field"] = [Tile(crop, f"{crop.size[0]} x {crop.size[1]} pixels") for crop in crops]
+    title = f"{first.example.layer}, unit {first.example.unit}; fires from {first.threshold:.3g} on"
+    return picture_grid(list(rows.values()), title=title, names=list(rows))
 
 
 def _checked_regions(regions: Any) -> list[Region]:

@@ -20,18 +20,7 @@ from torch.nn import functional as F
 from neuroprobe._core import check_number, check_unit
 from neuroprobe.exceptions import InputError, UnreadableImageError
 from neuroprobe.images import BatchRecord, Collected, Images, Transform, check_images, collect
-from neuroprobe.models import (
-    Reading,
-    Site,
-    Taps,
-    check_same_site,
-    check_site,
-    color_scaling,
-    device_of,
-    evaluating,
-    picture_of,
-    tapped,
-)
+from neuroprobe.models import Reading, Site, Taps, check_same_site, check_site, color_scaling, device_of, evaluating, picture_of, tapped
 from neuroprobe.visualization.examples import Example, check_examples
 from neuroprobe.visualization.fields import ReceptiveField
 from neuroprobe.visualization.fields import receptive_fields as fields_of
@@ -298,8 +287,7 @@ def regions(
     found, inputs, ids = _read_again(model, site, unit, part, transform=transform, **options)
     if missing := set(part.ids) - set(ids):
         raise UnreadableImageError(f"Expected to read the examples again, but {sorted(missing)[0]!r} cannot be read.")
-    row_of = {id_: row for row, id_ in enumerate(ids)}
-    rows = [row_of[example.image_id] for example in chosen]
+    rows = [ids.index(example.image_id) for example in chosen]
     highest = float(found.max())
     level = (highest / 2 if highest > 0 else float("inf")) if threshold is None else float(threshold)
     if mean is None and std is None:
