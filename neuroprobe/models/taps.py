@@ -29,7 +29,7 @@ from torch import nn
 
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.models.axes import Axes, UnitAxisTracker
-from neuroprobe.models.modes import autocasting
+from neuroprobe.models.modes import autocasting, device_of
 from neuroprobe.models.outputs import put_back, select_output
 from neuroprobe.models.pooling import tokens_of
 from neuroprobe.models.sites import Site, Sites, as_site, check_sites
@@ -127,17 +127,18 @@ class Run:
 
     def _applied(self, function: Callable[[torch.Tensor], Any], values: torch.Tensor) -> torch.Tensor:
         """What a function of a basis gives, in its own precision whatever the forward's is."""
-        device = values.device.type
-        values = values.float() if torch.is_autocast_enabled(device) else values
-        with torch.autocast(device, enabled=False), self._tracker.aside():
-            found = function(values)
+        kind = values.device.type
+        values = values.float() if torch.is_autocast_enabled(kind) else values
+        home = device_of(self.site.modules[0]) if self.site.modules else values.device
+        with torch.autocast(kind, enabled=False), self._tracker.aside():
+            found = function(values.to(home))
         if not isinstance(found, torch.Tensor) or found.shape[:-1] != values.shape[:-1]:
             what = tuple(found.shape) if isinstance(found, torch.Tensor) else type(found).__name__
             raise InputError(
                 f"Expected the basis of {self.site.layer!r} to make a tensor [{', '.join(map(str, values.shape[:-1]))}, units] of values "
                 f"{tuple(values.shape)}, but got {what}."
             )
-        return found
+        return found.to(values.device)
 
     def reading(self) -> Reading:
         """What it gives, independent of what the model does next."""

@@ -152,16 +152,6 @@ class TestInPlace:
             expected = POOLINGS[pooling](values) if isinstance(pooling, str) else pooling(output)
             torch.testing.assert_close(tape[layer], expected)
 
-    def test_a_linear_layer_before_an_in_place_relu(self) -> None:
-        model = nn.Sequential(nn.Linear(5, 6), nn.ReLU(inplace=True))
-        x = torch.randn(4, 5)
-        with torch.no_grad():
-            returned = model[0](x)
-            with ActivationRecorder(model, ["0"]).recording() as tape:
-                model(x)
-        assert (returned < 0).any()
-        torch.testing.assert_close(tape["0"], returned)
-
     def test_resnet(self) -> None:
         with ActivationRecorder(network("resnet18"), ["bn1"], pooling="none").recording() as tape, torch.no_grad():
             network("resnet18")(batch())
@@ -204,10 +194,6 @@ class TestWhatCannotBeRecorded:
                 model(self.x)
         return tape
 
-    def test_a_module_that_runs_twice(self) -> None:
-        with pytest.raises(InputError, match="Expected 'shared' to run once in a forward pass, but it runs 2 times"):
-            self.run(2, layers=["shared"])
-
     def test_a_module_that_runs_twice_after_not_at_all(self) -> None:
         with pytest.raises(InputError, match="Expected 'shared' to run once"):
             self.run(0, 2, layers=["shared"])
@@ -236,14 +222,6 @@ class TestWhatCannotBeRecorded:
     def test_no_forward_at_all(self) -> None:
         with pytest.raises(UnknownNameError, match=r"'shared', but it was never reached. Run the model inside the `with` block"):
             self.run(layers=["shared"])["shared"]
-
-    def test_a_module_that_returns_a_tuple(self) -> None:
-        with pytest.raises(
-            InputError,
-            match=r"Expected 'pair' to return a tensor, but it returns tuple \(0: \(2, 4\), 1: \(2, 4\)\)\. "
-            r"Say which part: Site\('pair', select=0\) or Site\('pair', select=1\)",
-        ):
-            self.run(1, layers=["pair"])
 
     def test_an_output_whose_first_axis_does_not_hold_the_images(self, world: Images) -> None:
         model = nn.Sequential(nn.Conv2d(3, 6, 16, 16), nn.Flatten(2), nn.Unflatten(1, (6, 1)), nn.Flatten(1, 2), Turn(), nn.Linear(6, 5))
