@@ -28,7 +28,7 @@ class UnitGroup(NamedTuple):
     units: tuple[int, ...]
 
 
-def unit_groups(labels: Labels, layer: str, *, site: str, n_units: int, unnamed: Unnamed = "together") -> list[UnitGroup]:
+def unit_groups(labels: Labels, layer: str, *, n_units: int, unnamed: Unnamed = "together") -> list[UnitGroup]:
     """The units of a site by their label, concepts in the order of their first units, and after them those without one.
 
     Parameters
@@ -36,8 +36,6 @@ def unit_groups(labels: Labels, layer: str, *, site: str, n_units: int, unnamed:
     labels : LabelReport, or mapping from (layer, unit) to a concept
     layer : str
         The site's key, as labels have it.
-    site : str
-        Its identity.
     n_units : int
         Of the site.
     unnamed : {"together", "apart"}, default "together"
@@ -51,10 +49,10 @@ def unit_groups(labels: Labels, layer: str, *, site: str, n_units: int, unnamed:
     Raises
     ------
     InputError
-        No labels of this site, or of a unit that it does not have, labels of another one; or another word for `unnamed`.
+        No labels of this site, or of a unit that it does not have; or another word for `unnamed`.
     """
     check_choice("unnamed", unnamed, get_args(Unnamed))
-    concepts = labels_of_layer(labels, layer, n_units, site=site)
+    concepts = labels_of_layer(labels, layer, n_units)
     members: dict[str, list[int]] = {}
     for unit in sorted(concepts):
         members.setdefault(concepts[unit], []).append(unit)

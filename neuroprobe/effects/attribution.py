@@ -31,7 +31,7 @@ from neuroprobe.effects._outputs import Output, check_output, gradients, moved, 
 from neuroprobe.exceptions import InputError, MissingDependencyError, UnknownNameError, shown, suggest
 from neuroprobe.images import BatchRecord, Collected, Images, Transform, collect
 from neuroprobe.models import Site, check_site, device_of, evaluating, tapped
-from neuroprobe.reports import Labels, Report, metadata_of
+from neuroprobe.reports import Labels, Report, check_label_sites, metadata_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -115,8 +115,8 @@ class UnitAttributions:
             No such image.
         """
         row, n_units = self._row(image), self.values.shape[1]
-        site = self.metadata.get("sites", {}).get(self.layer, self.layer)
-        groups = unit_groups(labels, self.layer, site=site, n_units=n_units, unnamed=unnamed)
+        check_label_sites(labels, self.metadata.get("sites", {}))
+        groups = unit_groups(labels, self.layer, n_units=n_units, unnamed=unnamed)
         columns = {
             "concept": [group.name for group in groups], "named": [group.named for group in groups],
             "units": [" ".join(map(str, group.units)) for group in groups], "n_units": [len(group.units) for group in groups],

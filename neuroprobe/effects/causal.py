@@ -212,7 +212,8 @@ def units_named(labels: LabelReport, layer: str | Site, concept: str) -> list[in
     """
     check_labels(labels)
     table = labels.table
-    key = find_site(layer, label_sites(labels))
+    known = label_sites(labels)
+    key = find_site(layer, {name: known.get(name, name) for name in table["layer"].unique()})
     columns = [column for column in table if column in ("concept", "candidate") or str(column).startswith("concept_")]
     _known(concept, sorted({str(name) for column in columns for name in table[column]} - {""}), "a concept of the report")
     return [int(unit) for unit in table.loc[(table["layer"] == key) & (table["concept"] == concept), "unit"]]

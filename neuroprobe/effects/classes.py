@@ -25,7 +25,7 @@ from neuroprobe.effects._groups import UnitGroup, Unnamed, forward_order, group_
 from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
 from neuroprobe.models import Direction, Site, find_site
 from neuroprobe.recording import Activations
-from neuroprobe.reports import JudgmentReport, Labels, metadata_of, quantity
+from neuroprobe.reports import JudgmentReport, Labels, check_label_sites, metadata_of, quantity
 from neuroprobe.statistics import Quality, correlations, draw_counts, explained_shares, interval, permutation_p_value, quality, split_images
 
 if TYPE_CHECKING:
@@ -167,9 +167,10 @@ def explain_class(
     check_seed(seed)
     check_counts(k=k, n_shuffles=n_shuffles, n_resamples=n_resamples)
     resolved, layer = resolve_head(head, classes=classes), _the_layer(activations, layer)
-    number, values, site = resolved.number(target), activations[layer], activations.sites[layer]
+    number, values = resolved.number(target), activations[layer]
     _check_fit(values.shape[1], resolved, layer)
-    groups = unit_groups(labels, layer, site=site, n_units=values.shape[1], unnamed=unnamed)
+    check_label_sites(labels, {layer: activations.sites[layer]})
+    groups = unit_groups(labels, layer, n_units=values.shape[1], unnamed=unnamed)
     train, test = split_images(activations.ids, held_out=held_out, near_duplicates=near_duplicates, seed=seed)
     name, first = resolved.names[number], min(k, sum(group.named for group in groups))
     score = _Score(group_sums(values, resolved.weights[number], groups), train, test)

@@ -83,7 +83,7 @@ def classes_from_labels(
     names, truth = _class_numbers(targets, classes, len(activations.ids))
     key = find_site(layer, activations.sites)
     values = np.asarray(activations[key], dtype=float)
-    check_label_sites(labels, activations)
+    check_label_sites(labels, activations.sites)
     units = labels_of_layer(labels, key, values.shape[1])
     active, chosen = _most_active(values, list(units), top)
     own = [list(units.values())[i] for i in chosen]

@@ -102,7 +102,7 @@ def check_on_images(
         check_labels(labels, "a LabelReport, or a mapping from units to concepts,")
     if not isinstance(activations, Activations):
         raise InputError(f"Expected recorded activations, of which every value is needed, but got {shown(activations)}.")
-    check_label_sites(labels, activations)
+    check_label_sites(labels, activations.sites)
     if not same_images:
         _check_held_out(labels, activations)
     known = shown_concepts(given_labels, activations.ids)

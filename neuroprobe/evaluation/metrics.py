@@ -179,7 +179,7 @@ def _label_matrix(given_labels: LabelTable, ids: Sequence[str]) -> tuple[list[st
 def _concept_columns(activations: Activations, truth: Truth | LabelReport, names: Sequence[str]) -> dict[Unit, int]:
     columns = {name: column for column, name in enumerate(names)}
     if isinstance(truth, LabelReport):
-        check_label_sites(truth, activations)
+        check_label_sites(truth, activations.sites)
     recorded = [(layer, unit) for layer in activations.layers for unit in range(activations[layer].shape[1])]
     given = {unit: (label,) for unit, label in labeled_units(truth).items()} if isinstance(truth, LabelReport) else truth
     accepted = true_concepts(given, recorded)

@@ -108,7 +108,7 @@ class LabelReport(UnitReport):
         if probes is not None and not isinstance(probes, ProbeReport):
             raise InputError(f"Expected `probes` to be a ProbeReport, but got {shown(probes)}.")
         if isinstance(activations, Activations):
-            check_label_sites(self, activations)
+            check_label_sites(self, activations.sites)
         content = Content(
             title=self.title if title is None else str(title),
             units=self.table,
@@ -159,34 +159,28 @@ def labeled_units(labels: Labels) -> dict[Unit, str]:
     return {(str(layer), int(unit)): str(concept) for (layer, unit), concept in labels.items() if concept}
 
 
-def label_sites(labels: LabelReport) -> dict[str, str]:
-    """The identity of the site that each layer of a report is of; where that is not known, the layer itself."""
-    known = labels.metadata.get("activations", {}).get("sites", {})
-    return {layer: known.get(layer, layer) for layer in labels.table["layer"].unique()}
-
-
-def labels_of_layer(labels: Labels, layer: str, n_units: int, *, site: str | None = None) -> dict[int, str]:
-    """The label of every unit of one layer that has one; `InputError` if none has, one that the layer does not have, or of another site.
-
-    `site` is the identity of the site that the units are of.
-    """
+def labels_of_layer(labels: Labels, layer: str, n_units: int) -> dict[int, str]:
+    """The label of every unit of one layer that has one; `InputError` if none has, or one that the layer does not have."""
     named = labeled_units(labels)
     found = {unit: concept for (owner, unit), concept in named.items() if owner == layer}
     if not found:
         layers = ", ".join(repr(name) for name in dict.fromkeys(owner for owner, _ in named)) or "no layer"
         raise InputError(f"Expected labels of units of {layer!r}, but there are only some of {layers}.")
     check_unit(layer, max(found), n_units)
-    if site is not None and isinstance(labels, LabelReport):
-        check_same_site(site, label_sites(labels)[layer], what="these labels")
     return found
 
 
-def check_label_sites(labels: Labels, activations: Activations) -> None:
-    """Raise `InputError` for labels that are known to be of units of another site than was recorded under the same name."""
+def label_sites(labels: Labels) -> dict[str, str]:
+    """The identity of the site that each layer's labels are known to be of."""
     facts = metadata_of(labels).get("activations")
-    known = facts.get("sites", {}) if isinstance(facts, Mapping) else {}
-    for layer in set(known) & set(activations.sites):
-        check_same_site(activations.sites[layer], known[layer], what="these labels")
+    return dict(facts.get("sites", {})) if isinstance(facts, Mapping) else {}
+
+
+def check_label_sites(labels: Labels, sites: Mapping[str, str]) -> None:
+    """Raise `InputError` for labels that are known to be of units of another site than is called so in `sites`, by key its identity."""
+    known = label_sites(labels)
+    for layer in set(known) & set(sites):
+        check_same_site(sites[layer], known[layer], what="these labels")
 
 
 def metadata_of(labels: Labels | None) -> dict[str, Any]:

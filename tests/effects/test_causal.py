@@ -326,6 +326,8 @@ def test_units_that_are_as_active_are_drawn_if_asked_for(net: nn.Module) -> None
     sets = random_units(100, [20, 80], n_random=10, seed=0, magnitudes=magnitudes)
     assert all(one[0] in range(14, 27) and one[1] in range(74, 87) for one in sets)
     assert len(set(sets)) == 10
+    drawn = {random_units(100, [50], n_random=1, seed=seed, magnitudes=magnitudes)[0] for seed in range(200)}
+    assert drawn == {(unit,) for unit in range(45, 56) if unit != 50}  # of the ten nearest, however few sets are wanted
     recorder = ActivationRecorder(net, ["2"])
     activations = recorder.record(IMAGES, transform=transform)
     summary = recorder.summarize(IMAGES, transform=transform)

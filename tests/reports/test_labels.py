@@ -136,9 +136,9 @@ def test_labels_of_another_site_under_the_same_name_are_refused(tmp_path: Path) 
     activations = Activations({"fc": np.eye(2, dtype=np.float32)}, ("a", "b"), {"sites": {"fc": Site("fc", call=1).identity}})
     table = label_table(["red", "blue"], ["fc", "fc"])
     same, other = (LabelReport(table, {"activations": {"sites": {"fc": s.identity}}}) for s in (Site("fc", call=1), Site("fc", call=0)))
-    check_label_sites(same, activations)
-    check_label_sites(LabelReport(table, {}), activations)  # nobody knows
-    for refused in (lambda: check_label_sites(other, activations), lambda: other.to_html(tmp_path / "page", activations=activations)):
+    check_label_sites(same, activations.sites)
+    check_label_sites(LabelReport(table, {}), activations.sites)  # nobody knows
+    for refused in (lambda: check_label_sites(other, activations.sites), lambda: other.to_html(tmp_path / "page", activations=activations)):
         with pytest.raises(InputError, match="Hand in the same Site"):
             refused()
     assert not (tmp_path / "page").exists()
