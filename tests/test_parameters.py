@@ -86,7 +86,7 @@ ACCEPTED: dict[tuple[str, str], tuple[Any, ...]] = {
 
 #: What users write or hand on and the library calls, and parameters of the same name that are other things.
 CALLED_BY_US = {
-    *("labeling.Scorer", "concepts.Ranking.check", "concepts.ConceptScores.similarities", "visualization.Jitter.draws"),
+    *("labeling.Scorer", "models.pool", "concepts.Ranking.check", "concepts.ConceptScores.similarities", "visualization.Jitter.draws"),
     *("visualization.Target", "visualization.ImageSpectrum"),
 }
 

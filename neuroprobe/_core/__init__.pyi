@@ -32,7 +32,6 @@ from .fingerprints import identify_function as identify_function
 from .html import SHOWN_ROWS as SHOWN_ROWS
 from .html import table_html as table_html
 from .types import BoolArray as BoolArray
-from .types import FloatArray as FloatArray
 from .types import Floats as Floats
 from .types import Rows as Rows
 from .types import Unit as Unit
@@ -45,7 +44,6 @@ __all__ = [
     "SHOWN_ROWS",
     "BoolArray",
     "Extremes",
-    "FloatArray",
     "Floats",
     "Rows",
     "Tile",

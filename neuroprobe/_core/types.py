@@ -7,11 +7,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-FloatArray: TypeAlias = npt.NDArray[np.float64]
+Floats: TypeAlias = npt.NDArray[np.float64]
 
-Floats = npt.NDArray[np.float64]
-
-Rows = npt.NDArray[np.int64]
+Rows: TypeAlias = npt.NDArray[np.int64]
 
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
 

@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from tqdm import tqdm
 
-from neuroprobe._core import FloatArray, fingerprint_bytes, fingerprint_texts, unit_length, write_whole
+from neuroprobe._core import Floats, fingerprint_bytes, fingerprint_texts, unit_length, write_whole
 from neuroprobe.concepts.encoders._base import ImageTextEncoder
 from neuroprobe.exceptions import InputError, StoreError
 
@@ -141,7 +141,7 @@ class TextEncoder(Protocol):
     def encode_texts(self, texts: list[str]) -> Any: ...
 
 
-def text_vectors(encoder: TextEncoder, texts: Iterable[str]) -> dict[str, FloatArray]:
+def text_vectors(encoder: TextEncoder, texts: Iterable[str]) -> dict[str, Floats]:
     """A unit vector for every text that occurs, each embedded once; "" has none.
 
     Raises

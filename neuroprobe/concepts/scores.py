@@ -6,15 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
-import pandas as pd
 import torch
 from torch.nn import functional as F
 
 from neuroprobe._core import SHOWN_ROWS, check_count, check_number, table_html
 from neuroprobe.concepts._ranking import Ranking, RankingOptions, rank_groups
-from neuroprobe.concepts._tables import truth_of
 from neuroprobe.concepts._texts import checked_vectors, embed_texts
 from neuroprobe.concepts.encoders._base import ImageTextEncoder, PromptTooLongError, shortened
 from neuroprobe.concepts.sets import ConceptSets
@@ -22,6 +20,9 @@ from neuroprobe.concepts.vocabulary import Vocabulary
 from neuroprobe.exceptions import InputError, shown
 from neuroprobe.images import BatchRecord, Collected, Images, Transform, check_images, collect
 from neuroprobe.recording import Activations, ActivationSummary, Recorded
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class ConceptSource:
@@ -227,6 +228,8 @@ class ConceptScores:
     @property
     def truth(self) -> torch.Tensor:
         """Which concept is in which image, bool [n_images, n_concepts]; `InputError` unless these are given labels of yes and no."""
+        from neuroprobe.concepts._tables import truth_of  # pandas with it, which scoring does without
+
         return torch.from_numpy(truth_of(self.table))
 
     @property
@@ -234,6 +237,8 @@ class ConceptScores:
         """The given labels that these scores are, [n_images, n_concepts]; `InputError` if they are an encoder's scores."""
         if "labels" not in self.metadata:
             raise InputError("Expected given labels, but got scores of an encoder. Make them with GivenLabels(table).")
+        import pandas as pd
+
         return pd.DataFrame(self.image_vectors.cpu().numpy(), index=list(self.ids), columns=list(self.concepts))
 
     def similarities(self, columns: slice = slice(None)) -> torch.Tensor:

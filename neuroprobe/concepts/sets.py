@@ -11,16 +11,18 @@ import zlib
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from neuroprobe._core import check_counts, check_seed, check_share, table_html
-from neuroprobe.concepts._tables import LabelTable, read_table, truth_of
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.images import Images
 from neuroprobe.statistics import fitting_groups
+
+if TYPE_CHECKING:
+    from neuroprobe.concepts._tables import LabelTable
 
 #: Fields of a `ConceptSet` that hold one value per image.
 _PER_IMAGE = ("duplicates", "types", "likelihoods", "ranks")
@@ -206,6 +208,8 @@ class ConceptSets(Mapping[str, ConceptSet]):
         InputError
             Ids or concepts that occur twice, other values, or fewer images on a side than asked for.
         """
+        from neuroprobe.concepts._tables import read_table, truth_of  # pandas with it, which sets do without
+
         check_seed(seed)
         check_counts(**{name: n for name, n in (("n_positive", n_positive), ("n_negative", n_negative)) if n is not None})
         table = read_table(given_labels, ids=ids)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from neuroprobe._core import FloatArray
+from neuroprobe._core import Floats
 from neuroprobe.exceptions import InputError, UnknownNameError, shown
 from neuroprobe.images import BatchRecord, Collected, Images, Transform, collect
 from neuroprobe.models import (
@@ -169,9 +169,9 @@ class Found:
     """Outputs on images: ``values[0]`` of the model as it is, ``values[i]`` under change i - 1; [n_images, n_outputs] each."""
 
     collected: Collected
-    values: FloatArray
+    values: Floats
 
-    def changes(self, ids: Sequence[str]) -> FloatArray:
+    def changes(self, ids: Sequence[str]) -> Floats:
         """How each change moves the outputs on these images, [n_changes, n_images, n_outputs]."""
         places = {id_: row for row, id_ in enumerate(self.collected.ids)}
         rows = [places[id_] for id_ in ids]
@@ -208,7 +208,7 @@ class OutputsUnder:
         self._sites = tuple(dict.fromkeys(decision.site for decision in self._decisions.values()))
         self._changes: Sequence[Replacement] = ()
         self._change: Replacement = _nothing
-        self._found: list[FloatArray] = []
+        self._found: list[Floats] = []
 
     @contextmanager
     def hooked(self) -> Iterator[None]:
@@ -260,7 +260,7 @@ class OutputsUnder:
             )
         return run.reading()
 
-    def _values(self, batch: torch.Tensor) -> FloatArray:
+    def _values(self, batch: torch.Tensor) -> Floats:
         """The outputs of a batch now, [n_images, n_outputs]."""
         returned = self._model(batch)
         if not self._reached:
@@ -279,7 +279,7 @@ class OutputsUnder:
                 )
         return np.stack(columns, axis=1)
 
-    def _read(self, decision: _Decision, name: str, n: int) -> FloatArray:
+    def _read(self, decision: _Decision, name: str, n: int) -> Floats:
         assert self._taps is not None
         key, reading = decision.site.key, self._taps[decision.site]
         rows = pool(reading.values, FEATURES[decision.features], unit_axis=reading.axes.units, image_axis=reading.axes.images, layer=key)

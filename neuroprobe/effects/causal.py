@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from neuroprobe._core import FloatArray, as_numbers, check_choice, check_count, check_level, check_seed, check_units, fingerprint_model
+from neuroprobe._core import Floats, as_numbers, check_choice, check_count, check_level, check_seed, check_units, fingerprint_model
 from neuroprobe.concepts import ConceptScores, ConceptSet
 from neuroprobe.effects._outputs import Found, Measured, OutputsUnder, named_outputs
 from neuroprobe.effects.interventions import UnitNumbers, Value, resolve_value, setting
@@ -252,7 +252,7 @@ def _rows(
     return rows, kept
 
 
-def _effect(with_concept: FloatArray, without: FloatArray, level: float) -> dict[str, Any]:
+def _effect(with_concept: Floats, without: Floats, level: float) -> dict[str, Any]:
     """One row's numbers from the changes [1 + n_random, n_pairs] by the units and by random sets."""
     differences = with_concept - without
     low, high = paired_interval(differences[0], level=level)
@@ -267,7 +267,7 @@ def _effect(with_concept: FloatArray, without: FloatArray, level: float) -> dict
     }  # fmt: skip
 
 
-def _magnitudes(site: Site, activations: Activations | ActivationSummary | None, n_units: int) -> FloatArray:
+def _magnitudes(site: Site, activations: Activations | ActivationSummary | None, n_units: int) -> Floats:
     """The root of the mean square of every unit."""
     if isinstance(activations, Activations):
         squares = np.square(activations[site], dtype=np.float64).mean(axis=0)

@@ -131,7 +131,7 @@ def explain_class(
     held_out : float or iterable of str, default 0.3
         Share of the images to judge on, or their ids.
     near_duplicates : mapping from id to group, optional
-        Kept on one side; as from `neuroprobe.images.duplicates.near_duplicates`.
+        Kept on one side; as from `neuroprobe.images.near_duplicates`.
     n_shuffles : int, default 100
         Of the labels among the layer's units: what as many and as large groups of any units explain. Most of the time goes into them.
     n_resamples : int, default 1000

@@ -24,7 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from neuroprobe._core import FloatArray, as_numbers, check_number, check_units, fingerprint_model
+from neuroprobe._core import Floats, as_numbers, check_number, check_units, fingerprint_model
 from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
 from neuroprobe.models import FEATURES, Direction, Replacement, Site, check_site, tapped
 from neuroprobe.recording import Activations, ActivationSummary
@@ -164,7 +164,7 @@ def resolve_value(
     return Given(torch.from_numpy(array))
 
 
-def _means(model: nn.Module, site: Site, activations: Activations | ActivationSummary | None) -> FloatArray:
+def _means(model: nn.Module, site: Site, activations: Activations | ActivationSummary | None) -> Floats:
     """The mean of every unit of a site over images and positions, [n_units]."""
     if activations is None:
         raise InputError(
@@ -226,7 +226,7 @@ def _check_source(model: nn.Module, site: Site, activations: Activations | Activ
         raise InputError(f"Expected activations of {site.key!r} of this model, but they were recorded from another, or from other weights.")
 
 
-def _unit_vector(direction: Direction | npt.ArrayLike | torch.Tensor, site: Site) -> tuple[FloatArray, str]:
+def _unit_vector(direction: Direction | npt.ArrayLike | torch.Tensor, site: Site) -> tuple[Floats, str]:
     """The direction at length 1, and its features."""
     features = "pooled"
     if isinstance(direction, Direction):
@@ -242,7 +242,7 @@ def _unit_vector(direction: Direction | npt.ArrayLike | torch.Tensor, site: Site
     return vector / np.linalg.norm(vector), features
 
 
-def _spread_along(model: nn.Module, site: Site, vector: FloatArray, features: str, activations: Activations) -> float:
+def _spread_along(model: nn.Module, site: Site, vector: Floats, features: str, activations: Activations) -> float:
     """The standard deviation of activations along a direction."""
     if not isinstance(activations, Activations):
         raise InputError(

@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 import numpy.typing as npt
 
-from neuroprobe._core import FloatArray, check_choice, check_seed
+from neuroprobe._core import Floats, check_choice, check_seed
 from neuroprobe.concepts import ConceptScores, ConceptSet
 from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
 
@@ -128,7 +128,7 @@ def _as_set(concept: str, sides: Any) -> ConceptSet:
     return ConceptSet(concept, "", tuple(str(id_) for id_ in sides[0]), tuple(str(id_) for id_ in sides[1]))
 
 
-def _nearest_pairs(distances: FloatArray) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+def _nearest_pairs(distances: Floats) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     from scipy.optimize import linear_sum_assignment
 
     rows, columns = linear_sum_assignment(distances)
@@ -143,7 +143,7 @@ def _random_pairs(concept_set: ConceptSet, seed: int) -> tuple[npt.NDArray[np.in
     return first, generator.permutation(sizes[1])[: min(sizes)]
 
 
-def _distances(concept_set: ConceptSet, scores: ConceptScores | None) -> FloatArray:
+def _distances(concept_set: ConceptSet, scores: ConceptScores | None) -> Floats:
     """Between images with and without the concept, in the encoder's space without the concept's direction."""
     from scipy.spatial.distance import cdist
 
@@ -173,7 +173,7 @@ def _distances(concept_set: ConceptSet, scores: ConceptScores | None) -> FloatAr
 
 
 def random_units(
-    n_units: int, units: Sequence[int], *, n_random: int, seed: int, magnitudes: FloatArray | None = None
+    n_units: int, units: Sequence[int], *, n_random: int, seed: int, magnitudes: Floats | None = None
 ) -> list[tuple[int, ...]]:
     """Sets of as many other units of the layer, all different; all that there are, if they are not more than `n_random`.
 
@@ -213,7 +213,7 @@ def random_units(
     return list(found)
 
 
-def _alike(units: Sequence[int], others: Sequence[int], magnitudes: FloatArray, n_random: int, generator: np.random.Generator) -> list[int]:
+def _alike(units: Sequence[int], others: Sequence[int], magnitudes: Floats, n_random: int, generator: np.random.Generator) -> list[int]:
     """One other unit for each, drawn among those nearest in magnitude that are left."""
     left, drawn = np.array(others), []
     for unit in generator.permutation(sorted(units)):

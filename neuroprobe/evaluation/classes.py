@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import FloatArray, check_counts, check_level, check_seed
+from neuroprobe._core import Floats, check_counts, check_level, check_seed
 from neuroprobe.concepts import TextEncoder, text_vectors
 from neuroprobe.exceptions import InputError
 from neuroprobe.models import Site, find_site
@@ -127,7 +127,7 @@ def _class_table(names: Sequence[str], truth: npt.NDArray[Any], predicted: npt.N
     return pd.DataFrame(rows, columns=list(ClassReport.required))
 
 
-def _most_active(values: FloatArray, units: Sequence[int], top: int) -> tuple[npt.NDArray[np.int64], list[int]]:
+def _most_active(values: Floats, units: Sequence[int], top: int) -> tuple[npt.NDArray[np.int64], list[int]]:
     """The `top` most active of the units for each image, [n_images, top], as places in the list of those that vary, and that list."""
     spread = values[:, list(units)].std(axis=0)
     chosen = [place for place, deviation in enumerate(spread) if deviation > 0]
@@ -138,6 +138,6 @@ def _most_active(values: FloatArray, units: Sequence[int], top: int) -> tuple[np
     return np.argsort(-standard, axis=1, kind="stable")[:, :top], chosen
 
 
-def _nearest(active: npt.NDArray[np.int64], described: FloatArray, classes: FloatArray) -> npt.NDArray[np.int64]:
+def _nearest(active: npt.NDArray[np.int64], described: Floats, classes: Floats) -> npt.NDArray[np.int64]:
     pooled = sum(described[units] for units in active.T) / active.shape[1]  # [n_images, d]
     return np.asarray(np.argmax((pooled - pooled.mean(axis=0)) @ classes.T, axis=1))

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.stats import norm
 
-from neuroprobe._core import BoolArray, FloatArray, check_units
+from neuroprobe._core import BoolArray, Floats, check_units
 from neuroprobe.concepts import ConceptSets, LabelTable, shown_concepts
 from neuroprobe.exceptions import InputError, shown
 from neuroprobe.recording import Activations
@@ -119,7 +119,7 @@ def check_on_images(
 
 def mean_activation_difference(
     activations: npt.ArrayLike, positives: npt.ArrayLike, *, level: float = 0.95
-) -> tuple[FloatArray, FloatArray, FloatArray]:
+) -> tuple[Floats, Floats, Floats]:
     """CoSy's MAD of units, with its interval.
 
     (mean over positives - mean over control) / standard deviation over control (n - 1 in its denominator).

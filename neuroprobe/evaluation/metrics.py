@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import BoolArray, FloatArray, Unit, check_count, check_level, check_number, check_seed
+from neuroprobe._core import BoolArray, Floats, Unit, check_count, check_level, check_number, check_seed
 from neuroprobe.concepts import ConceptSets, LabelTable, as_labels
 from neuroprobe.evaluation.truth import Truth, true_concepts
 from neuroprobe.exceptions import InputError
@@ -212,9 +212,9 @@ def _chosen(metrics: Sequence[str | Similarity] | Mapping[str, str | Similarity]
 
 def _changes(
     function: Similarity, activations: Activations, units: Mapping[Unit, int], labels: Mapping[str, Sequence[BoolArray]]
-) -> dict[str, FloatArray]:
+) -> dict[str, Floats]:
     """The change of every unit's score under each test, in the function's range; layer by layer, never two matrices at once."""
-    changes: dict[str, list[FloatArray]] = {test: [] for test in _TESTS}
+    changes: dict[str, list[Floats]] = {test: [] for test in _TESTS}
     for layer in dict.fromkeys(layer for layer, _ in units):
         rows, columns = np.array([(unit, column) for (owner, unit), column in units.items() if owner == layer]).T
         values = np.asarray(activations[layer], dtype=np.float32)
@@ -231,8 +231,8 @@ def _changes(
     return {test: np.concatenate(parts) for test, parts in changes.items()}
 
 
-def _checked(scores: npt.ArrayLike, shape: tuple[int, int]) -> FloatArray:
-    found: FloatArray = np.asarray(scores, dtype=float)
+def _checked(scores: npt.ArrayLike, shape: tuple[int, int]) -> Floats:
+    found: Floats = np.asarray(scores, dtype=float)
     if found.shape != shape or not np.isfinite(found).all():
         raise InputError(f"Expected finite scores {shape}, but got {found.shape}, finite: {np.isfinite(found).all()}.")
     return found

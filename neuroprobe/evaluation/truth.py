@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import FloatArray, Unit, check_unit
+from neuroprobe._core import Floats, Unit, check_unit
 from neuroprobe.concepts import TextEncoder, text_vectors
 from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
 from neuroprobe.reports import JudgmentReport, LabelReport, average, check_labels, interval_options, layer_parts, quantity, share, units_of
@@ -192,7 +192,7 @@ def _checked_concepts(concepts: Sequence[str] | None) -> dict[str, int]:
     return {name: column for column, name in enumerate(concepts)}
 
 
-def _ranks_in(similarities: Similarities, columns: Mapping[str, int], rows: pd.DataFrame, names: Sequence[Sequence[str]]) -> FloatArray:
+def _ranks_in(similarities: Similarities, columns: Mapping[str, int], rows: pd.DataFrame, names: Sequence[Sequence[str]]) -> Floats:
     ranks = np.full(len(rows), math.inf)
     for layer in dict.fromkeys(rows["layer"]):
         matrix = _layer_similarities(similarities, layer, len(columns))
@@ -205,7 +205,7 @@ def _ranks_in(similarities: Similarities, columns: Mapping[str, int], rows: pd.D
     return ranks
 
 
-def _layer_similarities(similarities: Similarities, layer: str, n_concepts: int) -> FloatArray:
+def _layer_similarities(similarities: Similarities, layer: str, n_concepts: int) -> Floats:
     if not callable(similarities) and layer not in similarities:
         raise UnknownNameError(f"Expected similarities of {layer!r}, whose units are judged, but got those of {list(similarities)}.")
     matrix = np.asarray(similarities(layer) if callable(similarities) else similarities[layer], dtype=float)
@@ -214,7 +214,7 @@ def _layer_similarities(similarities: Similarities, layer: str, n_concepts: int)
     return matrix
 
 
-def _rank_of(scores: FloatArray, column: int) -> float:
+def _rank_of(scores: Floats, column: int) -> float:
     """1 for the highest; equal ones share the middle of their places, so that a row of equal scores ranks nothing first."""
     scores = np.where(np.isnan(scores), -np.inf, scores)
     greater, equal = int((scores > scores[column]).sum()), int((scores == scores[column]).sum())
@@ -237,7 +237,7 @@ def _quantities(table: pd.DataFrame, n_ranked: int, top: int, layer: str, given:
     return [*rows, share("named_without_concept", rest["concept"] != "", level=level, layer=layer)] if len(rest) else rows
 
 
-def _rank_quantities(ranks: FloatArray, n_ranked: int, layer: str, given: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _rank_quantities(ranks: Floats, n_ranked: int, layer: str, given: Mapping[str, Any]) -> list[dict[str, Any]]:
     beyond = np.isinf(ranks)
     mean = average("mean_rank", ranks, layer=layer, **given)
     if beyond.any():
@@ -265,7 +265,7 @@ def _confidence(named: pd.DataFrame, column: str, level: float, layer: str) -> d
     return quantity(name, area, interval=(low, high), n=len(right), layer=layer)
 
 
-def cosines(encoder: TextEncoder, labels: Sequence[str], names: Sequence[Sequence[str]]) -> FloatArray:
+def cosines(encoder: TextEncoder, labels: Sequence[str], names: Sequence[Sequence[str]]) -> Floats:
     """The cosine of each label and the nearest of its names, [n_labels]; NaN without a label or a name."""
     vectors = text_vectors(encoder, [*labels, *(name for n in names for name in n)])
     best = [max((float(vectors[label] @ vectors[name]) for name in n), default=math.nan) if label else math.nan

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from scipy.stats import rankdata
 
-from neuroprobe._core import FloatArray, check_counts
+from neuroprobe._core import Floats, check_counts
 from neuroprobe.concepts import TextEncoder, text_vectors
 from neuroprobe.exceptions import InputError
 from neuroprobe.reports import JudgmentReport, Labels, average, interval_options, labels_of_layer, metadata_of, quantity
@@ -124,7 +124,7 @@ def compare_weights(
     return WeightReport(table[list(WeightReport.required)], metadata, overall=overall)
 
 
-def _weight_matrix(weights: npt.ArrayLike | torch.Tensor) -> FloatArray:
+def _weight_matrix(weights: npt.ArrayLike | torch.Tensor) -> Floats:
     matrix = (weights.detach().cpu().double().numpy() if isinstance(weights, torch.Tensor) else np.asarray(weights)).astype(float)
     if matrix.ndim > 2 and matrix.shape[2:] == (1,) * (matrix.ndim - 2):
         matrix = matrix.reshape(matrix.shape[:2])
@@ -133,13 +133,13 @@ def _weight_matrix(weights: npt.ArrayLike | torch.Tensor) -> FloatArray:
     return matrix
 
 
-def _likeness(encoder: TextEncoder, above: Sequence[str], below: Sequence[str]) -> FloatArray:
+def _likeness(encoder: TextEncoder, above: Sequence[str], below: Sequence[str]) -> Floats:
     vectors = text_vectors(encoder, [*above, *below])
     cosines = np.stack([vectors[name] for name in above]) @ np.stack([vectors[name] for name in below]).T
     return cosines - cosines.mean(axis=0)  # type: ignore[no-any-return]  # [n_upper, n_lower]
 
 
-def _rank_correlations(matrix: FloatArray, alike: FloatArray, n_permutations: int, seed: int) -> tuple[FloatArray, FloatArray]:
+def _rank_correlations(matrix: Floats, alike: Floats, n_permutations: int, seed: int) -> tuple[Floats, Floats]:
     """Spearman's correlation along every row, [n_upper], and with the lower units permuted, [n_upper, n_permutations]."""
     ours, theirs = _standard_ranks(matrix), _standard_ranks(alike)
     generator = np.random.default_rng(seed)
@@ -147,7 +147,7 @@ def _rank_correlations(matrix: FloatArray, alike: FloatArray, n_permutations: in
     return np.einsum("ul,ul->u", ours, theirs), np.stack(null, axis=1)
 
 
-def _standard_ranks(values: FloatArray) -> FloatArray:
+def _standard_ranks(values: Floats) -> Floats:
     """Ranks along every row, ties in their middle, centered and of length 1; NaN for a row of equal values."""
     ranks = rankdata(values, axis=1)
     ranks = ranks - ranks.mean(axis=1, keepdims=True)
@@ -155,7 +155,7 @@ def _standard_ranks(values: FloatArray) -> FloatArray:
     return ranks / np.where(lengths > 0, lengths, np.nan)  # type: ignore[no-any-return]
 
 
-def _weight_table(matrix: FloatArray, alike: FloatArray, above: Mapping[int, str], below: Mapping[int, str], top: int) -> pd.DataFrame:
+def _weight_table(matrix: Floats, alike: Floats, above: Mapping[int, str], below: Mapping[int, str], top: int) -> pd.DataFrame:
     names = list(below.values())
     rows = []
     for (unit, concept), weights, likeness in zip(above.items(), matrix, alike, strict=True):

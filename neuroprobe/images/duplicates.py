@@ -43,7 +43,7 @@ def near_duplicates(
     side : int, default 16
         Of the grid, in fields.
     batch_size, workers, progress
-        As in `neuroprobe.images.passes.collect`.
+        As in `neuroprobe.images.collect`.
 
     Returns
     -------
@@ -107,7 +107,7 @@ def average_hash(image: Image.Image, *, side: int = 16) -> npt.NDArray[np.int8]:
 
 
 class _HashPass:
-    """A consumer of `neuroprobe.images.passes.collect` that keeps hashes."""
+    """A consumer of `neuroprobe.images.collect` that keeps hashes."""
 
     def __init__(self, side: int) -> None:
         self._side = side

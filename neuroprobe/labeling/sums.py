@@ -253,7 +253,7 @@ def explain_units(
     held_out : float or iterable of str, default 0.3
         Share of the images to judge on, or their ids.
     near_duplicates : mapping from id to group, optional
-        Kept on one side; as from `neuroprobe.images.duplicates.near_duplicates`.
+        Kept on one side; as from `neuroprobe.images.near_duplicates`.
     n_resamples : int, default 1000
         Of the bootstrap over images.
     level : float, default 0.95

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from neuroprobe._core import FloatArray, check_count, check_level, check_seed
+from neuroprobe._core import Floats, check_count, check_level, check_seed
 from neuroprobe.exceptions import UnknownNameError, suggest
 from neuroprobe.reports.base import Report
 from neuroprobe.statistics import bootstrap, wilson_interval
@@ -111,7 +111,7 @@ def average(
     layer: str = ALL_LAYERS,
 ) -> dict[str, Any]:
     """A mean (or `statistic`) over units with its bootstrap interval; NaN among the values is left out and not counted."""
-    known: FloatArray = np.asarray(values, dtype=float)
+    known: Floats = np.asarray(values, dtype=float)
     known = known[~np.isnan(known)]
     if len(known) == 0:
         return quantity(name, math.nan, n=0, layer=layer)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from neuroprobe._core import FloatArray, Floats, as_numbers, check_count, check_level, check_seed
+from neuroprobe._core import Floats, as_numbers, check_count, check_level, check_seed
 from neuroprobe.exceptions import InputError
 
 Interval = tuple[Floats, Floats]
@@ -241,7 +241,7 @@ def _checked_parts(*, low: int = 1, **sizes: npt.ArrayLike) -> list[Floats]:
     return list(found.values())
 
 
-def paired_interval(differences: npt.ArrayLike, *, level: float = 0.95) -> tuple[FloatArray, FloatArray]:
+def paired_interval(differences: npt.ArrayLike, *, level: float = 0.95) -> tuple[Floats, Floats]:
     """Student's t interval of the mean of paired differences.
 
     Parameters
@@ -268,7 +268,7 @@ def paired_interval(differences: npt.ArrayLike, *, level: float = 0.95) -> tuple
 
 def auroc_interval(
     auc: npt.ArrayLike, n_positive: npt.ArrayLike, n_negative: npt.ArrayLike, *, level: float = 0.95
-) -> tuple[FloatArray, FloatArray]:
+) -> tuple[Floats, Floats]:
     """Interval of an area under the ROC curve, by solving for the true area as Wilson's does for a share.
 
     It stays within [0, 1] and has a width at an area of 1 too, where intervals from the placements' variance have none.
@@ -343,7 +343,7 @@ def bootstrap(
 _DRAWN_AT_ONCE = 4_000_000
 
 
-def _solved(auc: FloatArray, m: FloatArray, n: FloatArray, z: float) -> FloatArray:
+def _solved(auc: Floats, m: Floats, n: Floats, z: float) -> Floats:
     """The area theta on one side of `auc` with theta - auc = z * its standard error at theta, by halving."""
     near, far = auc.copy(), np.where(np.isnan(auc), np.nan, 1.0 if z > 0 else 0.0)
     for _ in range(60):
@@ -353,7 +353,7 @@ def _solved(auc: FloatArray, m: FloatArray, n: FloatArray, z: float) -> FloatArr
     return (near + far) / 2
 
 
-def _auroc_error(theta: FloatArray, m: FloatArray, n: FloatArray) -> FloatArray:
+def _auroc_error(theta: Floats, m: Floats, n: Floats) -> Floats:
     half = (m + n) / 2 - 1
     variance = theta * (1 - theta) * (1 + half * (1 - theta) / (2 - theta) + half * theta / (1 + theta)) / (m * n)
     return np.sqrt(variance)

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from neuroprobe._core import Floats
 from neuroprobe.concepts import ConceptScores
 from neuroprobe.statistics import decorrelated
-
-_Floats = npt.NDArray[np.float64]
 
 _AXES = 8  # principal ones of the images: clusters lie in few directions, and noise fills the others
 _SMALLEST = 4  # images of a cluster; fewer are outliers
@@ -50,7 +49,7 @@ class ClusterSpace:
         self._texts: npt.NDArray[np.float32] = scores.text_vectors.numpy()
         self._row_of = {id_: row for row, id_ in enumerate(scores.ids)}
         self._numbers, self._n_null, self._seed = numbers, n_null, seed
-        self._nulls: dict[int, _Floats] = {}
+        self._nulls: dict[int, Floats] = {}
 
     def rows(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
         """Of images of the scores."""
@@ -72,7 +71,7 @@ class ClusterSpace:
         p_value = (1 + int((by_chance >= highest).sum())) / (1 + len(null))
         return Clustering(labels, silhouettes, dict(zip(labels, observed.tolist(), strict=True)), p_value)
 
-    def _null(self, n: int) -> _Floats:
+    def _null(self, n: int) -> Floats:
         """Mean silhouettes of random images, [n_null, n_numbers]; those of one size are drawn once."""
         if n not in self._nulls:
             generator = np.random.default_rng((self._seed, n))
@@ -82,7 +81,7 @@ class ClusterSpace:
             self._nulls[n] = np.stack(found, axis=1)
         return self._nulls[n]
 
-    def standing_out(self, inside: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> tuple[_Floats, _Floats]:
+    def standing_out(self, inside: npt.NDArray[np.int64], others: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
         """How far every concept is higher on some of a unit's images than on the rest of the set, and than on the unit's others."""
         rest = np.ones(len(self.vectors), bool)
         rest[inside] = rest[others] = False
@@ -100,12 +99,12 @@ class ClusterSpace:
         return against_set, against_others
 
 
-def _leading(vectors: npt.NDArray[np.float32]) -> _Floats:
+def _leading(vectors: npt.NDArray[np.float32]) -> Floats:
     """Coordinates of sets of images [n_sets, n, d] along the principal axes of each, [n_sets, n, 8]."""
     centered = vectors.astype(np.float64)
     centered -= centered.mean(axis=1, keepdims=True)
     variances, axes = np.linalg.eigh(centered @ centered.transpose(0, 2, 1))  # by the n x n products, as d may be large
-    found: _Floats = axes[:, :, -_AXES:] * np.sqrt(variances[:, None, -_AXES:].clip(min=0))
+    found: Floats = axes[:, :, -_AXES:] * np.sqrt(variances[:, None, -_AXES:].clip(min=0))
     return found
 
 
@@ -140,7 +139,7 @@ def k_means(points: npt.ArrayLike, m: int, *, seed: int = 0, starts: int = _STAR
     return best
 
 
-def _from_centers(sets: _Floats, centers: _Floats) -> tuple[npt.NDArray[np.int64], _Floats]:
+def _from_centers(sets: Floats, centers: Floats) -> tuple[npt.NDArray[np.int64], Floats]:
     """Where Lloyd's algorithm ends: the labels, and each set's sum of squared distances to the centers."""
     labels = np.full(sets.shape[:2], -1)
     for _ in range(_STEPS):
@@ -152,11 +151,11 @@ def _from_centers(sets: _Floats, centers: _Floats) -> tuple[npt.NDArray[np.int64
         members = _one_hot(labels, centers.shape[1])
         sizes = members.sum(1)[..., None]
         centers = np.where(sizes > 0, members.transpose(0, 2, 1) @ sets / np.maximum(sizes, 1), centers)
-    spread: _Floats = distances.min(-1).sum(1) + (sets**2).sum((1, 2))
+    spread: Floats = distances.min(-1).sum(1) + (sets**2).sum((1, 2))
     return labels, spread
 
 
-def mean_silhouettes(points: npt.ArrayLike, labels: npt.NDArray[np.int64], m: int, *, smallest: int = _SMALLEST) -> _Floats:
+def mean_silhouettes(points: npt.ArrayLike, labels: npt.NDArray[np.int64], m: int, *, smallest: int = _SMALLEST) -> Floats:
     """Mean silhouette of clusters of several sets of points.
 
     Parameters
@@ -191,16 +190,16 @@ def mean_silhouettes(points: npt.ArrayLike, labels: npt.NDArray[np.int64], m: in
     within = np.take_along_axis(sums, labels[..., None], 2)[..., 0] / np.maximum(own_size - 1, 1)
     beside = np.where(members > 0, np.inf, sums / np.maximum(sizes, 1)[:, None]).min(-1)
     largest = np.maximum(within, beside)
-    found: _Floats = ((beside - within) / np.where(largest > 0, largest, 1)).mean(1)
+    found: Floats = ((beside - within) / np.where(largest > 0, largest, 1)).mean(1)
     return np.where(sizes.min(1) >= max(smallest, 2), found, np.nan)
 
 
-def _one_hot(labels: npt.NDArray[np.int64], m: int) -> _Floats:
-    found: _Floats = (labels[..., None] == np.arange(m)).astype(np.float64)
+def _one_hot(labels: npt.NDArray[np.int64], m: int) -> Floats:
+    found: Floats = (labels[..., None] == np.arange(m)).astype(np.float64)
     return found
 
 
-def _moments(null: _Floats) -> tuple[_Floats, _Floats]:
+def _moments(null: Floats) -> tuple[Floats, Floats]:
     """Mean and standard deviation of every column; NaN where most are none, as then clusters of that number are too small."""
     mean, spread = np.full(null.shape[1], np.nan), np.full(null.shape[1], np.nan)
     for i, column in enumerate(null.T):

@@ -29,8 +29,6 @@ from neuroprobe.recording import Activations, Recorded
 from neuroprobe.visualization._clusters import Clustering, ClusterSpace
 from neuroprobe.visualization.examples import Example, top_images
 
-_Floats = npt.NDArray[np.float64]
-
 #: Most images of a unit that are clustered, and fewest.
 K, FEWEST = 100, 12
 

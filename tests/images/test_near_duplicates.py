@@ -79,7 +79,7 @@ def test_images_that_cannot_be_read_have_no_group(damaged_folder) -> None:
 
 @pytest.mark.parametrize("wrong", [{"side": 1}, {"max_distance": -1}, {"max_distance": 128}, {"side": 4, "max_distance": 8}])
 def test_a_distance_at_which_anything_is_near_is_refused(wrong) -> None:
-    with pytest.raises(InputError, match="`(side|max_distance)` to be"):
+    with pytest.raises(InputError, match=r"`(side|max_distance)` to be"):
         near_duplicates(noise_images(3), **wrong)
 
 

@@ -76,7 +76,7 @@ class TestImages:
 
     @pytest.mark.parametrize(("n", "seed"), [(0, 0), (-1, 0), (3, -1)])
     def test_impossible_numbers(self, n: int, seed: int) -> None:
-        with pytest.raises(InputError, match="to be a whole number of at least [01], but got"):
+        with pytest.raises(InputError, match=r"to be a whole number of at least [01], but got"):
             world_images(n, seed=seed)
 
     def test_unknown_combinations(self) -> None:
