@@ -1,4 +1,3 @@
-from . import similarity as similarity
 from ._formula_search import Formula as Formula
 from ._formula_search import Term as Term
 from .clarity import UnitScoreReport as UnitScoreReport
@@ -21,30 +20,52 @@ from .similarity._registry import find_scorer as find_scorer
 from .similarity._registry import get_similarity as get_similarity
 from .similarity._registry import list_similarities as list_similarities
 from .similarity._scorer import Scorer as Scorer
+from .similarity.detection import auc as auc
+from .similarity.detection import average_precision as average_precision
+from .similarity.detection import mean_difference as mean_difference
+from .similarity.information import soft_wpmi as soft_wpmi
+from .similarity.information import wpmi as wpmi
+from .similarity.linear import cos_similarity as cos_similarity
+from .similarity.linear import cos_similarity_cubed as cos_similarity_cubed
+from .similarity.linear import pearson as pearson
+from .similarity.peaks import peak_correlation as peak_correlation
+from .similarity.peaks import peak_mean as peak_mean
+from .similarity.ranks import rank_reorder as rank_reorder
 from .sums import UnitCompositionReport as UnitCompositionReport
 from .sums import explain_units as explain_units
 
+# what users take, what is used most first; the rest is for other rooms
 __all__ = [
-    "DEFAULT_SIMILARITY",
-    "FALSE_DISCOVERY_RATE",
-    "N_BOOTSTRAP",
-    "Formula",
-    "FormulaReport",
-    "PairReport",
-    "Scorer",
-    "Similarity",
-    "SimilarityOrScorer",
-    "Term",
-    "UnitCompositionReport",
-    "UnitScoreReport",
-    "UnitSearchReport",
     "dissect",
     "dissect_formulas",
     "dissect_pairs",
     "explain_units",
-    "get_similarity",
-    "list_similarities",
     "score_units",
     "search_units",
-    "similarity",
+    "list_similarities",
+    "get_similarity",
+    "peak_correlation",
+    "peak_mean",
+    "soft_wpmi",
+    "wpmi",
+    "rank_reorder",
+    "cos_similarity",
+    "cos_similarity_cubed",
+    "pearson",
+    "auc",
+    "average_precision",
+    "mean_difference",
+    "Scorer",
+    "FormulaReport",
+    "Formula",
+    "Term",
+    "PairReport",
+    "UnitCompositionReport",
+    "UnitScoreReport",
+    "UnitSearchReport",
+    "Similarity",
+    "SimilarityOrScorer",
+    "DEFAULT_SIMILARITY",
+    "FALSE_DISCOVERY_RATE",
+    "N_BOOTSTRAP",
 ]

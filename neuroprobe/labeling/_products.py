@@ -12,6 +12,12 @@ from neuroprobe.models import resolve_device
 _VALUES = 1 << 23  # of the matrix, converted at a time: 64 MB of float64
 
 
+def float64_device(device: str | torch.device) -> torch.device:
+    """The device, "auto" for the best there is; the CPU in place of one without float64 (mps)."""
+    resolved = resolve_device(device)
+    return torch.device("cpu") if resolved.type == "mps" else resolved
+
+
 class Products:
     """Rows times one matrix, which stays on a device as it is and is converted some columns at a time.
 
@@ -20,14 +26,13 @@ class Products:
     matrix : ndarray, [n, m]
         Of any type.
     device : str or torch.device
-        "auto" for the best there is; one without float64 (mps) is passed over for the CPU.
+        As in `float64_device`.
     dtype : torch.dtype, default torch.float64
         In which is multiplied.
     """
 
     def __init__(self, matrix: npt.NDArray[np.generic], device: str | torch.device, *, dtype: torch.dtype = torch.float64) -> None:
-        resolved = resolve_device(device)
-        self._device = torch.device("cpu") if resolved.type == "mps" and dtype == torch.float64 else resolved
+        self._device = float64_device(device)
         self._matrix, self._dtype = torch.from_numpy(np.ascontiguousarray(matrix)).to(self._device), dtype
 
     def __call__(self, rows: npt.ArrayLike) -> Floats:

@@ -16,8 +16,8 @@ from neuroprobe._core import check_count, check_counts, check_seed, check_share
 from neuroprobe.concepts import ConceptScores, check_same_images
 from neuroprobe.exceptions import InputError, shown
 from neuroprobe.labeling._layer import LayerLabels, LayerUnits, RecordedUnits, Units, check_prior, chosen_units, label_layer, layer_units
+from neuroprobe.labeling._products import float64_device
 from neuroprobe.labeling.similarity._registry import DEFAULT_SIMILARITY, SimilarityOrScorer, check_similarity, find_scorer, get_similarity
-from neuroprobe.models import resolve_device
 from neuroprobe.recording import Activations, ActivationSummary, check_layers
 from neuroprobe.reports import LabelReport
 from neuroprobe.statistics import benjamini_hochberg
@@ -67,7 +67,7 @@ def dissect(
         Of the same images.
     similarity : str, Scorer class or callable, default "peak_correlation"
         A name of `neuroprobe.labeling.list_similarities`; or a subclass of `neuroprobe.labeling.Scorer`; or a function that is called
-        as those of `neuroprobe.labeling.similarity` are, with whole matrices: its labels have neither p-values nor stability.
+        as those of `neuroprobe.labeling.list_similarities` are, with whole matrices: its labels have neither p-values nor stability.
     parameters : mapping, optional
         Keyword arguments of the similarity function.
     layers : sequence of str, optional
@@ -153,8 +153,8 @@ def dissect(
 
 
 def on_device(scores: ConceptScores, device: str | torch.device) -> ConceptScores:
-    """The scores with their vectors on a device; "auto" for the best there is."""
-    place = resolve_device(device)
+    """The scores with their vectors on a device."""
+    place = float64_device(device)
     return replace(scores, image_vectors=scores.image_vectors.to(place), text_vectors=scores.text_vectors.to(place))
 
 

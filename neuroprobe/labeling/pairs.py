@@ -143,9 +143,9 @@ def dissect_pairs(
     for layer in chosen:
         found = layer_units(activations, layer, scores.ids)
         scoring: Callable[..., Floats]
-        if make is None:  # `dissect` has refused summaries for it
-            alike_by = partial(similarities_by, similarity, parameters)
-            scoring = _function_scoring(cast("Activations", activations)[layer], scores, vectors, alike_by)
+        if make is None:  # a function of the user's sees the whole layer and all candidates; `dissect` has refused summaries for it
+            alike_by = partial(similarities_by, similarity, parameters, cast("Activations", activations)[layer])
+            scoring = partial(_by_function, alike_by, scores, vectors)
         else:
             scoring = _LayerScoring(found, on_device(scores, device), vectors, partial(make, **parameters))
         tables.append(_layer_table(words[words["layer"] == layer], found.varies, scoring, vectors, top))
@@ -242,11 +242,10 @@ class _LayerScoring:
         return torch.cat(found, dim=1).double().cpu().numpy()
 
 
-def _function_scoring(
-    values: npt.NDArray[Any], scores: ConceptScores, vectors: PairVectors, alike_by: Callable[..., torch.Tensor]
-) -> Callable[[list[int], list[int]], Floats]:
-    """The same by a function of the user's, which sees the whole layer and all of a unit's candidates."""
-    return lambda units, words: alike_by(values, _with_texts(scores, vectors, words))[units].double().numpy()
+def _by_function(
+    alike_by: Callable[..., torch.Tensor], scores: ConceptScores, vectors: PairVectors, units: list[int], words: list[int]
+) -> Floats:
+    return alike_by(_with_texts(scores, vectors, words))[units].double().numpy()
 
 
 def _with_texts(scores: ConceptScores, vectors: PairVectors, words: list[int]) -> ConceptScores:

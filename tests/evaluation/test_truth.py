@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 from neuroprobe.evaluation import EvaluationReport, evaluate_labels
 from neuroprobe.evaluation.truth import true_concepts
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.labeling.similarity import cos_similarity
+from neuroprobe.labeling import cos_similarity
 from neuroprobe.reports import LabelReport
 
 # unit      0      1       2        3 (withheld)   4 (dead)

@@ -10,7 +10,7 @@ import torch
 from similarities import by_pair, centered, random_inputs
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from neuroprobe.labeling.similarity import auc, average_precision, mean_difference
+from neuroprobe.labeling import auc, average_precision, mean_difference
 from neuroprobe.labeling.similarity.detection import images_with
 
 

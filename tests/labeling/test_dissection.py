@@ -11,8 +11,7 @@ from torch.nn import functional as F
 
 from neuroprobe.concepts import Vocabulary
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.labeling import Scorer, dissect, get_similarity, list_similarities
-from neuroprobe.labeling.similarity import soft_wpmi
+from neuroprobe.labeling import Scorer, dissect, get_similarity, list_similarities, soft_wpmi
 from neuroprobe.recording import Activations
 from neuroprobe.reports import LabelReport
 from neuroprobe.statistics import benjamini_hochberg, decorrelated

@@ -13,7 +13,8 @@ from helpers import scores_of
 from similarities import close, published_soft_wpmi, published_wpmi, random_inputs, tied_layer
 
 from neuroprobe.exceptions import InputError
-from neuroprobe.labeling.similarity import _kernels, cos_similarity, cos_similarity_cubed, soft_wpmi, wpmi
+from neuroprobe.labeling import cos_similarity, cos_similarity_cubed, soft_wpmi, wpmi
+from neuroprobe.labeling.similarity import _kernels
 from neuroprobe.labeling.similarity._top_images import highest_images
 from neuroprobe.labeling.similarity.information import SoftWpmiScorer, WpmiScorer
 

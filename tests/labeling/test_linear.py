@@ -10,7 +10,7 @@ import pytest
 import torch
 from similarities import N, by_pair, centered, layer, random_inputs, scorer_of, scores, slow_cosine
 
-from neuroprobe.labeling.similarity import cos_similarity, cos_similarity_cubed, pearson
+from neuroprobe.labeling import cos_similarity, cos_similarity_cubed, pearson
 
 
 def test_cosine_is_the_plain_formula() -> None:

@@ -12,9 +12,17 @@ from torch.nn import functional as F
 
 from neuroprobe.concepts import ConceptGroup, ConceptScores, Vocabulary
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.labeling import DEFAULT_SIMILARITY, PairReport, Scorer, dissect_pairs, get_similarity, list_similarities
+from neuroprobe.labeling import (
+    DEFAULT_SIMILARITY,
+    PairReport,
+    Scorer,
+    cos_similarity,
+    dissect_pairs,
+    get_similarity,
+    list_similarities,
+    soft_wpmi,
+)
 from neuroprobe.labeling.pairs import PairVectors
-from neuroprobe.labeling.similarity import cos_similarity, soft_wpmi
 from neuroprobe.recording import Activations
 from neuroprobe.world import ATTRIBUTES
 

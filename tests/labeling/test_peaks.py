@@ -10,8 +10,7 @@ import torch
 from similarities import close, layer, scores, whole
 
 from neuroprobe.exceptions import InputError
-from neuroprobe.labeling import get_similarity
-from neuroprobe.labeling.similarity import peak_correlation, peak_mean
+from neuroprobe.labeling import get_similarity, peak_correlation, peak_mean
 from neuroprobe.labeling.similarity.peaks import PeakCorrelationScorer, PeakMeanScorer
 from neuroprobe.statistics import decorrelated
 

@@ -15,7 +15,7 @@ from similarities import by_pair, scorer_of, tied_layer
 from similarities import random_inputs as inputs_from
 
 from neuroprobe._core import Extremes
-from neuroprobe.labeling.similarity import rank_reorder, soft_wpmi, wpmi
+from neuroprobe.labeling import rank_reorder, soft_wpmi, wpmi
 from neuroprobe.labeling.similarity._top_images import highest_images, ranks_within
 from neuroprobe.labeling.similarity.ranks import RankReorderScorer
 

@@ -11,8 +11,8 @@ import torch
 from similarities import CONCEPTS, N, close, layer, random_inputs, scorer_of, scores, tied_layer, whole
 
 from neuroprobe.exceptions import InputError, NeuroprobeError, UnknownNameError
-from neuroprobe.labeling import check_similarity, find_scorer, get_similarity, list_similarities
-from neuroprobe.labeling.similarity import _scorer, _softmax, cos_similarity
+from neuroprobe.labeling import check_similarity, cos_similarity, find_scorer, get_similarity, list_similarities
+from neuroprobe.labeling.similarity import _scorer, _softmax
 from neuroprobe.labeling.similarity._registry import similarity
 from neuroprobe.labeling.similarity._scorer import joined, some_units
 from neuroprobe.labeling.similarity.peaks import PeakMeanScorer

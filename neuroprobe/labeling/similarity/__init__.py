@@ -18,7 +18,3 @@ Oikarinen and Weng, "CLIP-Dissect: Automatic Description of Neuron Representatio
 ICLR 2023, arXiv 2204.10965 (cos_similarity, cos_similarity_cubed, rank_reorder, wpmi, soft_wpmi).
 Bykov et al., "Labeling Neural Representations with Inverse Recognition", NeurIPS 2023, arXiv 2311.13594 (auc).
 """
-
-from lazy_loader import attach_stub
-
-__getattr__, __dir__, __all__ = attach_stub(__name__, __file__)

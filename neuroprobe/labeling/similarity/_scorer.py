@@ -1,6 +1,6 @@
 """Scorers: similarity functions over one probing set, evaluated in blocks of concepts, starting from the embeddings.
 
-What `neuroprobe.dissect` runs. The definitions are the functions of `neuroprobe.labeling.similarity`; a scorer gives the
+What `neuroprobe.dissect` runs. The definitions are the functions of `neuroprobe.labeling.list_similarities`; a scorer gives the
 same numbers (up to rounding) and never holds [n_images, n_concepts] or [n_units, n_concepts] whole.
 
 A score is a raw one, which depends on one unit and one concept alone, minus the concept's prior in the unit's layer:

@@ -91,20 +91,7 @@ class TopImageScorer(Scorer[_Units]):
     def units_from_top(
         self, rows: torch.Tensor, values: torch.Tensor, mean: torch.Tensor | None = None, std: torch.Tensor | None = None
     ) -> _Units:
-        """What is needed of units, from their highest images alone; `mean` and `std` are not needed.
-
-        Parameters
-        ----------
-        rows : LongTensor, [n_units, at least k]
-            Row numbers, highest first.
-        values : Tensor, the same shape
-            Their activations.
-
-        Raises
-        ------
-        InputError
-            Fewer images than the function needs, or rows that are not among the images.
-        """
+        """What is needed of units, from at least k of their highest images; `mean` and `std` are not needed."""
         _check_top(rows, values, self.k, self.n_images)
         device = self.image_vectors.device
         return self._kept(rows[:, : self.k].long().to(device).contiguous(), values[:, : self.k].float().to(device))

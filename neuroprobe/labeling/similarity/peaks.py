@@ -32,16 +32,7 @@ def _peak_correlation_weights(activations: torch.Tensor, *, power: float) -> tor
 
 
 class PeakCorrelationScorer(EmbeddingScorer):
-    """`peak_correlation`, of decorrelated concept scores.
-
-    Parameters
-    ----------
-    scores : ConceptScores
-    power, competition, temperature
-        As in `peak_correlation`.
-    decorrelate : bool, default True
-        Whether image vectors are decorrelated first.
-    """
+    """`peak_correlation`, whose parameters it takes, of decorrelated concept scores unless `decorrelate` is False."""
 
     prior_relative = True
 
@@ -122,16 +113,7 @@ def _peaks(deviations: torch.Tensor, power: float, *, images: int) -> torch.Tens
 
 
 class PeakMeanScorer(EmbeddingScorer):
-    """`peak_mean`, of decorrelated concept scores.
-
-    Parameters
-    ----------
-    scores : ConceptScores
-    power
-        As in `peak_mean`.
-    decorrelate : bool, default True
-        Whether image vectors are decorrelated first.
-    """
+    """`peak_mean`, whose parameter it takes, of decorrelated concept scores unless `decorrelate` is False."""
 
     def __init__(self, scores: ConceptScores, *, power: float = 4.0, decorrelate: bool = True) -> None:
         check_number("power", power, low=0, above=True)
@@ -140,6 +122,7 @@ class PeakMeanScorer(EmbeddingScorer):
 
     def units_from_top(self, rows: torch.Tensor, values: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> WeightedUnits:
         """As `units`, with the images that the summary left out at weight 0."""
+        rows, values, mean, std = (tensor.to(self._vectors.device) for tensor in (rows, values, mean, std))
         deviations = (values - mean[:, None]) / torch.where(std > 0, std, torch.inf)[:, None]
         weights = _peaks(deviations, self._power, images=1)  # [n_units, k]
         summed = torch.stack([w @ self._vectors[r] for w, r in zip(weights, rows, strict=True)])  # [n_units, d]
