@@ -208,6 +208,10 @@ def test_scores_by_hand() -> None:
     spread = np.std([1, 2, 3, 4], ddof=1)
     assert found["random_derivative_std"] == pytest.approx(spread)
     assert found["p_value"] == pytest.approx(2 * stats.t.sf((2.5 - 0.375) / (spread * np.sqrt(1.25)), 3))
+    uneven = _tested(np.array([[0.0, 1]]), np.array([[1.0, 2], [0, 1], [-1, 0]]), "derivative")
+    assert uneven["score"] == 0.5  # 0 is no rise
+    assert uneven["random_score"] == 0.5
+    assert uneven["random_score_std"] == np.std([1, 0.5, 0], ddof=1)
     shares = _tested(ours, ours, "share")
     assert shares["p_value"] == pytest.approx(1)
 
@@ -266,6 +270,11 @@ def test_spatial_directions_and_other_kinds(small: nn.Module) -> None:
     table = tcav(small, noise_images(5), given, outputs=0, random_images=noise_images(30), **SMALL).table
     assert table["features"].tolist() == ["spatial", "pooled"]
     assert table["kind"].tolist() == ["linear", "mean_difference"]
+    # random concepts get their directions by the same kind of probe: a row does not depend on what else is asked
+    more = [*given, direction("2", 8)]
+    rows = tcav(small, noise_images(5), more, outputs=0, random_images=noise_images(30), **SMALL).table.drop(columns=["q_value"])
+    pd.testing.assert_frame_equal(rows[:2], table.drop(columns=["q_value"]))
+    assert rows["random_derivative_std"].nunique() == 3
 
 
 def test_the_number_of_an_output_may_be_numpys(small: nn.Module) -> None:
