@@ -165,6 +165,8 @@ def test_given_types() -> None:
     for set_ in sets.values():
         by_image = dict(zip(set_.ids, set_.types, strict=True))
         assert all((by_image[a] == by_image[b]) == ((i - j) % 3 == 0) for i, a in enumerate(IDS) for j, b in enumerate(IDS))
+    backwards = {id_: f"class {i % 3}" for i, id_ in reversed(list(enumerate(IDS)))}
+    assert [s.types for s in ConceptSets.from_labels(labels()).with_types(backwards).values()] == [s.types for s in sets.values()]
     with pytest.raises(InputError, match="a type for every image of 'red', but 'i1' has none"):
         ConceptSets.from_labels(labels()).with_types({"i0": 1})
 

@@ -65,11 +65,14 @@ def test_images_in_the_gap_are_in_neither_set(negatives) -> None:
         assert set(found.negatives) == {"i6", "i7", "i8", "i9"}
 
 
-def test_ranks_and_likelihoods_are_the_images_own() -> None:
-    found = ranked(seed=3)
-    for id_, rank, likelihood in zip(found.ids, found.ranks, found.likelihoods, strict=True):
-        assert rank == IDS.index(id_)
-        assert likelihood == LIKELIHOODS["g"][rank, 0]
+def test_ranks_and_likelihoods_are_the_images_own_and_equal_ones_rank_in_the_order_of_the_images() -> None:
+    sets = rank_groups(VOCABULARY, LIKELIHOODS, IDS, np.eye(10, dtype=np.float32), Ranking(n_positive=2, n_negative=8, n_types=0))
+    for column, found in enumerate(sets.values()):
+        likelihoods = LIKELIHOODS["g"][:, column].tolist()
+        ranking = sorted(range(10), key=lambda i, values=likelihoods: (-values[i], i))  # b has equal ones: i1 and i4, i0 and i8, ...
+        assert found.positives == tuple(IDS[i] for i in ranking[:2])
+        assert found.ranks == tuple(ranking.index(IDS.index(id_)) for id_ in found.ids)
+        assert found.likelihoods == tuple(likelihoods[IDS.index(id_)] for id_ in found.ids)
 
 
 @pytest.mark.parametrize("negatives", ["random", "least_likely", "group"])
@@ -188,6 +191,15 @@ def test_types_hold_five_images_on_average(n: int, n_types: int, expected: int) 
     types = embedding_types(blobs(), np.arange(n), n_types=n_types, seed=0)
     assert len(set(types)) == expected
     assert len(types) == (n if expected else 0)
+
+
+def test_types_are_seeded() -> None:
+    vectors = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)  # no blobs: what is found depends on the start
+    found = [embedding_types(vectors, np.arange(60), n_types=8, seed=seed) for seed in (0, 0, 1, 2)]
+    assert found[0] == found[1]
+    pairs = [np.equal.outer(types, types) for types in (found[0], found[2], found[3])]  # whatever the types' numbers
+    assert (pairs[0] != pairs[1]).any()
+    assert (pairs[0] != pairs[2]).any()
 
 
 def test_copies_of_one_image_are_one_type() -> None:
