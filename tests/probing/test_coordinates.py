@@ -104,6 +104,15 @@ def test_constants_become_zero(value: float) -> None:
     assert scaled(coordinates(gram_matrix(X)), TRAIN, "layer", n_features=3).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize("scaling", ["unit", "layer"])
+def test_a_small_spread_around_a_large_mean_is_no_rounding(scaling: str) -> None:
+    noise = matrix(200, 3)
+    found = Scaler(1000 + 1e-5 * noise, scaling)(1000 + 1e-5 * noise)
+    np.testing.assert_allclose(found, Scaler(noise, scaling)(noise), atol=1e-5)
+    nearly = 1000 * (1 + 1e-16 * noise)  # and one of the last digit is nothing else
+    assert Scaler(nearly, scaling)(nearly).abs().max() < 1e-9
+
+
 @pytest.mark.parametrize("size", [1e-25, 1e25])
 def test_features_whose_squares_float32_cannot_hold(size: float) -> None:
     X = torch.randn(12, 5000, generator=torch.Generator().manual_seed(0))

@@ -7,19 +7,25 @@ from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, r2_score, roc_auc_score
 
 from neuroprobe.concepts import ConceptSet
+from neuroprobe.exceptions import InputError
 from neuroprobe.probing import (
     LinearProbe,
     MeanDifferenceProbe,
     Options,
     RegressionProbe,
     Sample,
+    Solution,
     SparseProbe,
     Split,
+    Training,
     fit_layer,
     make_tasks,
+    probes,
+    register_probe,
     split,
 )
 from neuroprobe.probing._layer import FullScope, layer_grams, scaled_problems
+from neuroprobe.probing._linear import Weights
 from neuroprobe.probing._problems import Problems, decisions, joined
 from neuroprobe.probing._statistics import measure
 
@@ -108,6 +114,44 @@ def test_a_cell_does_not_feel_which_others_are_there(features: str, kind: str) -
         for key, cell in fitted([one], probes=[(kind, features)]).items():
             for row, other in zip(cell.rows, next(v for k, v in together.items() if k[0] == key[0]).rows, strict=True):
                 assert row == pytest.approx(other)
+
+
+# --- a kind of one's own
+
+
+class Anchored(LinearProbe):
+    """The same as a linear probe, but shifted: its decisions show that a study took its `solve`."""
+
+    kind = "anchored"
+
+    def solve(self, training: Training) -> Solution:
+        found = super().solve(training)
+        return Solution(Weights(found.function.weights, found.function.offsets + 3), found.learned)
+
+
+def test_a_kind_that_is_registered_is_fitted_alone_and_in_every_scope_of_a_study(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "_KINDS", dict(probes._KINDS))
+    register_probe(Anchored)
+    with pytest.raises(InputError, match="a new kind of probe, but 'anchored' is Anchored"):
+        register_probe(type("Other", (LinearProbe,), {"kind": "anchored"}))
+    s = sample(5)
+    X, y = s.X.astype(float), s.concept_set.targets
+    np.testing.assert_allclose(Anchored().fit(X, y).decision_function(X), LinearProbe().fit(X, y).decision_function(X) + 3)
+    options = Options(keep_directions=True)
+    found = fitted([s], scopes=("neuron", "layer"), probes=[("anchored", "pooled"), ("linear", "pooled")], options=options)
+    cells = {task.name: cell for (_, task), cell in found.items()}
+    for seed, (weights, bias) in cells["prob-layer-anchored"].directions.items():
+        np.testing.assert_allclose(weights, cells["prob-layer-linear"].directions[seed][0], rtol=1e-5)
+        assert bias == pytest.approx(cells["prob-layer-linear"].directions[seed][1] + 3)
+    assert cells["prob-neuron-anchored"].units.auroc == pytest.approx(cells["prob-neuron-linear"].units.auroc)
+
+
+def test_the_code_of_a_kind_of_ones_own_tells_it_from_others() -> None:
+    class Changed(Anchored):
+        def solve(self, training: Training) -> Solution:
+            return super().solve(training)
+
+    assert Changed().identity != Anchored().identity == Anchored().identity != LinearProbe().identity
 
 
 # --- scope neuron
