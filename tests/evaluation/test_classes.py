@@ -32,6 +32,23 @@ def test_classes_by_hand() -> None:
     assert 0 <= report.value("chance") <= 1
 
 
+def test_classes_against_a_loop() -> None:
+    generator = np.random.default_rng(0)
+    values = (generator.normal(size=(60, 6)) * [1, 9, 0.1, 5, 1, 2] + [0, 40, 3, -20, 0, 1]).astype(np.float32)  # of unlike size
+    words = {f"word {i}": generator.normal([3, 0, 0, 0]).tolist() for i in range(9)}  # with a direction in common
+    unit = {word: np.array(vector) / np.linalg.norm(vector) for word, vector in words.items()}
+    labels, classes = {("fc", u): f"word {u}" for u in range(6)}, ["word 6", "word 7", "word 8"]
+    standard = [(column - np.mean(column)) / np.std(column) for column in values.T.astype(float)]
+    pooled = []
+    for image in range(60):
+        top = sorted(range(6), key=lambda u: -standard[u][image])[:2]
+        pooled.append(sum(unit[f"word {u}"] for u in top) / 2)
+    expected = [max(classes, key=lambda c: unit[c] @ (mine - np.mean(pooled, axis=0))) for mine in pooled]
+    report = classes_from_labels(labels, activations_of({"fc": values}), expected, layer="fc", encoder=TableEncoder(words), top=2)
+    assert report.value("accuracy") == 1
+    assert len(set(expected)) > 1
+
+
 def test_classes_may_be_more_than_occur() -> None:
     report = classes_from_labels(UNITS, ACTIVE, ["red"] * 4, layer="fc", encoder=COLORS, classes=["red", "blue"], top=2)
     assert report.table["n_images"].tolist() == [4, 0]

@@ -173,6 +173,10 @@ def test_units_are_read_in_blocks_and_come_back_in_the_order_of_the_labels() -> 
     np.testing.assert_allclose(table["auc"][:5], expected)
 
 
+def test_labels_and_images_of_which_nothing_is_known_are_no_same_images() -> None:
+    assert len(check_on_images({("fc", 0): "red"}, Activations({"fc": VALUES.astype(np.float32)}, HELD_OUT.ids, {}), SHOWN)) == 1
+
+
 @pytest.mark.parametrize("judge", ["check_on_images", "classes_from_labels", "check_metrics"])
 def test_labels_of_units_of_another_site_are_refused(judge: str) -> None:
     read = {name: Activations({"fc": VALUES}, HELD_OUT.ids, {"sites": {"fc": Site("fc", call=call).identity}}) for name, call in

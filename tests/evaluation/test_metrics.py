@@ -63,6 +63,13 @@ def test_which_positives_change_is_drawn_evenly() -> None:
     np.testing.assert_allclose(added[4:], 0.5, atol=0.05)
 
 
+def test_a_concept_on_two_to_half_of_the_images_can_be_tested() -> None:
+    for n_positive, tested in ((1, False), (2, True), (N // 2, True), (N // 2 + 1, False)):
+        shown = {**SHOWN, "edge": np.arange(N) < n_positive}
+        table = check_metrics(UNITS, shown, {"fc": [*list(SHOWN)[:3], "edge"]}, metrics=[correlation]).table
+        assert table["n_units"].tolist() == [3 + tested] * 2
+
+
 def test_metrics_known_to_pass_and_to_fail() -> None:
     table = check_metrics(UNITS, SHOWN, NAMES, metrics=[correlation, recall, precision], n_draws=9).table.set_index(["metric", "test"])
     assert table.loc[("correlation", "missing labels"), "share"] == table.loc[("correlation", "extra labels"), "share"] == 1

@@ -102,6 +102,7 @@ def test_whose_units_is_the_truth_if_it_is_given() -> None:
         ({"given_labels": None}, InputError, "which images show"),
         ({"given_labels": {"blue": np.zeros(N, bool)}}, UnknownNameError, "does not say"),
         ({"given_labels": {"red": np.ones(N, bool)}}, InputError, "at least two images"),
+        ({"given_labels": {"red": np.arange(N) > 0}}, InputError, "at least two images .*, but there are 1"),
         ({"truth": {("fc", 0): "star"}}, InputError, "there are none"),
         ({"level": 0}, InputError, "level"),
     ],
