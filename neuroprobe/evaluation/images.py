@@ -91,7 +91,8 @@ def check_on_images(
     Raises
     ------
     InputError
-        The images are those of the labels, labels are of units of another site, no unit can be checked, or `given_labels` does not fit the images.
+        The images are those of the labels, labels are of units of another site, no unit can be checked, or `given_labels` does not
+        fit the images.
 
     References
     ----------

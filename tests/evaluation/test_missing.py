@@ -56,6 +56,13 @@ def test_a_concept_goes_with_its_vector_and_an_empty_group_with_its_none(concept
     assert concept in whole.vocabulary.names
 
 
+def test_another_groups_word_for_none_of_these_stays() -> None:
+    vocabulary, vectors = Vocabulary([ConceptGroup("color", ("red", "blue")), ConceptGroup("rose", ("white",), none="red")]), torch.eye(4)
+    scores = _without_concept(ConceptScores(vectors, vectors, vocabulary, tuple("abcd"), 0.1, {"images": "i"}), "red")
+    assert scores.vocabulary.names == ("blue", "white", "red")
+    assert torch.equal(scores.text_vectors, vectors[1:])
+
+
 def test_the_last_concept_stays() -> None:
     with pytest.raises(InputError, match="nothing left"):
         _without_concept(scores_of(4, ["red"]), "red")
