@@ -214,6 +214,20 @@ class TestReadings:
         assert torch.equal(seen[0][:, 0], output[:, 0])
         assert not seen[0][:, 1:].any()
 
+    def test_tokens_before_images(self) -> None:
+        class Turned(nn.Module):
+            def forward(self, x: torch.Tensor) -> torch.Tensor:  # [n, tokens, d] -> [tokens, n, d]
+                return x.transpose(0, 1)
+
+        model, x, basis = nn.Sequential(Turned()), torch.randn(2, 5, 4), Autoencoder(4, 6)
+        units = basis.encode(x).detach().movedim(-1, 1)  # [n, units, tokens]
+        for tokens, rows in ((None, units), ("patches", units[:, :, 1:]), ("token 3", units[:, :, 3])):
+            site = Site("0", layout="lnc", basis=basis, tokens=tokens)
+            torch.testing.assert_close(read(model, site, x).by_unit, rows)
+        only = changed(model, Site("0", layout="lnc", tokens="patches"), torch.zeros_like, x)
+        assert torch.equal(only[0], x[:, 0])
+        assert not only[1:].any()
+
     def test_several_sites_of_one_layer(self) -> None:
         model, x = nn.Sequential(nn.Linear(4, 4)), torch.randn(3, 4)
         sites = [Site("0"), Site("0", basis=torch.relu), Site("0", basis=torch.neg), Site("0", side="input")]

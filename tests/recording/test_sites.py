@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from neuroprobe import ActivationRecorder, Activations, ActivationSummary, Images, Site, record_checkpoints
+from neuroprobe._core import fingerprint_model
 from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.models import Directions
 from neuroprobe.recording import check_layers
-from neuroprobe.world import target_transform
+from neuroprobe.world import load_target, target_transform
 
 LAYER = "features.6"
 ORDER = torch.tensor([5, 0, 3, 7, 1, 6, 2, 4])
@@ -44,7 +45,9 @@ def test_summaries_and_checkpoints(world: Images, target: nn.Module, tmp_path: P
     np.testing.assert_array_equal(summary[PERMUTED].top_values, summary[LAYER].top_values[ORDER])
     summary.save(tmp_path / "summary.npz")
     assert ActivationSummary.load(tmp_path / "summary.npz").sites == summary.sites
-    series = record_checkpoints(target, {"a": target.state_dict()}, world, layers=sites, **OPTIONS)
+    other = load_target("step_01000")
+    series = record_checkpoints(target, {"a": target.state_dict(), "b": other.state_dict()}, world, layers=sites, **OPTIONS)
+    assert [series[name].metadata["model"] for name in "ab"] == [fingerprint_model(model) for model in (target, other)]
     np.testing.assert_array_equal(series["a"][SAME], series["a"][LAYER])
     np.testing.assert_array_equal(series["a"][PERMUTED], series["a"][LAYER][:, ORDER])
 
@@ -86,6 +89,12 @@ def test_a_store_of_another_basis_is_refused(world: Images, target: nn.Module, t
     record(SAME)
     with pytest.raises(RuntimeError, match=r"of the same recording, but in .* sites is"):
         record(Site(LAYER, basis=Directions(2 * torch.eye(8)), name="same"))
+
+
+def test_a_sites_own_layout_goes_before_that_of_all() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    recorder = ActivationRecorder(model, [Site("0", layout="nlc"), "1"], layout="lnc")
+    assert [site.layout for site in recorder.sites] == ["nlc", "lnc"]
 
 
 def test_arrays_of_ones_own_are_of_plain_layers() -> None:
