@@ -60,6 +60,7 @@ def batch(encoder: ImageTextEncoder) -> torch.Tensor:
 def test_vectors_are_unit_float32_without_gradients(encoders: dict[str, Any], kind: str) -> None:
     encoder = encoders[kind]
     assert isinstance(encoder, ImageTextEncoder)
+    assert not isinstance(getattr(encoder, "model", None), ImageTextEncoder)
     images, texts = encoder.encode_images(batch(encoder)), encoder.encode_texts(TEXTS)
     assert (len(images), len(texts)) == (4, 5)
     assert images.shape[1] == texts.shape[1]

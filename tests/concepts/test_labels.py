@@ -64,10 +64,6 @@ def test_booleans(yes_and_no) -> None:
     assert labels.truth.tolist() == [[True, False], [False, False]]
 
 
-def test_booleans_of_a_file(tmp_path: Path) -> None:
-    assert GivenLabels(csv(tmp_path, "image,red,big\na,True,0\nb,False,1\n")).truth.tolist() == [[True, False], [False, True]]
-
-
 def test_scores_are_no_truth() -> None:
     with pytest.raises(InputError, match=r"true or false, or 1 or 0, but '2' has 0\.5 for 'red'"):
         GivenLabels(TABLE).truth  # noqa: B018
