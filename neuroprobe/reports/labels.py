@@ -144,6 +144,7 @@ class LabelReport(UnitReport):
         return ax
 
 
+#: Labels of units: a report of them, or a mapping from (layer, unit) to a concept.
 Labels: TypeAlias = "LabelReport | Mapping[Unit, str]"
 
 

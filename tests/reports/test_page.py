@@ -178,6 +178,13 @@ def test_the_study_is_its_summary(folder: Path, sources: dict[str, Any]) -> None
         assert np.allclose(columns[name], summary[of], rtol=1e-3)
 
 
+def test_a_probe_without_an_area_comes_after_those_with_one(tmp_path: Path) -> None:
+    units = probes_of().units.query("layer == 'a' and unit == 0 and checkpoint == 'last'").assign(auroc=[np.nan, 0.1])
+    write_page(tmp_path, probes=ProbeReport(probe_table(), {}, units=units))
+    found, texts = detail(tmp_path, 0)
+    assert [(texts[concept], area) for concept, _, area, *_ in found["probes"]] == [("blue", 0.1), ("red", None)]
+
+
 def test_a_regression_is_shown_by_its_r2_above_zero(tmp_path: Path) -> None:
     table = probe_table(probes=(("regression", "pooled"),)).assign(test_accuracy=np.nan, baseline=np.nan, r2=0.4)
     write_page(tmp_path, probes=ProbeReport(table, {}))

@@ -73,6 +73,13 @@ def test_p_values_of_several_seeds_are_twice_their_median() -> None:
     np.testing.assert_allclose(one["p_value"], [0.01, 0.6, 0.001])
 
 
+def test_discovery_rates_are_within_a_checkpoint_probe_and_kind_of_features() -> None:
+    table = probe_table(n_seeds=1, checkpoints=("early", "late"), probes=[("nonlinear", "pooled"), ("nonlinear", "spatial")])
+    summary = summarize_seeds(table.assign(p_value=np.random.default_rng(0).random(len(table)) ** 3))
+    for _, part in summary.groupby(["checkpoint", "features"]):
+        np.testing.assert_allclose(part["q_value"], benjamini_hochberg(part["p_value"].to_numpy()))
+
+
 # --- scopes compared
 
 
