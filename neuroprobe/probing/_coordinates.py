@@ -79,17 +79,10 @@ def feature_blocks(X: torch.Tensor, rows: torch.Tensor, device: torch.device) ->
 
 
 def gram_matrix(blocks: Iterable[torch.Tensor]) -> torch.Tensor:
-    """Inner products of the rows of X, from which their mean was subtracted first (of float32 rows, to its last digits but one).
+    """Inner products [n_images, n_images], float64, of rows from which their mean was subtracted first, given some columns at a time.
 
-    Centering only afterward would lose the digits that rows with a large common part need for it.
-
-    Parameters
-    ----------
-    blocks : iterable of Tensor, each [n_images, some columns of X], float32 or float64
-
-    Returns
-    -------
-    Tensor, [n_images, n_images], float64
+    Of float32 rows the mean is right to its last digits but one. Centering only afterward would lose the digits that rows with a large
+    common part need for it.
     """
     total = torch.zeros(())
     for number, block in enumerate(blocks):

@@ -57,25 +57,8 @@ def fit_hidden_layer(
 ) -> tuple[HiddenLayer, torch.Tensor, torch.Tensor]:
     """Train a hidden layer by full-batch L-BFGS on the mean log-loss plus alpha / 2 times the squares of both layers' weights.
 
-    Parameters
-    ----------
-    Z : Tensor, [n_problems, n_images, r]
-    targets : Tensor, [n_problems, n_images]
-        0 or 1 for one output, the number of the class for several.
-    start : HiddenLayer
-        As `first_weights`; coordinates beyond those of Z are 0.
-    alpha : float
-    max_iter : int, default 100
-    tol : float, default 1e-5
-        A problem is solved when a step lowers its loss by less than this share of it.
-    history : int, default 10
-        Pairs of steps and changes of the gradient that L-BFGS remembers.
-
-    Returns
-    -------
-    HiddenLayer
-    loss : Tensor, [n_problems]
-    n_iter : LongTensor, [n_problems]
+    Targets [n_problems, n_images] are 0 or 1 for one output, and numbers of classes for several. Coordinates of the start beyond those of
+    Z are 0; see `minimize` for the rest. Also returns the losses and the numbers of steps, [n_problems].
     """
     Z = F.pad(Z, (0, start.first.shape[1] - Z.shape[2]))
     problem = _Hidden(Z, targets, (Z.shape[2], start.bias.shape[1], start.offset.shape[1]), alpha)
@@ -118,22 +101,7 @@ def first_weights(Z: torch.Tensor, hidden: int, seeds: Sequence[int], *, n_featu
     """First weights of a hidden layer on the r coordinates of Z, with the variance that the layer would have on all n_features.
 
     With more features than coordinates there is one coordinate more, for what is left: no image varies along it, but L-BFGS
-    feels the weights there through their penalty, as it would on the features.
-
-    Parameters
-    ----------
-    Z : Tensor, [n_problems, n_images, r]
-        What it is to be fitted on; the first weights are of its type, and where it is.
-    hidden : int
-        Width of the layer.
-    seeds : sequence of int
-        One per problem; what is drawn depends on it alone.
-    n_features : float
-    n_outputs : int, default 1
-
-    Returns
-    -------
-    HiddenLayer
+    feels the weights there through their penalty, as it would on the features. What is drawn depends on a problem's seed alone.
     """
     r = Z.shape[2]
     firsts, seconds = [], []

@@ -243,17 +243,7 @@ def class_means(Z: torch.Tensor, targets: torch.Tensor, *, n_classes: int = 2) -
 def solve_ridge(Z: torch.Tensor, values: torch.Tensor, alphas: Sequence[float]) -> tuple[Weights, torch.Tensor]:
     """Ridge regression; of several strengths, the one with the least squared error of leaving each image out, in closed form.
 
-    Parameters
-    ----------
-    Z : Tensor, [n_problems, n_images, r], float64
-    values : Tensor, [n_problems, n_images]
-    alphas : sequence of float
-
-    Returns
-    -------
-    Weights
-    alpha : Tensor, [n_problems]
-        The chosen strength.
+    From Z [n_problems, n_images, r] and values [n_problems, n_images] to the weights and the chosen strength, [n_problems].
     """
     center, mean = Z.mean(dim=1, keepdim=True), values.mean(dim=1, keepdim=True)
     left, sizes, right = torch.linalg.svd(Z - center, full_matrices=False)
@@ -274,23 +264,9 @@ def solve_ridge(Z: torch.Tensor, values: torch.Tensor, alphas: Sequence[float]) 
 
 
 def choose_C(Z: torch.Tensor, targets: torch.Tensor, candidates: torch.Tensor, solve: Solver, *, n_folds: int, seed: int) -> torch.Tensor:
-    """For every problem the strength with the least log-loss on images left out, fold by fold, of these images alone.
+    """For every problem the strength with the least log-loss on images left out, fold by fold, of these images alone, [n_problems].
 
-    Parameters
-    ----------
-    Z, targets
-        As in `solve_logistic`: the training part.
-    candidates : Tensor, [n_problems, n_candidates]
-    solve : callable
-        From Z, targets and C to weights.
-    n_folds : int
-        Every class is dealt out over all folds.
-    seed : int
-        Of the dealing.
-
-    Returns
-    -------
-    C : Tensor, [n_problems]
+    Z and targets are the training part, candidates [n_problems, n_candidates]; every class is dealt out over all folds, as the seed says.
     """
     if candidates.shape[1] == 1:
         return candidates[:, 0]

@@ -89,17 +89,7 @@ def _concatenated(group: Sequence[Problems], *, rotated: bool) -> Problems:
 def decisions(probe: AnyProbe, problems: Problems, *, at_a_time: int = 48) -> npt.NDArray[np.float64]:
     """The log-odds (of a regression: the number) that the probe, fitted on each problem's training part, gives every image.
 
-    Parameters
-    ----------
-    probe : a probe
-        Its parameters; it is not fitted itself.
-    problems : Problems
-    at_a_time : int, default 48
-        Problems that are solved together.
-
-    Returns
-    -------
-    ndarray, [n_problems, n_images]
+    [n_problems, n_images]. The probe gives its parameters, and is not fitted itself; `at_a_time` problems are solved together.
     """
     targets = torch.from_numpy(problems.likelihoods).to(problems.Z.device) if probe.predicts == "number" else problems.targets
     parts = []

@@ -314,20 +314,8 @@ def plan_passes(
 ) -> list[Pass]:
     """One pass for everything if it fits; else one for some of the concepts; else one for some of the layers, too.
 
-    Parameters
-    ----------
-    layers : mapping from layer to int
-        Bytes that an image takes there.
-    concepts : mapping from concept to sequence of str
-        The ids of its images.
-    wanted : mapping from concept to sequence of str
-        The layers where something is to be fitted for it.
-    memory : int
-        Bytes that a pass may hold. One layer on one concept's images is recorded at once, even where it needs more.
-
-    Returns
-    -------
-    list of Pass
+    `layers` are the bytes that an image takes in each, `concepts` the ids of each one's images, and `wanted` the layers where something
+    is to be fitted for each. One layer on one concept's images is recorded at once, even where it needs more than `memory` bytes.
     """
     largest = max((len(ids) for concept, ids in concepts.items() if wanted.get(concept)), default=0)
 

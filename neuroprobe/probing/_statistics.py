@@ -235,18 +235,11 @@ def selectivity(measured: Measured) -> Columns:
 
 
 def control_labels(types: npt.ArrayLike, *, seed: int, share: float) -> BoolArray:
-    """Labels of a control task: every type of image is positive or negative as a whole, at random.
+    """Labels of a control task, [n_images]: every type of image is positive or negative as a whole, at random.
 
     A probe can learn them only by knowing the types by heart, which then works on held-out images too. Selectivity is
-    the accuracy on the concept minus that on the control labels.
-
-    Parameters
-    ----------
-    types : array-like of int, [n_images]
-        The type of every image, of two or more: given classes, or clusters of their embeddings, as a ranking finds them.
-    seed : int
-    share : float
-        Wanted share of positives, as in the concept's set; types are drawn until the share is as near as may be.
+    the accuracy on the concept minus that on the control labels. Types [n_images], of two or more, are drawn until the share of
+    positives is as near to the wanted one as may be.
 
     References
     ----------
@@ -316,23 +309,11 @@ def codelength_ends(n: int) -> tuple[int, ...]:
 
 
 def online_codelength(decision: npt.ArrayLike, targets: npt.ArrayLike, *, first: int) -> Floats:
-    """Bits that it takes to send the labels to somebody who has the images, a probe trained anew after every block.
+    """Bits, [...], that it takes to send labels to somebody who has the images, a probe trained anew after every block.
 
-    The first block is sent with the uniform code, a bit per image. Every later block costs -log2 of what the probe
-    trained on all blocks before it says of its labels. `len(targets)` bits are what sending them without a probe
+    The first block is sent with the uniform code, a bit per image. Every later block costs -log2 of what the probe trained on all blocks
+    before it, whose log-odds [..., n_images] these are, says of its labels. A bit per image is what sending all labels without a probe
     costs; a concept that is easily read takes far fewer.
-
-    Parameters
-    ----------
-    decision : array-like, [..., n_images]
-        Log-odds of every image by the probe trained on the blocks before its own, in a random order.
-    targets : array-like of bool, [..., n_images]
-    first : int
-        Images of the first block, whose log-odds are not looked at.
-
-    Returns
-    -------
-    ndarray, [...], bits
 
     References
     ----------

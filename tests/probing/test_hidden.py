@@ -56,6 +56,24 @@ def test_the_minimum_of_a_quadratic_is_found() -> None:
     assert n_iter.max() < 400
 
 
+def test_a_minimum_that_is_very_near_is_reached() -> None:
+    """A step of length 1 is far too long there; what a short one must win is a share of its own length."""
+    steep = Quadratic(torch.tensor([[[1e5]]], dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64))
+    start = torch.tensor([[1e-5]], dtype=torch.float64)
+    assert minimize(steep, start, max_iter=20)[1] < 1e-6 * steep.loss_and_gradient(start)[0]
+
+
+def test_a_large_loss_is_no_reason_to_stop() -> None:
+    class Raised(Quadratic):
+        def loss_and_gradient(self, theta: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            loss, gradient = super().loss_and_gradient(theta)
+            return loss + 1e6, gradient
+
+    problem, start = quadratic(1), torch.zeros(1, 12, dtype=torch.float64)
+    found, raised = (minimize(one, start, max_iter=500, tol=1e-4)[0] for one in (problem, Raised(problem.A, problem.b)))
+    assert float(problem.loss_and_gradient(raised)[0]) == pytest.approx(float(problem.loss_and_gradient(found)[0]), rel=1e-2)
+
+
 def test_its_direction_is_that_of_the_two_loops() -> None:
     """Against algorithm 7.4 of Nocedal and Wright, step by step, with more steps than are remembered."""
     problem, theta = quadratic(1), torch.zeros(1, 12, dtype=torch.float64)
@@ -179,6 +197,13 @@ def test_first_weights_have_the_variance_of_the_layer_in_all_dimensions() -> Non
     np.testing.assert_allclose(small, large.std(dim=(0, 2)) / d**0.5, rtol=0.1)
     training_alone = (Z - Z @ torch.linalg.pinv(Z[:20]) @ Z[:20]).square().sum(dim=1)
     assert (training_alone[20:] > 0.4 * d).all()  # what would be lost at test images
+
+
+def test_what_no_image_sees_has_the_length_of_the_directions_left() -> None:
+    found = first_weights(torch.zeros(400, 2, 30, dtype=torch.float64), 8, range(400), n_features=40).first
+    assert found.shape == (400, 31, 8)
+    assert found[:, :30].square().sum(dim=1).mean() == pytest.approx(30 / 40, rel=0.02)
+    assert found[:, 30].square().mean() == pytest.approx(10 / 40, rel=0.05)
 
 
 def test_first_weights_follow_the_seed_alone() -> None:
