@@ -133,3 +133,11 @@ def test_many_equal_images_cost_no_more_than_one() -> None:
 def test_bad_vectors_are_refused(vectors, min_cosine: float, message: str) -> None:
     with pytest.raises(InputError, match=message):
         near_duplicate_vectors("abc", vectors, min_cosine=min_cosine)
+
+
+def test_images_at_just_the_distance_are_near_and_one_further_is_not() -> None:
+    """Fields of 2 x 2, each black or white: hashes that differ in one bit of four."""
+    pictures = [np.array(cells, np.uint8).repeat(4, 0).repeat(4, 1) for cells in ([[255, 0], [0, 0]], [[255, 255], [0, 0]])]
+    images = Images([Image.fromarray(picture).convert("RGB") for picture in pictures])
+    assert list(near_duplicates(images, side=2, max_distance=1).values()) == [0, 0]
+    assert list(near_duplicates(images, side=2, max_distance=0).values()) == [0, 1]

@@ -119,3 +119,10 @@ def test_groups_of_near_duplicates_may_have_names() -> None:
     named = {name: f"group {group:02d}" for name, group in numbered.items()}
     for found, expected in zip(split_images(ids, near_duplicates=named), split_images(ids, near_duplicates=numbered), strict=True):
         np.testing.assert_array_equal(found, expected)
+
+
+def test_draws_follow_their_seed() -> None:
+    first, again, other = (draw_counts(30, n_resamples=4, seed=seed) for seed in (1, 1, 2))
+    assert (first == again).all()
+    assert (first != other).any()
+    assert (first.sum(axis=1) == 30).all()
