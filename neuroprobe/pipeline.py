@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from neuroprobe._core import check_counts, check_writable
@@ -22,7 +23,7 @@ from neuroprobe.labeling import (
     check_similarity,
     dissect,
 )
-from neuroprobe.models import FEATURES, Checkpoint, Checkpoints, Layout, Pooling, Sites, check_sites
+from neuroprobe.models import FEATURES, Checkpoint, Checkpoints, Layout, Pooling, Sites, check_sites, resolve_device
 from neuroprobe.probing import BLOG_PROBES, Features, ProbingStudy, Scopes, check_jobs, check_seeds, check_split, make_tasks
 from neuroprobe.recording import ActivationRecorder, ForwardPass, record_beside
 from neuroprobe.reports import LabelReport, ProbeReport
@@ -45,6 +46,7 @@ def dissect_model(
     n_null: int | None = None,
     n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
+    device: str | torch.device = "auto",
     store: str | Path | None = None,
     page: str | Path | None = None,
     batch_size: int = 64,
@@ -65,8 +67,8 @@ def dissect_model(
         From a PIL image to the model's input.
     pooling, layout
         As in `neuroprobe.ActivationRecorder`.
-    similarity, parameters, false_discovery_rate, n_null, n_bootstrap, seed
-        As in `neuroprobe.dissect`.
+    similarity, parameters, false_discovery_rate, n_null, n_bootstrap, seed, device
+        As in `neuroprobe.dissect`; the model stays on its own device.
     store : path, optional
         A folder for the activations, as in `neuroprobe.ActivationRecorder.record`; by default they stay in memory.
     page : path, optional
@@ -82,6 +84,7 @@ def dissect_model(
     _check_source(source, "consumer")
     check_similarity(similarity, parameters or {})
     check_numbers(top=1, false_discovery_rate=false_discovery_rate, n_null=n_null, n_bootstrap=n_bootstrap, seed=seed)
+    resolve_device(device)
     _check_page(page, images)
     recorder = ActivationRecorder(model, layers, pooling=pooling, layout=layout)
     _log.info("recording %d layers, and scoring concepts", len(recorder.layers))
@@ -106,6 +109,7 @@ def dissect_model(
         n_null=n_null,
         n_bootstrap=n_bootstrap,
         seed=seed,
+        device=device,
     )
     if page is not None and rank_and_size(distributed)[0] == 0:
         _log.info("writing the page of %d units", len(report))

@@ -286,6 +286,10 @@ CALLS: dict[str, Callable[[World], Callable[..., Any]]] = {
     "labeling.explain_units": lambda w: partial(labeling.explain_units, w.activations, w.scores, layers=["fc"], units=[0], **LISTED),
     "labeling.score_units": lambda w: partial(labeling.score_units, w.activations, w.scores, k=5),
     "labeling.search_units": lambda w: partial(labeling.search_units, "red", w.activations, w.scores, encoder=w.encoder, k=5, n_null=20),
+    **{
+        f"labeling.{name}": lambda w, name=name: partial(getattr(labeling, name), w.activations["fc"], w.scores.similarities().numpy())
+        for name in ("auc", "average_precision", "mean_difference", "peak_correlation", "soft_wpmi", "wpmi")
+    },
     "labeling.FormulaReport.formula": lambda w: partial(CALLS["labeling.dissect_formulas"](w)().formula, "fc", 0),
     "labeling.UnitCompositionReport.formula": lambda w: partial(w.sums.formula, "fc", 0),
     "labeling.UnitCompositionReport.predict": lambda w: partial(w.sums.predict, w.scores, "fc"),

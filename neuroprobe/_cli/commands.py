@@ -154,6 +154,7 @@ def _dissect_in(arguments: argparse.Namespace, distributed: bool) -> None:
         false_discovery_rate=arguments.false_discovery_rate,
         n_null=arguments.null_units,
         n_bootstrap=arguments.resamples,
+        device=arguments.device,
         store=arguments.store,
         page=None if arguments.no_page else arguments.out,
         batch_size=arguments.batch_size,

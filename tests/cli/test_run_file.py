@@ -179,6 +179,7 @@ HANDED_ON = {
     ("dissect", dissect_model): {
         "pooling": "pooling", "layout": "layout", "similarity": "similarity", "false_discovery_rate": "false_discovery_rate",
         "null_units": "n_null", "resamples": "n_bootstrap", "store": "store", "batch_size": "batch_size", "workers": "workers",
+        "device": "device",
     },
     ("probe", probe_model): {
         "positives": "n_positive", "negatives": "n_negative", "negatives_from": "negatives", "gap": "gap", "scopes": "scopes",
