@@ -135,14 +135,21 @@ class LabelHistoryReport(JudgmentReport):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Which share of each layer's units already has its last label, among those with a last label."""
-        from neuroprobe.reports import plot_lines
+        from neuroprobe._core import axes_or_new, shortened
 
         named = self._table[self._table["concept"] != ""]
         order = {name: place for place, name in enumerate(self.checkpoints)}
         place = named["stays_from"].map(order)
         settled = pd.DataFrame({name: place <= at for name, at in order.items()}, dtype=float)
         lines = settled.groupby(named["layer"].to_numpy(), sort=False).mean()
-        return plot_lines(lines, label="share of units with their last label", title=self.title, ax=ax)
+        ax = axes_or_new(ax, 3.5 + 0.5 * len(order), 4.2)
+        for layer, values in lines.iterrows():
+            ax.plot(range(len(order)), values, marker="o", markersize=3, label=shortened(str(layer), 60))
+        ax.set_xticks(range(len(order)), [shortened(name, 60) for name in order], rotation=90)
+        ax.set(ylabel="share of units with their last label", title=self.title)
+        if len(lines):
+            ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+        return ax
 
 
 def labels_along(reports: Mapping[str, LabelReport], *, level: float = 0.95) -> LabelHistoryReport:

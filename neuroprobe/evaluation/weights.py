@@ -42,10 +42,12 @@ class WeightReport(JudgmentReport):
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """For every upper unit, its top lower units' likeness against the others'."""
-        from neuroprobe.reports import plot_pairs
+        from neuroprobe._core import axes_or_new
 
-        ax = plot_pairs(self._table, columns=("other_likeness", "top_likeness"), title=self.title, ax=ax)
+        ax = axes_or_new(ax, 5, 4.2)
+        ax.plot(self._table["other_likeness"], self._table["top_likeness"], linestyle="", marker="o", markersize=3, alpha=0.7)
         ax.axline((0, 0), slope=1, color="gray", linewidth=1)
+        ax.set(xlabel="other_likeness", ylabel="top_likeness", title=self.title)
         return ax
 
 

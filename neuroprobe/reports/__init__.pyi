@@ -1,5 +1,3 @@
-from ._judgment_figures import plot_lines as plot_lines
-from ._judgment_figures import plot_pairs as plot_pairs
 from ._judgment_figures import plot_quantities as plot_quantities
 from ._judgment_figures import plot_shares as plot_shares
 from .base import FORMATS as FORMATS

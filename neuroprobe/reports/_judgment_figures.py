@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -59,45 +57,4 @@ def plot_shares(shares: pd.DataFrame, *, title: str = "", ax: Axes | None = None
     ax.set_xlabel("share of the units")
     ax.set_title(shortened(title, _LONGEST))
     ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    return ax
-
-
-def plot_lines(table: pd.DataFrame, *, label: str, title: str = "", ax: Axes | None = None) -> Axes:
-    """A line per row, over the columns in their order.
-
-    Parameters
-    ----------
-    table : DataFrame
-        One row per line (its index), one column per place on the horizontal axis.
-    label : str
-        Of the vertical axis.
-    title : str
-    """
-    ax = axes_or_new(ax, 3.5 + 0.5 * table.shape[1], 4.2)
-    for name, values in table.iterrows():
-        ax.plot(range(table.shape[1]), values, marker="o", markersize=3, label=shortened(str(name), _LONGEST))
-    ax.set_xticks(range(table.shape[1]), [shortened(str(column), _LONGEST) for column in table.columns], rotation=90)
-    ax.set_ylabel(label)
-    ax.set_title(shortened(title, _LONGEST))
-    if len(table):
-        ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
-    return ax
-
-
-def plot_pairs(table: pd.DataFrame, *, columns: Sequence[str], title: str = "", ax: Axes | None = None) -> Axes:
-    """A point per row: its value in one column against its value in another.
-
-    Parameters
-    ----------
-    table : DataFrame
-    columns : sequence of two str
-        Of the horizontal and the vertical axis.
-    title : str
-    """
-    across, up = columns
-    ax = axes_or_new(ax, 5, 4.2)
-    ax.plot(table[across], table[up], linestyle="", marker="o", markersize=3, alpha=0.7)
-    ax.set_xlabel(shortened(across, _LONGEST))
-    ax.set_ylabel(shortened(up, _LONGEST))
-    ax.set_title(shortened(title, _LONGEST))
     return ax

@@ -96,6 +96,8 @@ def test_when_a_label_came_to_stay_by_hand() -> None:
     assert report.table["stays_from"].tolist() == ["epoch 0", "epoch 1", "epoch 2", "epoch 2", "", "epoch 2"]
     assert report.table["n_labels"].tolist() == [1, 2, 1, 2, 1, 1]
     assert [report.became("fc", unit) for unit in (1, 4)] == ["epoch 1", None]
+    (line,) = report.plot().lines
+    assert line.get_ydata().tolist() == [0.2, 0.4, 1]  # of the five that are named at last
     assert report.table["label at epoch 1"].tolist() == ["red", "red", "", "red", "red", ""]
     assert report.checkpoints == ("epoch 0", "epoch 1", "epoch 2")
     assert [report.value(f"settled by epoch {i}") for i in range(3)] == [1 / 5, 2 / 5, 1]

@@ -43,6 +43,9 @@ def test_correlations_and_likeness_against_a_loop() -> None:
         assert row["top_likeness"] == pytest.approx(np.mean([alike[u, w] for w in order[:3]]))
         assert row["other_likeness"] == pytest.approx(np.mean([alike[u, w] for w in order[3:]]))
         assert row["top_concepts"] == ", ".join(LOWER[w] for w in order[:3])
+    points = weights_report().plot().lines[0]
+    np.testing.assert_array_equal(points.get_xdata(), table["other_likeness"])
+    np.testing.assert_array_equal(points.get_ydata(), table["top_likeness"])
     assert table["concept"].tolist() == UPPER
     assert set(table["layer"]) == {"up"}
 

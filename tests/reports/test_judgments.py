@@ -14,7 +14,7 @@ from scipy.stats import norm
 
 from neuroprobe.concepts import text_vectors
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.reports import JudgmentReport, average, plot_lines, plot_pairs, plot_quantities, plot_shares, quantity, share
+from neuroprobe.reports import JudgmentReport, average, plot_quantities, plot_shares, quantity, share
 from neuroprobe.statistics import auroc_interval, bootstrap
 
 
@@ -154,10 +154,6 @@ def test_figures_show_what_they_are_given() -> None:
     shares = plot_shares(pd.DataFrame({"same": [0.25, 1.0], "other": [0.75, 0.0]}, index=["fc", hostile]))
     assert [bar.get_width() for bar in shares.patches] == [0.25, 1.0, 0.75, 0.0]
     assert [bar.get_x() for bar in shares.patches] == [0, 0, 0.25, 1]
-    lines = plot_lines(pd.DataFrame([[0.1, 0.9]], index=["fc"], columns=["step 0", hostile]), label="share")
-    assert lines.lines[0].get_ydata().tolist() == [0.1, 0.9]
-    points = plot_pairs(pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]}), columns=("a", "b"))
-    assert points.lines[0].get_ydata().tolist() == [3, 4]
-    for drawn in (ax, shares, lines, points, plot_quantities(pd.DataFrame(rows[2:3]))):
+    for drawn in (ax, shares, plot_quantities(pd.DataFrame(rows[2:3]))):
         assert isinstance(drawn, Axes)
         drawn.figure.savefig("/dev/null", format="png")
