@@ -297,7 +297,8 @@ def _random_directions(
     for features in dict.fromkeys(direction.features for direction in directions):
         wanted = [direction for direction in directions if direction.features == features]
         layers = [sites[layer] for layer in dict.fromkeys(direction.layer for direction in wanted)]
-        activations = ActivationRecorder(model, layers, pooling=FEATURES[features]).record(images, transform=transform, **reading)
+        recorder = ActivationRecorder(model, layers, pooling=FEATURES[features])
+        activations = recorder.record(images, transform=transform, device=device_of(model), **reading)
         for layer, kind in dict.fromkeys((direction.layer, direction.kind) for direction in wanted):
             for i, order in enumerate(orders):
                 probe: Any = make_probe(kind, scaling="unit" if features == "pooled" else "layer", seed=seed)

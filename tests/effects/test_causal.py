@@ -19,11 +19,11 @@ from torch import nn
 from neuroprobe import ClipEncoder, Images, LabelReport, dissect
 from neuroprobe.concepts import ConceptScores, ConceptSet, ConceptSets, ConceptSource, GivenLabels, Vocabulary
 from neuroprobe.effects import EffectReport, ablate, causal_effect, units_named
-from neuroprobe.effects.causal import _magnitudes
+from neuroprobe.effects.causal import _effect, _magnitudes
 from neuroprobe.effects.matching import match_images, random_units
 from neuroprobe.exceptions import InputError, UnknownNameError, UnreadableImageError
 from neuroprobe.images import collect
-from neuroprobe.models import Direction, as_site
+from neuroprobe.models import Direction, Site, as_site
 from neuroprobe.probing import LinearProbe
 from neuroprobe.recording import ActivationRecorder, Activations
 from neuroprobe.statistics import paired_interval
@@ -178,6 +178,10 @@ def test_a_probe_downstream_is_an_output(net: nn.Module) -> None:
         assert expected != 0
         assert table.loc[name, "effect"] == pytest.approx(expected, abs=1e-5)
     assert table.loc["probe", "effect"] == pytest.approx(table.loc["pooled", "effect"], rel=1e-4)
+    # of the layer itself a probe reads what the units were set to: its own two parts of the log-odds go
+    own = effects(net, layer="3", units=[2, 4], outputs={"pooled": (Site("3"), pooled)}).table["effect"]
+    parts = -(rows[:, [2, 4]] @ probe.coef_[0, [2, 4]])
+    assert own.item() == pytest.approx(np.mean([parts[int(one)] - parts[int(other)] for one, other in pairs]), abs=1e-5)
     with pytest.raises(InputError, match="comes after '4', but '3' ends before"):
         effects(net, layer="4", outputs={"probe": pooled})
     with pytest.raises(InputError, match=r"Expected a probe 'probe' of the 6 features of '1'"):
@@ -301,6 +305,15 @@ def test_the_interval_covers_as_often_as_it_says(draw, n: int, least: float) -> 
     assert least < np.mean((low <= 3) & (high >= 3)) < 0.97
 
 
+def test_the_middle_of_what_random_sets_do() -> None:
+    changes = np.repeat(np.array([-30.0, *np.random.default_rng(0).permutation(20)])[:, None], 5, axis=1)  # of the units, then of 20 sets
+    found = _effect(changes, np.zeros((21, 5)), 0.9)
+    assert (found["random_low"], found["random_high"]) == (0, 18)  # the least and greatest twentieth are beyond, or the ends
+    assert found["random"] == 9.5
+    assert found["p_value"] == 1 / 21
+    assert _effect(-changes, np.zeros((21, 5)), 0.9)["p_value"] == 1 / 21
+
+
 # --- random units
 
 
@@ -418,6 +431,8 @@ def test_which_output_is_hurt_most() -> None:
     assert not apart.hurts_most("blue")
     assert not EffectReport(report_of({"red": (-5, -3), "blue": (-3.1, 1)}), {}).hurts_most("red")
     assert not EffectReport(report_of({"red": (np.nan, np.nan), "blue": (1, 2)}), {}).hurts_most("red")
+    unknown = report_of({"red": (-5, -3), "blue": (np.nan, np.nan), "green": (1, 2)})
+    assert not EffectReport(unknown, {}).hurts_most("red")
     both = EffectReport(pd.concat([apart.table, report_of({"red": (1, 2), "blue": (-3, 0)}, "blue")]), {})
     assert both.hurts_most("red", concept="red")
     assert both.hurts_most("blue", concept="blue")
