@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "examples" / "how_to").glob("*.py"))
-EXTENSION_POINTS = {"image_text_model", "similarity_function", "pooling", "concept_source", "probe", "report"}
+EXTENSION_POINTS = {"image_text_model", "similarity_function", "pooling", "basis", "concept_source", "probe", "report"}
 
 
 @functools.cache

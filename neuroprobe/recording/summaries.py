@@ -258,7 +258,7 @@ class ActivationSummary:
     statistics : mapping from layer to UnitStatistics
         Also reached as ``summary[layer]``.
     metadata : mapping
-        As in `neuroprobe.recording.activations.Activations`; what JSON can hold.
+        As in `neuroprobe.recording.Activations`; what JSON can hold.
     """
 
     statistics: Mapping[str, UnitStatistics]
