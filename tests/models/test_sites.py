@@ -151,6 +151,11 @@ class TestDirections:
         expected = torch.linalg.lstsq(matrix.T, values.T).solution.T @ matrix  # the projection
         torch.testing.assert_close(decoded, expected, rtol=1e-4, atol=1e-4)
 
+    def test_biases_are_taken_back(self) -> None:
+        basis, units = Directions([direction(), direction(weights=(0.0, -1.0))]), torch.randn(5, 2)
+        assert basis.decode is not None
+        torch.testing.assert_close(basis.encode(basis.decode(units)), units)
+
     def test_rows_that_depend_on_each_other_have_no_inverse(self) -> None:
         assert Directions(torch.ones(2, 3)).decode is None
         assert Directions(torch.randn(4, 3)).decode is None
