@@ -132,6 +132,9 @@ def test_no_prompt_is_cut_short(encoders: dict[str, Any], kind: str) -> None:
     ) as caught:
         encoder.encode_texts(["blue", "red " * (fits + 1)])
     assert caught.value.text == "red " * (fits + 1)
+    assert caught.value.limit == (40 if "siglip" in kind else 77)
+    if "siglip" not in kind:
+        assert fits == 75  # and the two ends
 
 
 def _encodes(encoder: Any, text: str) -> bool:
