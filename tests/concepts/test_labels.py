@@ -69,6 +69,8 @@ def test_scores_are_no_truth() -> None:
         GivenLabels(TABLE).truth  # noqa: B018
     with pytest.raises(InputError, match=r"true or false, or 1 or 0, but '0' has -2\.0 for 'big'"):
         GivenLabels(TABLE).score(IMAGES).truth  # noqa: B018
+    with pytest.raises(InputError, match=r"these are given labels\. For sets: ConceptSets\.from_labels\(labels\)"):
+        GivenLabels(TABLE).score(IMAGES).likelihoods("labels")
     with pytest.raises(InputError, match=r"given labels, but got scores of an encoder\. Make them with GivenLabels"):
         ConceptSource(PixelEncoder(), Vocabulary.from_words(["red"])).score(IMAGES).truth  # noqa: B018
 
@@ -203,14 +205,6 @@ def test_the_worlds_own_truth_names_its_units() -> None:
         assert list(table.concept) == list(ATTRIBUTES)  # its head has a unit for each attribute, in their order
 
 
-def test_sets_come_from_the_same_table() -> None:
-    labels = GivenLabels(pd.DataFrame({"red": [True, False, True]}, index=["a", "b", "c"]))
-    sets = ConceptSets.from_labels(labels)
-    assert (sets["red"].positives, sets["red"].negatives) == (("a", "c"), ("b",))
-    with pytest.raises(InputError, match=r"these are given labels\. For sets: ConceptSets\.from_labels\(labels\)"):
-        GivenLabels(TABLE).score(IMAGES).likelihoods("labels")
-
-
 # --- what is refused
 
 
@@ -256,14 +250,11 @@ def test_tables_that_are_no_labels(table, shown: str) -> None:
     ],
 )
 def test_files_that_are_no_labels(tmp_path: Path, text: str | bytes, shown: str) -> None:
+    with pytest.raises(InputError, match=r"a CSV file of labels, but .*nothing\.csv' cannot be read: No such file"):
+        GivenLabels(tmp_path / "nothing.csv")
     with pytest.raises(InputError) as caught:
         GivenLabels(csv(tmp_path, text))
     assert shown in str(caught.value)
-
-
-def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"a CSV file of labels, but .*nothing\.csv' cannot be read: No such file"):
-        GivenLabels(tmp_path / "nothing.csv")
 
 
 @pytest.mark.parametrize(

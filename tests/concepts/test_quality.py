@@ -174,12 +174,3 @@ def test_what_is_known_of_an_image_goes_with_it_and_near_duplicates_stay_togethe
     moved = set(sets["red"].positives) & set(after.negatives)
     assert len(moved) == 9  # 10.5 rounded to 10, in groups of three
     assert {duplicates[int(i[1:])] for i in moved}.isdisjoint(after.duplicates[: len(after.positives)])
-
-
-@pytest.mark.parametrize(
-    ("rate", "seed", "message"),
-    [(1.1, 0, "`rate` to be a number, at least 0 and at most 1"), (-0.1, 0, "`rate`"), (float("nan"), 0, "`rate`"), (0.1, -1, "`seed`")],
-)
-def test_a_rate_that_is_no_share_is_refused(rate: float, seed: int, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        with_label_noise(plain_sets(), rate, seed=seed)
