@@ -240,6 +240,28 @@ def test_stability_counts_the_prior_among_the_other_units(name: str, alone: dict
     assert np.abs(without - expected).max() > 2 / 30  # and the prior matters
 
 
+def test_a_control_unit_stands_in_the_place_of_the_unit_of_its_number() -> None:
+    given, units = scores(40), values(6)
+    units[:, 3] = given.similarities()[:, 7].numpy() + 0.01 * units[:, 3]  # likes a concept alone, which no other then gets cheaply
+    controls = [values(6, seed=11), values(6, seed=12)]
+    controls[1][:, 3] = units[:, 3] + 0.2 * controls[1][:, 3]
+    scorer = scorer_of("peak_correlation", given, decorrelate=False)
+    found = label_layer(
+        "layer", RecordedUnits(units), scorer, top=1, n_null=100, n_bootstrap=0, seed=0, controls=[RecordedUnits(c) for c in controls]
+    )
+    function, matrix = get_similarity("peak_correlation")[1], given.similarities().numpy()
+    null_best = []
+    for control in controls:
+        for unit in range(6):
+            layer = units.copy()
+            layer[:, unit] = control[:, unit]
+            null_best.append(function(layer, matrix)[unit].max())
+    best = function(units, matrix).max(axis=1)
+    expected = [(1 + (np.array(null_best) >= own - 1e-5).sum()) / (1 + len(null_best)) for own in best]
+    np.testing.assert_allclose(found.p_values, expected)
+    assert len(set(expected)) > 2
+
+
 # --- summaries
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from itertools import combinations
 
 import numpy as np
@@ -17,6 +18,7 @@ from neuroprobe.labeling import (
     PairReport,
     Scorer,
     cos_similarity,
+    dissect,
     dissect_pairs,
     get_similarity,
     list_similarities,
@@ -268,3 +270,21 @@ def test_the_worlds_combinations_are_found(similarity) -> None:
     assert sum(found) >= 5
     assert (table["gain"] > 0).all()
     assert set(table["word"]) <= set(ATTRIBUTES)
+
+
+class FlatPairs(LetterEncoder):
+    """Every pair of words is as like one image as another."""
+
+    def encode_texts(self, texts: list[str]) -> torch.Tensor:
+        return torch.eye(D)[[-1] * len(texts)]
+
+
+def test_pairs_that_say_nothing_leave_the_best_word_the_score_it_has_in_the_vocabulary() -> None:
+    # a relative prior is scaled by every unit's best word of all, not of the few words of one unit
+    images = SCORES.image_vectors.clone()
+    images[:, -1] = 0
+    scores = dataclasses.replace(SCORES, image_vectors=images)
+    words = dissect(random_activations(), scores, similarity="peak_correlation", n_null=0, n_bootstrap=0).table
+    table = pairs(scores=scores, encoder=FlatPairs(), similarity="peak_correlation", n_words=2).table
+    assert table["word"].tolist() == words["candidate"].tolist()
+    np.testing.assert_allclose(table["word_score"], words["score"], rtol=1e-4)

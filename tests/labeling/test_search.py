@@ -208,3 +208,15 @@ def test_noise_units_are_found_by_no_query() -> None:
     noise = np.random.default_rng(4).normal(size=(30, n))
     table = search_units(ATTRIBUTES, planted(*noise), recorded_world()[1], encoder=world_encoder(), top=None).table
     assert (table["q_value"] < 0.05).mean() < 0.01
+
+
+def test_a_random_set_of_the_units_own_images_is_as_much_like_the_text() -> None:
+    # 5 of 6 images are 6 sets: the best of them is drawn in a sixth of all draws, and its sum is rounded in many orders
+    scores = scores_of(6, ["red"], d=D)
+    scores.metadata["encoder"] = "words"
+    alike = scores.image_vectors.numpy() @ text_vector("stripes")
+    activations = activations_of({"a": np.column_stack([alike, -alike]).astype(np.float32)})
+    for seed in range(3):
+        table = search_units("stripes", activations, scores, encoder=ENCODER, k=5, n_null=1200, seed=seed).table
+        assert table.loc[table["unit"] == 0, "p_value"].item() == pytest.approx(1 / 6, abs=0.05)
+        assert table.loc[table["unit"] == 1, "p_value"].item() == 1
