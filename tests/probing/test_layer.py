@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import mannwhitneyu, spearmanr
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, r2_score, roc_auc_score
 
 from neuroprobe.concepts import ConceptSet
@@ -24,6 +24,7 @@ from neuroprobe.probing import (
     register_probe,
     split,
 )
+from neuroprobe.probing import _layer as layer
 from neuroprobe.probing._layer import FullScope, layer_grams, scaled_problems
 from neuroprobe.probing._linear import Weights
 from neuroprobe.probing._problems import Problems, decisions, joined
@@ -192,7 +193,33 @@ def test_units_are_what_a_layer_of_one_unit_is() -> None:
         assert cell.units.test_accuracy[unit] == pytest.approx(np.mean([row["test_accuracy"] for row in alone.rows]))
 
 
+def test_the_p_value_of_a_unit_is_of_the_two_sided_rank_test_over_all_images() -> None:
+    s = sample(4)
+    (cell,) = fitted([s], scopes=("neuron",)).values()
+    shows = s.concept_set.targets == 1
+    wanted = mannwhitneyu(s.X[shows], s.X[~shows], method="asymptotic", use_continuity=False).pvalue
+    np.testing.assert_allclose(cell.units.p_value, wanted, rtol=0.2)  # with a continuity or without
+
+
+def test_rows_stand_in_the_order_of_the_seeds() -> None:
+    s = sample(4, seeds=(5, 1))
+    for cell in fitted([s], scopes=("neuron", "layer")).values():
+        assert [row["seed"] for row in cell.rows] == [1, 5]
+
+
 # --- scope full
+
+
+def test_all_layers_together_have_a_mean_square_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = sample(4, seed=1), sample(30, seed=2)
+    full, seen = FullScope(), []
+    for s in (a, b):
+        full.add(layer_grams(s, "pooled", CPU), s.X.shape[1])
+    monkeypatch.setattr(layer, "joined", lambda problems, *, rotated: seen.extend(problems) or problems)
+    full.fit(a, *make_tasks([("linear", "pooled")], ("full",)), options=Options())
+    for problem in seen:
+        assert problem.n_features == 34
+        assert problem.Z[0, problem.train[0]].square().sum(dim=1).mean() == pytest.approx(34)
 
 
 def test_all_layers_together_have_equal_weights() -> None:
