@@ -431,6 +431,7 @@ def test_which_output_is_hurt_most() -> None:
     assert not apart.hurts_most("blue")
     assert not EffectReport(report_of({"red": (-5, -3), "blue": (-3.1, 1)}), {}).hurts_most("red")
     assert not EffectReport(report_of({"red": (np.nan, np.nan), "blue": (1, 2)}), {}).hurts_most("red")
+    assert not EffectReport(report_of({"red": (-5, -3), "blue": (-3, 1)}), {}).hurts_most("red")  # intervals that touch are not apart
     unknown = report_of({"red": (-5, -3), "blue": (np.nan, np.nan), "green": (1, 2)})
     assert not EffectReport(unknown, {}).hurts_most("red")
     both = EffectReport(pd.concat([apart.table, report_of({"red": (1, 2), "blue": (-3, 0)}, "blue")]), {})

@@ -298,3 +298,23 @@ def test_one_call_of_a_layer_and_one_token_are_sites_too() -> None:
         second[:, 0, 3] = -1.0
         with ablate(model, Site("layer", call=1, layout="nlc", tokens="class_token"), 3, -1.0):
             assert torch.equal(model(x), second)
+
+
+def test_a_basis_works_in_evaluation_mode_and_gets_its_own_back(net: Net) -> None:
+    class Dropping(nn.Dropout):
+        def encode(self, values: torch.Tensor) -> torch.Tensor:
+            return self(values)
+
+        decode = encode
+
+    basis, red = Dropping().train(), ConceptSet("red", "color", ("0", "3", "4"), ("1", "2", "5", "6"))
+    site, given = Site("conv", basis=basis, name="conv"), {"outputs": {"0": 0}, "transform": transform}
+    for function in (
+        lambda site: attribute_units(net, IMAGES, site, 0, transform=transform).values,
+        lambda site: directional_derivatives(net, IMAGES, [of_conv(np.arange(5.0))], sites=[site], **given),
+        lambda site: causal_effect(net, IMAGES, red, layer=site, units=1, value="zero", match="random", n_random=0, **given).table[
+            "effect"
+        ],
+    ):
+        np.testing.assert_array_equal(function(site), function("conv"))
+        assert basis.training
