@@ -291,6 +291,13 @@ class TestWhereAForwardEnds:
             model.last(X)
             assert len(tape["last"]) == 2
 
+    def test_a_part_alone_is_no_forward_that_others_miss(self) -> None:
+        model = Repeats(1)
+        with ActivationRecorder(model, ["shared", "last"]).recording() as tape, torch.no_grad():
+            model.last(X)
+            model(X)
+        assert (len(tape["shared"]), len(tape["last"])) == (2, 4)
+
     def test_another_method_of_the_model_again_is_refused(self) -> None:
         model = Repeats()
         message = r"'shared' ran again outside of Repeats's own call \(in encode_image.* Write `with tape.forward\(\): ...` around each"

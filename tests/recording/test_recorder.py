@@ -401,6 +401,14 @@ class TestRecordingASet:
             alone = recorder.record(images.subset([id_]), transform=target_transform())
             torch.testing.assert_close(torch.from_numpy(row), torch.from_numpy(alone["features.5"][0]), rtol=1e-4, atol=1e-5)
 
+    def test_a_store_without_skipped_images_is_opened_again(self, damaged_folder: Path, target: nn.Module, tmp_path: Path) -> None:
+        images = Images(damaged_folder, on_error="skip")
+        first, again = (
+            ActivationRecorder(target, ["features.5"]).record(images, transform=target_transform(), store=tmp_path / "store")
+            for _ in range(2)
+        )
+        assert again.ids == first.ids == GOOD
+
     def test_a_damaged_image_is_named(self, damaged_folder: Path, target: nn.Module) -> None:
         images = Images([damaged_folder / "a_good.png", damaged_folder / "c_truncated.jpg"])
         with pytest.raises(UnreadableImageError, match=r"c_truncated.jpg' cannot be read"):
