@@ -80,6 +80,8 @@ def compare_reports(
         A layer that one of them does not have.
     """
     check_level(level)
+    if isinstance(names, str) or not isinstance(names, Sequence) or len(names) != 2:
+        raise InputError(f"Expected `names` to be what the two reports are called, but got {names!r:.60}.")
     check_labels(a)
     check_labels(b)
     first, second = _chosen(a, layers, "_a"), _chosen(b, layers, "_b")

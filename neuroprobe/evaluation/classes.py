@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ import pandas as pd
 
 from neuroprobe._core import Floats, check_counts, check_level, check_seed
 from neuroprobe.concepts import TextEncoder, text_vectors
+from neuroprobe.evaluation.truth import check_recorded
 from neuroprobe.exceptions import InputError
 from neuroprobe.models import Site, find_site
 from neuroprobe.recording import Activations
@@ -80,6 +81,7 @@ def classes_from_labels(
     check_level(level)
     check_seed(seed)
     check_counts(top=top, n_permutations=n_permutations)
+    check_recorded(activations)
     names, truth = _class_numbers(targets, classes, len(activations.ids))
     key = find_site(layer, activations.sites)
     values = np.asarray(activations[key], dtype=float)
@@ -107,6 +109,8 @@ def classes_from_labels(
 
 
 def _class_numbers(targets: Sequence[str], classes: Sequence[str] | None, n_images: int) -> tuple[list[str], npt.NDArray[np.int64]]:
+    if not isinstance(targets, Iterable) or not isinstance(classes, Iterable | None):
+        raise InputError(f"Expected names of classes, a list with one for each image, but got {targets!r:.60} and {classes!r:.60}.")
     targets = [str(target) for target in targets]
     if len(targets) != n_images:
         raise InputError(f"Expected a class for each of the {n_images} images, but got {len(targets)}.")

@@ -21,7 +21,8 @@ from scipy.stats import norm
 
 from neuroprobe._core import BoolArray, Floats, check_units
 from neuroprobe.concepts import ConceptSets, LabelTable, shown_concepts
-from neuroprobe.exceptions import InputError, shown
+from neuroprobe.evaluation.truth import check_recorded
+from neuroprobe.exceptions import InputError
 from neuroprobe.recording import Activations
 from neuroprobe.reports import (
     JudgmentReport,
@@ -101,8 +102,7 @@ def check_on_images(
     given = interval_options(level, seed, n_resamples)
     if not isinstance(labels, Mapping):
         check_labels(labels, "a LabelReport, or a mapping from units to concepts,")
-    if not isinstance(activations, Activations):
-        raise InputError(f"Expected recorded activations, of which every value is needed, but got {shown(activations)}.")
+    check_recorded(activations)
     check_label_sites(labels, activations.sites)
     if not same_images:
         _check_held_out(labels, activations)

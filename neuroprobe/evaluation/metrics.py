@@ -12,7 +12,7 @@ arXiv 2506.05774, section 4.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -22,7 +22,7 @@ import pandas as pd
 
 from neuroprobe._core import BoolArray, Floats, Unit, check_count, check_level, check_number, check_seed
 from neuroprobe.concepts import ConceptSets, LabelTable, as_labels
-from neuroprobe.evaluation.truth import Truth, true_concepts
+from neuroprobe.evaluation.truth import Truth, check_recorded, true_concepts
 from neuroprobe.exceptions import InputError
 from neuroprobe.labeling import Similarity, get_similarity, list_similarities
 from neuroprobe.recording import Activations
@@ -115,6 +115,9 @@ def check_metrics(
     exactly half the positives are dropped, and exactly as many added, where it draws each image by itself.
     """
     check_level(level)
+    check_recorded(activations)
+    if not isinstance(parameters, Mapping | None):
+        raise InputError(f"Expected `parameters` to map metrics' names to their arguments, but got {parameters!r:.60}.")
     check_seed(seed)
     check_count("n_draws", n_draws)
     check_number("least_fall", least_fall, low=0)
@@ -204,6 +207,8 @@ def _chosen(metrics: Sequence[str | Similarity] | Mapping[str, str | Similarity]
         return {name: get_similarity(metric)[1] for name, metric in metrics.items()}
     if isinstance(metrics, str):
         metrics = [metrics]
+    if not isinstance(metrics, Iterable | None):
+        raise InputError(f"Expected `metrics` to be a list of names or functions, but got {metrics!r:.60}.")
     chosen = [get_similarity(metric) for metric in (list_similarities() if metrics is None else metrics)]
     if not chosen or len({name for name, _ in chosen}) < len(chosen):
         raise InputError(f"Expected metrics of different names, at least one, but got {[name for name, _ in chosen]}.")

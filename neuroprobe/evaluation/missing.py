@@ -17,8 +17,8 @@ import pandas as pd
 
 from neuroprobe._core import Unit, fingerprint_texts
 from neuroprobe.concepts import ConceptScores, ConceptSets, LabelTable, TextEncoder, Vocabulary, shown_concepts
-from neuroprobe.evaluation.truth import Truth, cosines, true_concepts
-from neuroprobe.exceptions import InputError, UnknownNameError, suggest
+from neuroprobe.evaluation.truth import Truth, check_recorded, cosines, true_concepts
+from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
 from neuroprobe.labeling import dissect
 from neuroprobe.recording import Activations
 from neuroprobe.reports import JudgmentReport, LabelReport, average, interval_options, labeled_units, share, units_of
@@ -109,6 +109,9 @@ def dissect_without(
         A concept that is not in the vocabulary, or not in `given_labels`.
     """
     given = interval_options(level, seed, n_resamples)
+    check_recorded(activations)
+    if not isinstance(scores, ConceptScores) or not isinstance(options, Mapping | None):
+        raise InputError(f"Expected ConceptScores, and `options` by their names, but got {shown(scores)} and {options!r:.60}.")
     options = dict(options or {})
     _check_asked(concepts, dropped, given_labels, scores)
     known = {} if given_labels is None else shown_concepts(given_labels, activations.ids)
@@ -168,9 +171,9 @@ def _dissect_rest(
 
 
 def _check_asked(concepts: Sequence[str], dropped: Sequence[Dropped], given_labels: object, scores: ConceptScores) -> None:
-    if isinstance(concepts, str) or not concepts or len(set(concepts)) < len(concepts):
+    if isinstance(concepts, str) or not isinstance(concepts, Sequence) or not concepts or len(set(concepts)) < len(concepts):
         raise InputError(f"Expected a list of concepts to take away, each once, but got {concepts!r:.80}.")
-    if isinstance(dropped, str) or not dropped or not set(dropped) <= set(get_args(Dropped)):
+    if isinstance(dropped, str) or not isinstance(dropped, Sequence) or not dropped or not set(dropped) <= set(get_args(Dropped)):
         raise InputError(f"Expected `dropped` to be a list of 'images', 'word' and 'both', but got {dropped!r}.")
     if given_labels is None and set(dropped) != {"word"}:
         raise InputError("Expected `given_labels`, which images show the concepts, to drop them. Or ask for dropped=['word'].")

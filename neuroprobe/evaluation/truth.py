@@ -19,6 +19,7 @@ import pandas as pd
 from neuroprobe._core import Floats, Unit, check_unit
 from neuroprobe.concepts import TextEncoder, text_vectors
 from neuroprobe.exceptions import InputError, UnknownNameError, shown, suggest
+from neuroprobe.recording import Activations
 from neuroprobe.reports import JudgmentReport, LabelReport, average, check_labels, interval_options, layer_parts, quantity, share, units_of
 from neuroprobe.statistics import auroc, auroc_interval
 
@@ -263,6 +264,12 @@ def _confidence(named: pd.DataFrame, column: str, level: float, layer: str) -> d
     area = float(auroc(values, right))
     low, high = auroc_interval(area, n_right, len(right) - n_right, level=level)
     return quantity(name, area, interval=(low, high), n=len(right), layer=layer)
+
+
+def check_recorded(activations: Any) -> None:
+    """Raise `InputError` unless these are activations."""
+    if not isinstance(activations, Activations):
+        raise InputError(f"Expected recorded activations, of which every value is needed, but got {shown(activations)}.")
 
 
 def cosines(encoder: TextEncoder, labels: Sequence[str], names: Sequence[Sequence[str]]) -> Floats:

@@ -127,7 +127,10 @@ def compare_weights(
 
 
 def _weight_matrix(weights: npt.ArrayLike | torch.Tensor) -> Floats:
-    matrix = (weights.detach().cpu().double().numpy() if isinstance(weights, torch.Tensor) else np.asarray(weights)).astype(float)
+    try:
+        matrix = (weights.detach().cpu().double().numpy() if isinstance(weights, torch.Tensor) else np.asarray(weights)).astype(float)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"Expected finite weights [n_upper, n_lower], but got {weights!r:.60}: {error}.") from error
     if matrix.ndim > 2 and matrix.shape[2:] == (1,) * (matrix.ndim - 2):
         matrix = matrix.reshape(matrix.shape[:2])
     if matrix.ndim != 2 or not np.isfinite(matrix).all():

@@ -118,7 +118,7 @@ def plot_units(
     check_share("false_discovery_rate", false_discovery_rate, zero=True, one=True)
     chosen = units[units["kind"] == kind]
     if chosen.empty:
-        raise InputError(f"Expected a kind of probe that the units have, but got {kind!r}. {suggest(kind, _unique(units, 'kind'))}")
+        raise InputError(f"Expected a kind of probe that the units have, but got {kind!r}. {suggest(str(kind), _unique(units, 'kind'))}")
     summary, checkpoint = _at_checkpoint(chosen, checkpoint)
     score = "auroc" if "auroc" in summary and summary["auroc"].notna().any() else "test_accuracy"
     layers = _unique(summary, "layer")
