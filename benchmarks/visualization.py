@@ -2,7 +2,7 @@
 
 Speed: units of the world's head in batches of 8, and one at a time, in turn in one run. Quality (``--quality``, some minutes):
 how many of the head's units reach more than on 99 % of 2,000 rendered images, and how many of its eight color units' images show that
-color more than any other (`neuroprobe.world._rendering.color_votes`), by setting, over several seeds.
+color more than any other (`neuroprobe.world.color_votes`), by setting, over several seeds.
 """
 
 from __future__ import annotations

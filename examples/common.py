@@ -55,7 +55,7 @@ def add_weights(parser: argparse.ArgumentParser, weights: str, *, offline: str =
 
 
 def chosen_weights(arguments: argparse.Namespace, weights: str) -> str | None:
-    """What `neuroprobe.models.loading.load_model` takes as weights; None, random ones, is the default with --offline."""
+    """What `neuroprobe.models.load_model` takes as weights; None, random ones, is the default with --offline."""
     given = arguments.weights or ("none" if arguments.offline else weights)
     return None if given.lower() == "none" else str(given)
 

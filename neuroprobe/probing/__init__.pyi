@@ -25,18 +25,18 @@ from .study import make_tasks as make_tasks
 from .study import split as split
 
 __all__ = [
-    "BLOG_PROBES",
-    "LinearProbe",
-    "MeanDifferenceProbe",
-    "NonlinearProbe",
-    "Probe",
     "ProbingStudy",
-    "RegressionProbe",
-    "Scopes",
-    "Solution",
+    "LinearProbe",
+    "NonlinearProbe",
     "SparseProbe",
+    "MeanDifferenceProbe",
+    "RegressionProbe",
+    "Probe",
     "Training",
+    "Solution",
+    "register_probe",
     "list_probes",
     "make_probe",
-    "register_probe",
+    "BLOG_PROBES",
+    "Scopes",
 ]

@@ -34,7 +34,7 @@ def split_images(
     held_out : float or iterable of str, default 0.3
         The share to hold out, in (0, 1), drawn at random; or the ids themselves.
     near_duplicates : mapping from id to group, optional
-        As from `neuroprobe.images.duplicates.near_duplicates`; a group is not taken apart. Not with ids of your own.
+        As from `neuroprobe.images.near_duplicates`; a group is not taken apart. Not with ids of your own.
     seed : int, default 0
 
     Returns

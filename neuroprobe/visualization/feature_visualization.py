@@ -240,7 +240,7 @@ def visualize(
     targets = check_targets(site, unit)
     check_place(pooling)
     if spectrum is not None and not isinstance(spectrum, ImageSpectrum):
-        raise InputError(f"Expected `spectrum` as neuroprobe.image_spectrum(images) makes it, but got {shown(spectrum)}.")
+        raise InputError(f"Expected `spectrum` as neuroprobe.visualization.image_spectrum(images) makes it, but got {shown(spectrum)}.")
     check_choice("parametrization", parametrization, _STEPS)
     usual_steps, usual_size = _STEPS[parametrization]
     steps, step_size = usual_steps if steps is None else steps, usual_size if step_size is None else step_size
@@ -270,7 +270,7 @@ def _parametrized(kind: str, size: tuple[int, int], spectrum: ImageSpectrum | No
         mean, colors = imagenet_colors() if spectrum is None else (spectrum.mean, spectrum.colors)
         return FourierImages(size, mean=mean, colors=colors, decay=decay, contrast=contrast)
     if spectrum is None:
-        raise InputError("Expected a `spectrum` for parametrization='phase', but got none: neuroprobe.image_spectrum(images) makes it.")
+        raise InputError("Expected a `spectrum` for parametrization='phase', but got none: neuroprobe.visualization.image_spectrum(images) makes it.")
     if spectrum.size != size:
         raise InputError(
             f"Expected a spectrum of images of {size[0]} x {size[1]} pixels, but got one of {spectrum.size[0]} x {spectrum.size[1]}."
