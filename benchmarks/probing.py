@@ -126,7 +126,7 @@ def speed(threads: int, *, quick: bool) -> None:
     n = len(CONCEPTS) * len(SEEDS)
     theirs = {
         "spatial": n * sum(loop["nonlinear", "spatial", samples[layer].activations.shape[1]] for layer in LAYERS),
-        "pooled": n * sum(loop[kind, "pooled", pooled[layer][0].activations.shape[1]] for layer in LAYERS for kind in ("linear", "nonlinear")),
+        "pooled": n * sum(loop[kind, "pooled", pooled[at][0].activations.shape[1]] for at in LAYERS for kind in ("linear", "nonlinear")),
     }
     for name in ("pooled", "spatial"):
         print(f"{name}: loop {theirs[name]:.0f} s (extrapolated), neuroprobe {ours[name]:.1f} s, ratio {theirs[name] / ours[name]:.0f}")

@@ -270,7 +270,8 @@ def _parametrized(kind: str, size: tuple[int, int], spectrum: ImageSpectrum | No
         mean, colors = imagenet_colors() if spectrum is None else (spectrum.mean, spectrum.colors)
         return FourierImages(size, mean=mean, colors=colors, decay=decay, contrast=contrast)
     if spectrum is None:
-        raise InputError("Expected a `spectrum` for parametrization='phase', but got none: neuroprobe.visualization.image_spectrum(images) makes it.")
+        maker = "neuroprobe.visualization.image_spectrum(images)"
+        raise InputError(f"Expected a `spectrum` for parametrization='phase', but got none: {maker} makes it.")
     if spectrum.size != size:
         raise InputError(
             f"Expected a spectrum of images of {size[0]} x {size[1]} pixels, but got one of {spectrum.size[0]} x {spectrum.size[1]}."
