@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import torch
 from similarities import CONCEPTS, N, close, layer, random_inputs, scorer_of, scores, tied_layer, whole
 
 from neuroprobe.exceptions import InputError, NeuroprobeError, UnknownNameError
-from neuroprobe.labeling import check_similarity, cos_similarity, find_scorer, get_similarity, list_similarities
+from neuroprobe.labeling import check_similarity, cos_similarity, find_scorer, get_similarity, list_similarities, soft_wpmi
 from neuroprobe.labeling.similarity import _scorer, _softmax
 from neuroprobe.labeling.similarity._registry import similarity
 from neuroprobe.labeling.similarity._scorer import joined, some_units
@@ -318,6 +320,17 @@ def test_parameters_are_tried_without_images() -> None:
     check_similarity(lambda a, c, anything: a.T @ c, {"anything": 1})
     with pytest.raises(InputError, match="`competition` to be a number"):
         check_similarity("peak_correlation", {"competition": 2})
+
+
+def test_a_function_made_of_a_scorer_shows_the_scorers_parameters_and_docstring() -> None:
+    shown = inspect.signature(soft_wpmi)
+    assert list(shown.parameters) == ["activations", "concept_scores", "k", "a", "lam", "p_start", "p_end", "min_prob", "prior"]
+    assert (shown.parameters["k"].default, shown.parameters["k"].kind) == (100, inspect.Parameter.KEYWORD_ONLY)
+    assert soft_wpmi.__name__ == "soft_wpmi"
+    assert pickle.loads(pickle.dumps(soft_wpmi)) is soft_wpmi
+    text = inspect.getdoc(soft_wpmi)
+    assert text.startswith("Soft weighted pointwise mutual information")
+    assert "Parameters\n----------\nactivations : array or Tensor, [n_images, n_units]\nconcept_scores : " in text
 
 
 def test_a_name_is_registered_once_and_then_listed() -> None:

@@ -37,6 +37,9 @@ class Entry(NamedTuple):
 
 _registered: dict[str, Entry] = {}
 
+_PARAMETERS = "Parameters\n----------\n"
+_MATRICES = "activations : array or Tensor, [n_images, n_units]\nconcept_scores : array or Tensor, [n_images, n_concepts]\n"
+
 
 def similarity(scorer: Callable[..., Scorer[Any]]) -> Callable[[Callable[..., torch.Tensor]], Similarity]:
     """Register a similarity function under its name; it then gets checked float32 tensors and returns the kind of array that came.
@@ -68,6 +71,29 @@ def similarity(scorer: Callable[..., Scorer[Any]]) -> Callable[[Callable[..., to
         return call
 
     return register
+
+
+def whole(name: str, scorer: type[Scorer[Any]]) -> Similarity:
+    """The similarity function of a scorer: with its class's parameters and docstring, registered under the name.
+
+    The class's docstring is written as the function's, without the two matrices, which are put before its parameters.
+    """
+
+    def function(activations: torch.Tensor, concept_scores: torch.Tensor, **parameters: Any) -> torch.Tensor:
+        # concept scores as a product with the unit matrix, which changes no number
+        unit = torch.eye(min(concept_scores.shape), device=concept_scores.device)
+        tall = concept_scores.shape[1] <= len(concept_scores)
+        made = scorer(Vectors(concept_scores, unit) if tall else Vectors(unit, concept_scores.T), **parameters)
+        raw = made.block(made.units(activations), slice(None))
+        return raw - made.prior(raw) if made.prior_weight else raw
+
+    plain = inspect.signature(function)
+    parameters = [*list(plain.parameters.values())[:2], *list(inspect.signature(scorer).parameters.values())[1:]]
+    function.__name__ = function.__qualname__ = name
+    function.__module__, function.__doc__ = scorer.__module__, (inspect.getdoc(scorer) or "").replace(_PARAMETERS, _PARAMETERS + _MATRICES)
+    function.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": plain.return_annotation}
+    vars(function).update(__signature__=plain.replace(parameters=parameters), __wrapped__=vars(scorer)["__init__"])
+    return similarity(scorer)(function)
 
 
 def _check_inputs(activations: torch.Tensor, concept_scores: torch.Tensor) -> None:

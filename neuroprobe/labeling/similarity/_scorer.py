@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeAlias, TypeVar, cast
 
 import torch
@@ -178,18 +178,6 @@ class Scorer(ABC, Generic[_Units]):
         start, stop, step = columns.indices(self.n_concepts)
         for first in range(start, stop, step * width):
             yield slice(first, min(first + step * width, stop), step)
-
-
-def by_scorer(make: Callable[..., Scorer[Any]], activations: torch.Tensor, concept_scores: torch.Tensor, **parameters: Any) -> torch.Tensor:
-    """What a scorer gives for two whole matrices, its prior included, [n_units, n_concepts].
-
-    The matrix of concept scores becomes a product with the unit matrix, which changes no number.
-    """
-    n_images, n_concepts = concept_scores.shape
-    unit = torch.eye(min(n_images, n_concepts), device=concept_scores.device)
-    scorer = make(Vectors(concept_scores, unit) if n_concepts <= n_images else Vectors(unit, concept_scores.T), **parameters)
-    raw = scorer.block(scorer.units(activations), slice(None))
-    return raw - scorer.prior(raw) if scorer.prior_weight else raw
 
 
 def some_units(units: _Units, rows: torch.Tensor | Sequence[int]) -> _Units:

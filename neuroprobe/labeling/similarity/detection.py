@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from neuroprobe._core import check_share
-from neuroprobe.labeling.similarity._registry import similarity
-from neuroprobe.labeling.similarity._scorer import Columns, Scorer, by_scorer
+from neuroprobe.labeling.similarity._registry import whole
+from neuroprobe.labeling.similarity._scorer import Columns, Scorer
 from neuroprobe.labeling.similarity._top_images import UNITS, share_of, sort_integers
 from neuroprobe.labeling.similarity.linear import LinearScorer, standardized
 
@@ -30,31 +30,6 @@ def images_with(concept_scores: torch.Tensor, share: float) -> torch.Tensor:
 
 
 class AucScorer(LinearScorer):
-    """`auc`, whose parameter it takes: the sum of the positives' centered ranks over both counts, plus a half."""
-
-    def __init__(self, scores: ConceptScores, *, share: float = 0.05) -> None:
-        check_share("share", share, one=True)
-
-        def weights(scores: torch.Tensor) -> torch.Tensor:
-            labels = images_with(scores, share)
-            count = labels.sum(dim=0)
-            return labels / (count * (len(labels) - count)).clip(1) * len(labels)
-
-        super().__init__(scores, units=_centered_ranks, concepts=weights, offset=0.5)
-
-
-def _centered_ranks(activations: torch.Tensor) -> torch.Tensor:
-    """Ranks among the images, ties at their mean, as shares of the images about 0, [n_images, n_units]."""
-    lines = activations.T.contiguous()  # [n_units, n_images]
-    ordered = torch.sort(lines, dim=1).values
-    below = torch.searchsorted(ordered, lines)
-    not_above = torch.searchsorted(ordered, lines, right=True)
-    n_images = lines.shape[1]
-    return ((below + not_above - n_images) / (2 * n_images)).T
-
-
-@similarity(AucScorer)
-def auc(activations: torch.Tensor, concept_scores: torch.Tensor, *, share: float = 0.05) -> torch.Tensor:
     """Area under the ROC curve of a unit as a detector of the images with a concept (INVERT).
 
     The probability that the unit is higher on a random image with the concept than on a random one without, ties
@@ -62,12 +37,9 @@ def auc(activations: torch.Tensor, concept_scores: torch.Tensor, *, share: float
 
     Parameters
     ----------
-    activations : array or Tensor, [n_images, n_units]
-    concept_scores : array or Tensor, [n_images, n_concepts]
-        Labels (0 and 1, or booleans), or real-valued scores.
     share : float, default 0.05
-        An image has a concept if its score is among the concept's highest `share` (at least one image); labels are
-        taken as they are, whatever the share.
+        Of real-valued scores: an image has a concept if its score is among the concept's highest `share` (at least one
+        image). Labels (0 and 1, or booleans) are taken as they are, whatever the share.
 
     Returns
     -------
@@ -83,32 +55,36 @@ def auc(activations: torch.Tensor, concept_scores: torch.Tensor, *, share: float
     ----------
     Bykov et al., NeurIPS 2023, arXiv 2311.13594, section 3. The share, for scores that are not labels, is ours.
     """
-    return by_scorer(AucScorer, activations, concept_scores, share=share)
-
-
-class MeanDifferenceScorer(LinearScorer):
-    """`mean_difference`, whose parameter it takes."""
 
     def __init__(self, scores: ConceptScores, *, share: float = 0.05) -> None:
         check_share("share", share, one=True)
 
         def weights(scores: torch.Tensor) -> torch.Tensor:
             labels = images_with(scores, share)
-            count = labels.sum(dim=0)
-            return (count > 0).float() * (labels / count.clip(1) - ~labels / (len(labels) - count))
+            count = labels.sum(dim=0)  # the AUC is the sum of their centered ranks over both counts, plus a half
+            return labels / (count * (len(labels) - count)).clip(1) * len(labels)
 
-        super().__init__(scores, units=standardized, concepts=weights)
+        super().__init__(scores, units=_centered_ranks, concepts=weights, offset=0.5)
 
 
-@similarity(MeanDifferenceScorer)
-def mean_difference(activations: torch.Tensor, concept_scores: torch.Tensor, *, share: float = 0.05) -> torch.Tensor:
+def _centered_ranks(activations: torch.Tensor) -> torch.Tensor:
+    """Ranks among the images, ties at their mean, as shares of the images about 0, [n_images, n_units]."""
+    lines = activations.T.contiguous()  # [n_units, n_images]
+    ordered = torch.sort(lines, dim=1).values
+    below = torch.searchsorted(ordered, lines)
+    not_above = torch.searchsorted(ordered, lines, right=True)
+    n_images = lines.shape[1]
+    return ((below + not_above - n_images) / (2 * n_images)).T
+
+
+auc = whole("auc", AucScorer)
+
+
+class MeanDifferenceScorer(LinearScorer):
     """A unit's mean activation on images with a concept minus that on images without, in its standard deviations.
 
     Parameters
     ----------
-    activations : array or Tensor, [n_images, n_units]
-    concept_scores : array or Tensor, [n_images, n_concepts]
-        Labels (0 and 1, or booleans), or real-valued scores.
     share : float, default 0.05
         As in `auc`.
 
@@ -123,7 +99,19 @@ def mean_difference(activations: torch.Tensor, concept_scores: torch.Tensor, *, 
     InputError
         A share that is not in (0, 1].
     """
-    return by_scorer(MeanDifferenceScorer, activations, concept_scores, share=share)
+
+    def __init__(self, scores: ConceptScores, *, share: float = 0.05) -> None:
+        check_share("share", share, one=True)
+
+        def weights(scores: torch.Tensor) -> torch.Tensor:
+            labels = images_with(scores, share)
+            count = labels.sum(dim=0)
+            return (count > 0).float() * (labels / count.clip(1) - ~labels / (len(labels) - count))
+
+        super().__init__(scores, units=standardized, concepts=weights)
+
+
+mean_difference = whole("mean_difference", MeanDifferenceScorer)
 
 
 class RankedUnits(NamedTuple):
@@ -133,9 +121,25 @@ class RankedUnits(NamedTuple):
 
 
 class AveragePrecisionScorer(Scorer[RankedUnits]):
-    """`average_precision`, whose parameters it takes.
+    """Average precision of a unit as a detector of the images with a concept.
 
-    Every unit's images are ranked once; a concept's images are then put in the unit's order by sorting their ranks.
+    The mean, over the images with the concept, of the share of such images among those on which the unit is at least
+    as high. Of a random unit it is about the share of images with the concept.
+
+    Parameters
+    ----------
+    share : float, default 0.05
+        As in `auc`.
+
+    Returns
+    -------
+    array or Tensor, [n_units, n_concepts]
+        In [0, 1]; 0 for a concept that no image has, or that never varies.
+
+    Raises
+    ------
+    InputError
+        A share that is not in (0, 1].
     """
 
     def __init__(self, scores: ConceptScores, *, share: float = 0.05) -> None:
@@ -185,29 +189,4 @@ def _images_at_least(activations: torch.Tensor) -> torch.Tensor:
     return lines.shape[1] - torch.searchsorted(torch.sort(lines, dim=1).values, lines)
 
 
-@similarity(AveragePrecisionScorer)
-def average_precision(activations: torch.Tensor, concept_scores: torch.Tensor, *, share: float = 0.05) -> torch.Tensor:
-    """Average precision of a unit as a detector of the images with a concept.
-
-    The mean, over the images with the concept, of the share of such images among those on which the unit is at least
-    as high. Of a random unit it is about the share of images with the concept.
-
-    Parameters
-    ----------
-    activations : array or Tensor, [n_images, n_units]
-    concept_scores : array or Tensor, [n_images, n_concepts]
-        Labels (0 and 1, or booleans), or real-valued scores.
-    share : float, default 0.05
-        As in `auc`.
-
-    Returns
-    -------
-    array or Tensor, [n_units, n_concepts]
-        In [0, 1]; 0 for a concept that no image has, or that never varies.
-
-    Raises
-    ------
-    InputError
-        A share that is not in (0, 1].
-    """
-    return by_scorer(AveragePrecisionScorer, activations, concept_scores, share=share)
+average_precision = whole("average_precision", AveragePrecisionScorer)

@@ -14,8 +14,8 @@ from torch.nn.functional import embedding_bag
 from neuroprobe._core import check_count, check_number
 from neuroprobe.exceptions import InputError
 from neuroprobe.labeling.similarity._kernels import sum_of_logs
-from neuroprobe.labeling.similarity._registry import similarity
-from neuroprobe.labeling.similarity._scorer import Columns, by_scorer
+from neuroprobe.labeling.similarity._registry import whole
+from neuroprobe.labeling.similarity._scorer import Columns
 from neuroprobe.labeling.similarity._softmax import BlockedSoftmax
 from neuroprobe.labeling.similarity._top_images import TopImageScorer
 
@@ -36,9 +36,34 @@ class TopUnits(NamedTuple):
 
 
 class WpmiScorer(TopImageScorer[TopUnits]):
-    """`wpmi`, whose parameters it takes.
+    """Weighted pointwise mutual information (CLIP-Dissect, section 3.2), of cosine similarities.
 
-    The logarithm of a part of P is taken once, for all units, and their rows summed.
+    log p(concept | the unit's top images) - lam * log p(concept), where the first is the sum over the unit's k most
+    active images of log P_i, and P is the softmax over concepts of ``a`` times the scores.
+
+    Parameters
+    ----------
+    k : int, default 28
+        Most active images used; all of them if there are fewer.
+    a : float, default 2
+        Factor of the softmax over concepts.
+    lam : float, default 0.6
+        Weight of the prior.
+    min_prob : float, default 1e-7
+        Added inside the logarithm, as the published code does; in [0, 1].
+    prior : {"cohort", None}, default "cohort"
+        "cohort": the mean probability of the concept over the units passed (published); with one unit alone every
+        score is then 0. None: no prior, and no score depends on the other units.
+
+    Returns
+    -------
+    array or Tensor, [n_units, n_concepts]
+        Nats.
+
+    Raises
+    ------
+    InputError
+        A parameter out of its range.
     """
 
     def __init__(
@@ -83,10 +108,28 @@ class WpmiScorer(TopImageScorer[TopUnits]):
 
 
 class SoftWpmiScorer(WpmiScorer):
-    """`soft_wpmi`, whose parameters it takes.
+    """Soft weighted pointwise mutual information (CLIP-Dissect, section 3.2), its default function, of cosine similarities.
 
-    Of the terms log(1 + p_i (P - 1) + min_prob) as many as stay in float32's range are multiplied before the logarithm
-    is taken.
+    log p(concept | the unit's top images, softly) - lam * log p(concept), where the first is the sum over the
+    unit's k most active images of log(1 + p_i (P_i - 1)), P is the softmax over concepts of ``a`` times the
+    scores, and p_i, the probability that image i really is an example, falls from p_start toward p_end.
+
+    Parameters
+    ----------
+    k, a, lam, min_prob, prior
+        As in `wpmi`; by default 100, 10, 1, 1e-7 and "cohort".
+    p_start, p_end : float, default 0.998 and 0.97
+        In [0, 1].
+
+    Returns
+    -------
+    array or Tensor, [n_units, n_concepts]
+        Nats.
+
+    Raises
+    ------
+    InputError
+        A parameter out of its range.
     """
 
     def __init__(
@@ -111,106 +154,13 @@ class SoftWpmiScorer(WpmiScorer):
         return sum_of_logs(softmax.part(columns), rows, slopes=slopes, floors=1 - slopes + self._min_prob)
 
 
+wpmi = whole("wpmi", WpmiScorer)
+soft_wpmi = whole("soft_wpmi", SoftWpmiScorer)
+
+
 def _images_in_use(rows: torch.Tensor, n_images: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The images among some units' highest, and the rows as places in these."""
     used = torch.zeros(n_images, dtype=torch.bool, device=rows.device)
     used[rows.flatten()] = True
     places = used.cumsum(dim=0) - 1
     return used.nonzero()[:, 0], places.index_select(0, rows.flatten()).view_as(rows)
-
-
-@similarity(WpmiScorer)
-def wpmi(
-    activations: torch.Tensor,
-    concept_scores: torch.Tensor,
-    *,
-    k: int = 28,
-    a: float = 2.0,
-    lam: float = 0.6,
-    min_prob: float = 1e-7,
-    prior: Prior = "cohort",
-) -> torch.Tensor:
-    """Weighted pointwise mutual information (CLIP-Dissect, section 3.2).
-
-    log p(concept | the unit's top images) - lam * log p(concept), where the first is the sum over the unit's k most
-    active images of log P_i, and P is the softmax over concepts of ``a`` times the scores.
-
-    Parameters
-    ----------
-    activations : array or Tensor, [n_images, n_units]
-    concept_scores : array or Tensor, [n_images, n_concepts]
-        Cosine similarities.
-    k : int, default 28
-        Most active images used; all of them if there are fewer.
-    a : float, default 2
-        Factor of the softmax over concepts.
-    lam : float, default 0.6
-        Weight of the prior.
-    min_prob : float, default 1e-7
-        Added inside the logarithm, as the published code does; in [0, 1].
-    prior : {"cohort", None}, default "cohort"
-        As in `soft_wpmi`.
-
-    Returns
-    -------
-    array or Tensor, [n_units, n_concepts]
-        Nats.
-
-    Raises
-    ------
-    InputError
-        A parameter out of its range.
-    """
-    return by_scorer(WpmiScorer, activations, concept_scores, k=k, a=a, lam=lam, min_prob=min_prob, prior=prior)
-
-
-@similarity(SoftWpmiScorer)
-def soft_wpmi(
-    activations: torch.Tensor,
-    concept_scores: torch.Tensor,
-    *,
-    k: int = 100,
-    a: float = 10.0,
-    lam: float = 1.0,
-    p_start: float = 0.998,
-    p_end: float = 0.97,
-    min_prob: float = 1e-7,
-    prior: Prior = "cohort",
-) -> torch.Tensor:
-    """Soft weighted pointwise mutual information (CLIP-Dissect, section 3.2), its default function.
-
-    log p(concept | the unit's top images, softly) - lam * log p(concept), where the first is the sum over the
-    unit's k most active images of log(1 + p_i (P_i - 1)), P is the softmax over concepts of ``a`` times the
-    scores, and p_i, the probability that image i really is an example, falls from p_start toward p_end.
-
-    Parameters
-    ----------
-    activations : array or Tensor, [n_images, n_units]
-    concept_scores : array or Tensor, [n_images, n_concepts]
-        Cosine similarities.
-    k : int, default 100
-        Most active images used; all of them if there are fewer.
-    a : float, default 10
-        Factor of the softmax over concepts.
-    lam : float, default 1
-        Weight of the prior.
-    p_start, p_end : float, default 0.998 and 0.97
-        In [0, 1].
-    min_prob : float, default 1e-7
-        Added inside the logarithm, as the published code does; in [0, 1].
-    prior : {"cohort", None}, default "cohort"
-        "cohort": the mean probability of the concept over the units passed (published); with one unit alone every
-        score is then 0. None: no prior, and no score depends on the other units.
-
-    Returns
-    -------
-    array or Tensor, [n_units, n_concepts]
-        Nats.
-
-    Raises
-    ------
-    InputError
-        A parameter out of its range.
-    """
-    parameters = {"k": k, "a": a, "lam": lam, "p_start": p_start, "p_end": p_end, "min_prob": min_prob, "prior": prior}
-    return by_scorer(SoftWpmiScorer, activations, concept_scores, **parameters)

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, NamedTuple, Self
 import torch
 
 from neuroprobe._core import check_number
-from neuroprobe.labeling.similarity._registry import similarity
-from neuroprobe.labeling.similarity._scorer import Columns, Scorer, by_scorer
+from neuroprobe.labeling.similarity._registry import similarity, whole
+from neuroprobe.labeling.similarity._scorer import Columns, Scorer
 from neuroprobe.statistics import decorrelated, inner_products
 
 if TYPE_CHECKING:
@@ -193,27 +193,12 @@ def cos_similarity(activations: torch.Tensor, concept_scores: torch.Tensor) -> t
 
 
 class CubedScorer(LinearScorer):
-    """`cos_similarity_cubed`, whose parameter it takes."""
-
-    def __init__(self, scores: ConceptScores, *, min_norm: float = 1e-3) -> None:
-        check_number("min_norm", min_norm, low=0)
-
-        def cubed(values: torch.Tensor) -> torch.Tensor:
-            return unit_columns(centered_columns(values) ** 3, min_norm=min_norm)
-
-        super().__init__(scores, units=cubed, concepts=cubed)
-
-
-@similarity(CubedScorer)
-def cos_similarity_cubed(activations: torch.Tensor, concept_scores: torch.Tensor, *, min_norm: float = 1e-3) -> torch.Tensor:
     """Cosine of the third powers of centered activations and centered concept scores, as published.
 
     The third power lets the highest (and lowest) images carry most of the weight.
 
     Parameters
     ----------
-    activations : array or Tensor, [n_images, n_units]
-    concept_scores : array or Tensor, [n_images, n_concepts]
     min_norm : float, default 1e-3
         Vectors of third powers that are shorter are divided by this instead of by their length, as the published code
         does: scores of units with small activations, and of concepts whose scores hardly vary, are then less than a
@@ -229,7 +214,17 @@ def cos_similarity_cubed(activations: torch.Tensor, concept_scores: torch.Tensor
     InputError
         `min_norm` below 0.
     """
-    return by_scorer(CubedScorer, activations, concept_scores, min_norm=min_norm)
+
+    def __init__(self, scores: ConceptScores, *, min_norm: float = 1e-3) -> None:
+        check_number("min_norm", min_norm, low=0)
+
+        def cubed(values: torch.Tensor) -> torch.Tensor:
+            return unit_columns(centered_columns(values) ** 3, min_norm=min_norm)
+
+        super().__init__(scores, units=cubed, concepts=cubed)
+
+
+cos_similarity_cubed = whole("cos_similarity_cubed", CubedScorer)
 
 
 @similarity(lambda scores: EmbeddingScorer(scores, weights=centered_units))

@@ -8,8 +8,8 @@ import torch
 from torch.nn.functional import embedding_bag
 
 from neuroprobe._core import check_number
-from neuroprobe.labeling.similarity._registry import similarity
-from neuroprobe.labeling.similarity._scorer import Columns, by_scorer
+from neuroprobe.labeling.similarity._registry import whole
+from neuroprobe.labeling.similarity._scorer import Columns
 from neuroprobe.labeling.similarity._top_images import UNITS, TopImageScorer, ranks_within, share_of, sort_integers
 
 if TYPE_CHECKING:
@@ -25,10 +25,36 @@ class OrderedUnits(NamedTuple):
 
 
 class RankReorderScorer(TopImageScorer[OrderedUnits]):
-    """`rank_reorder`, whose parameters it takes.
+    """How well a concept orders a unit's most active images (CLIP-Dissect, appendix), negated; of cosine similarities.
 
-    The images are sorted once per concept; a unit's highest images are then put in that order by sorting whole numbers,
-    their ranks.
+    The unit's highest activations are put in the order of the concept's scores; the mean of `|difference|^p` from the
+    unit's own order is divided by what a random order would give, and by the concept's mean score on these images to
+    the power `scale`.
+
+    What a random order gives is its exact expectation: of the published code's baseline, the mean over images of
+    `|x_i - x_r(i)|^p` for random orders r of the unit's highest activations x, the mean over all pairs i, j (i = j
+    included) of `|x_i - x_j|^p`. The published code draws five orders anew for every unit, so that its scores, all of a
+    unit's by one common factor, differ from run to run (by some 10 to 20 %), and are on average slightly further from
+    0 than these, because the mean of a reciprocal is more than the reciprocal of the mean.
+
+    Parameters
+    ----------
+    top_fraction : float, default 0.05
+        Share of the images used, the unit's most active ones, rounded down; at least one image.
+    p : float, default 3
+    scale : float, default 0.5
+    min_mean : float, default 1e-3
+        Mean scores below this count as this; the published function has no value where the mean is negative.
+
+    Returns
+    -------
+    array or Tensor, [n_units, n_concepts]
+        Below 0, without unit. A unit that is the same on all its images counts as ordered at random.
+
+    Raises
+    ------
+    InputError
+        A parameter out of its range.
     """
 
     def __init__(
@@ -104,49 +130,4 @@ def _powers(differences: torch.Tensor, p: float) -> torch.Tensor:
     return size.mul_(size * size) if p == 3 else size.pow_(p)
 
 
-@similarity(RankReorderScorer)
-def rank_reorder(
-    activations: torch.Tensor,
-    concept_scores: torch.Tensor,
-    *,
-    top_fraction: float = 0.05,
-    p: float = 3.0,
-    scale: float = 0.5,
-    min_mean: float = 1e-3,
-) -> torch.Tensor:
-    """How well a concept orders a unit's most active images (CLIP-Dissect, appendix), negated.
-
-    The unit's highest activations are put in the order of the concept's scores; the mean of `|difference|^p` from the
-    unit's own order is divided by what a random order would give, and by the concept's mean score on these images to
-    the power `scale`.
-
-    What a random order gives is its exact expectation: of the published code's baseline, the mean over images of
-    `|x_i - x_r(i)|^p` for random orders r of the unit's highest activations x, the mean over all pairs i, j (i = j
-    included) of `|x_i - x_j|^p`. The published code draws five orders anew for every unit, so that its scores, all of a
-    unit's by one common factor, differ from run to run (by some 10 to 20 %), and are on average slightly further from
-    0 than these, because the mean of a reciprocal is more than the reciprocal of the mean.
-
-    Parameters
-    ----------
-    activations : array or Tensor, [n_images, n_units]
-    concept_scores : array or Tensor, [n_images, n_concepts]
-        Cosine similarities.
-    top_fraction : float, default 0.05
-        Share of the images used, the unit's most active ones, rounded down; at least one image.
-    p : float, default 3
-    scale : float, default 0.5
-    min_mean : float, default 1e-3
-        Mean scores below this count as this; the published function has no value where the mean is negative.
-
-    Returns
-    -------
-    array or Tensor, [n_units, n_concepts]
-        Below 0, without unit. A unit that is the same on all its images counts as ordered at random.
-
-    Raises
-    ------
-    InputError
-        A parameter out of its range.
-    """
-    parameters = {"top_fraction": top_fraction, "p": p, "scale": scale, "min_mean": min_mean}
-    return by_scorer(RankReorderScorer, activations, concept_scores, **parameters)
+rank_reorder = whole("rank_reorder", RankReorderScorer)
