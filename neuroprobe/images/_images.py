@@ -209,9 +209,13 @@ class Images:
     @property
     def fingerprint(self) -> str:
         """Fingerprint of the images in order; those that cannot be read count by their id. A stream is gone through for it."""
+        return fingerprint_images(_digest_or_id(id_, digest) for id_, digest in self.digests())
+
+    def digests(self) -> Iterator[tuple[str, Callable[[], str]]]:
+        """Every image's id, and what gives its fingerprint."""
         if self._stream is None:
-            return fingerprint_images(_digest_or_id(self.ids[i], partial(self.digest, i)) for i in range(len(self)))
-        return fingerprint_images(_digest_or_id(row.id, row.digest) for row in self.rows())
+            return ((id_, partial(self.digest, i)) for i, id_ in enumerate(self.ids))
+        return ((row.id, row.digest) for row in self.rows())
 
     def _readable(self, index: int) -> Readable:
         source = self._indexed("load(index)")

@@ -88,7 +88,27 @@ class Activations:
         StoreError
             There is no store, it is not complete, or its files do not have the sizes they should.
         """
-        return open_store(folder)
+        folder = Path(folder)
+        manifest = read_manifest(folder)
+        if not manifest["complete"]:
+            raise StoreError(
+                f"Expected a complete store, but the recording into {str(folder)!r} was cut off. Record into the same store again to go on."
+            )
+        try:
+            images = json.loads((folder / "images.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise StoreError(
+                f"Expected a complete store, but {str(folder / 'images.json')!r} cannot be read ({error}). Record it again."
+            ) from error
+        dtype = np.dtype(manifest["identity"]["dtype"])
+        arrays = {}
+        for i, (layer, shape) in enumerate(manifest["shapes"].items()):
+            path = folder / _layer_file(i)
+            size = path.stat().st_size if path.is_file() else 0
+            if size != shape[0] * shape[1] * dtype.itemsize:
+                raise StoreError(f"Expected {str(path)!r} to hold {shape} values of {dtype}, but it has {size} bytes. Record it again.")
+            arrays[layer] = np.memmap(path, dtype=dtype, mode="r", shape=tuple(shape))
+        return cls(arrays, tuple(images["ids"]), {**manifest["metadata"], "dtype": manifest["identity"]["dtype"]})
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -171,37 +191,6 @@ _FORMAT = 1
 
 def _layer_file(number: int) -> str:
     return f"layer-{number:03d}.bin"  # by number: a layer's name may hold what a file's must not
-
-
-def open_store(folder: str | Path) -> Activations:
-    """The activations of a complete store, memory-mapped: nothing is read before it is used.
-
-    Raises
-    ------
-    StoreError
-        There is no store, it is not complete, or its files do not have the sizes they should.
-    """
-    folder = Path(folder)
-    manifest = read_manifest(folder)
-    if not manifest["complete"]:
-        raise StoreError(
-            f"Expected a complete store, but the recording into {str(folder)!r} was cut off. Record into the same store again to go on."
-        )
-    try:
-        images = json.loads((folder / "images.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise StoreError(
-            f"Expected a complete store, but {str(folder / 'images.json')!r} cannot be read ({error}). Record it again."
-        ) from error
-    dtype = np.dtype(manifest["identity"]["dtype"])
-    arrays = {}
-    for i, (layer, shape) in enumerate(manifest["shapes"].items()):
-        path = folder / _layer_file(i)
-        size = path.stat().st_size if path.is_file() else 0
-        if size != shape[0] * shape[1] * dtype.itemsize:
-            raise StoreError(f"Expected {str(path)!r} to hold {shape} values of {dtype}, but it has {size} bytes. Record it again.")
-        arrays[layer] = np.memmap(path, dtype=dtype, mode="r", shape=tuple(shape))
-    return Activations(arrays, tuple(images["ids"]), {**manifest["metadata"], "dtype": manifest["identity"]["dtype"]})
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

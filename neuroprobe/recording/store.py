@@ -31,7 +31,7 @@ from filelock import FileLock, Timeout
 from neuroprobe._core import write_whole
 from neuroprobe.exceptions import StoreError
 from neuroprobe.images import BatchRecord, Collected
-from neuroprobe.recording.activations import _FORMAT, Activations, ValueType, _layer_file, converted, open_store, read_manifest
+from neuroprobe.recording.activations import _FORMAT, Activations, ValueType, _layer_file, converted, read_manifest
 
 #: What may be in a folder before its manifest is: the lock, and a manifest that was not written to its end.
 _BEFOREHAND = ("lock", ".manifest.json.*.part")
@@ -171,7 +171,7 @@ class StoreKeeper:
                 raise StoreError(_cut_off("complete the recording", self.folder, error)) from error
         if collected.distributed:
             torch.distributed.barrier()
-        return open_store(self.folder)
+        return Activations.open(self.folder)
 
     def _check_whole(self, collected: Collected) -> None:
         """Other processes' rows must be here, too: on another machine, the same path may be another folder."""

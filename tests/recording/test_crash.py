@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from neuroprobe import Activations
 from neuroprobe.exceptions import StoreError
-from neuroprobe.recording.activations import open_store
 
 KILLS = 50
 CODE = """
@@ -39,7 +39,7 @@ def start(photos: Path, store: Path) -> subprocess.Popen[str]:
 
 def same(one: Path, other: Path) -> bool:
     """Whether two stores hold the same images, values and facts."""
-    a, b = open_store(one), open_store(other)
+    a, b = Activations.open(one), Activations.open(other)
     values = all(a[layer].tobytes() == b[layer].tobytes() for layer in a.layers)
     return values and a.ids == b.ids and {**a.metadata} == {**b.metadata}
 
@@ -55,7 +55,7 @@ def test_fifty_kills_and_the_same_bits(tmp_path: Path) -> None:
         images[i].save(photos / f"{i:03d}.png")
     (photos / "100.png").write_bytes(b"no image")
     assert start(photos, tmp_path / "whole").wait() == 0
-    assert len(open_store(tmp_path / "whole").ids) == 399
+    assert len(Activations.open(tmp_path / "whole").ids) == 399
     generator, kills, stores, resumed = random.Random(0), 0, [tmp_path / "killed-0"], 0
     while kills < KILLS:
         process = start(photos, stores[-1])
@@ -68,7 +68,7 @@ def test_fifty_kills_and_the_same_bits(tmp_path: Path) -> None:
             continue
         kills += 1
         try:
-            open_store(stores[-1])
+            Activations.open(stores[-1])
         except StoreError:
             resumed += any(stores[-1].glob("journal-*.jsonl"))
     assert resumed >= KILLS / 4  # not all kills came before the first batch or after the last

@@ -11,11 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from neuroprobe import ActivationRecorder, ActivationSummary
+from neuroprobe import ActivationRecorder, Activations, ActivationSummary
 from neuroprobe.exceptions import InputError
 from neuroprobe.images import collect, started_by_torchrun
 from neuroprobe.images.distributed import in_batch_order
-from neuroprobe.recording.activations import open_store
 from neuroprobe.world import load_target, target_transform, world_images
 
 #: What one process and each of several do, in a folder that holds `photos` and `words.txt`.
@@ -82,7 +81,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_two_processes_give_the_bits_of_one(runs: tuple[Path, str]) -> None:
     folder, said = runs
     assert said.count("units named") == 1  # one process speaks
-    one, two = (open_store(folder / str(n) / "store") for n in (1, 2))
+    one, two = (Activations.open(folder / str(n) / "store") for n in (1, 2))
     assert len(one.ids) == 60
     assert one.ids == two.ids
     for layer in one.layers:

@@ -18,7 +18,7 @@ from neuroprobe import ActivationRecorder, Activations, Images, dissect
 from neuroprobe.exceptions import InputError, StoreError
 from neuroprobe.images import BatchRecord, Collected
 from neuroprobe.recording import record_beside, record_checkpoints
-from neuroprobe.recording.activations import open_store, read_manifest
+from neuroprobe.recording.activations import read_manifest
 from neuroprobe.recording.store import StoreKeeper
 from neuroprobe.world import load_target, target_checkpoints, target_transform, world_images
 
@@ -83,7 +83,7 @@ def test_a_store_holds_the_same_bits_as_memory(target: nn.Module, images: Images
 def test_a_cut_off_store_is_not_read_and_goes_on_with_the_same_bits(target: nn.Module, images: Images, tmp_path: Path) -> None:
     stops = cut_off(target, images, tmp_path / "s", after=3)
     with pytest.raises(StoreError, match="Record into the same store again to go on"):
-        open_store(tmp_path / "s")
+        Activations.open(tmp_path / "s")
     stops.left = 4  # four of the seven batches are left: one forward more would stop it
     resumed = recorder_of(stops).record(images, transform=TRANSFORM, store=tmp_path / "s", batch_size=8)
     assert stops.left == 0
@@ -290,17 +290,17 @@ def test_a_truncated_or_edited_store_is_refused(target: nn.Module, images: Image
     with open(tmp_path / "s" / "layer-001.bin", "r+b") as values:
         values.truncate(1000)
     with pytest.raises(StoreError, match="it has 1000 bytes"):
-        open_store(tmp_path / "s")
+        Activations.open(tmp_path / "s")
     manifest = tmp_path / "t" / "manifest.json"
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 99}))
     (tmp_path / "s" / "images.json").unlink()
     with pytest.raises(StoreError, match=r"images.json' cannot be read"):
-        open_store(tmp_path / "s")
+        Activations.open(tmp_path / "s")
     with pytest.raises(StoreError, match="has 99"):
-        open_store(tmp_path / "t")
+        Activations.open(tmp_path / "t")
     manifest.write_text("{")
     with pytest.raises(StoreError, match="cannot be read"):
-        open_store(tmp_path / "t")
+        Activations.open(tmp_path / "t")
 
 
 def test_a_full_disk_is_a_clear_error_and_the_store_goes_on(target: nn.Module, images: Images, tmp_path: Path) -> None:
@@ -348,7 +348,7 @@ def test_processes_that_do_not_share_the_folder_are_refused(tmp_path: Path) -> N
     with pytest.raises(StoreError, match=r"the rows of all 4 images .* but 2 are not there"):
         keeper.finish(Collected(("a", "b", "c", "d"), {}, "", (0, 1, 2, 3), distributed=True), {})
     with pytest.raises(StoreError, match="was cut off"):
-        open_store(tmp_path / "s")
+        Activations.open(tmp_path / "s")
 
 
 def test_dissect_reads_a_store_like_memory(target: nn.Module, images: Images, tmp_path: Path) -> None:
