@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import math
-import pickle
 
 import numpy as np
 import pytest
@@ -327,7 +326,6 @@ def test_a_function_made_of_a_scorer_shows_the_scorers_parameters_and_docstring(
     assert list(shown.parameters) == ["activations", "concept_scores", "k", "a", "lam", "p_start", "p_end", "min_prob", "prior"]
     assert (shown.parameters["k"].default, shown.parameters["k"].kind) == (100, inspect.Parameter.KEYWORD_ONLY)
     assert soft_wpmi.__name__ == "soft_wpmi"
-    assert pickle.loads(pickle.dumps(soft_wpmi)) is soft_wpmi
     text = inspect.getdoc(soft_wpmi)
     assert text.startswith("Soft weighted pointwise mutual information")
     assert "Parameters\n----------\nactivations : array or Tensor, [n_images, n_units]\nconcept_scores : " in text
