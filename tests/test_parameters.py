@@ -274,7 +274,6 @@ CALLS: dict[str, Callable[[World], Callable[..., Any]]] = {
     "concepts.with_label_noise": lambda w: partial(concepts.with_label_noise, w.sets, 0.1, seed=0),
     "reports.UnitReport.label": lambda w: partial(w.labels.label, "fc", 0),
     "reports.LabelReport.to_html": lambda w: partial(w.labels.to_html, w.folder / "labels"),
-    "reports.ProbeReport.to_html": lambda w: partial(w.probes.to_html, w.folder / "probes"),
     "reports.JudgmentReport.value": lambda w: partial(CALLS["evaluation.evaluate_labels"](w)().value, "named"),
     "reports.ProbeReport.compare_scopes": lambda w: w.probes.compare_scopes,
     "reports.ProbeReport.direction": lambda w: partial(w.probes.direction, "red", "fc"),

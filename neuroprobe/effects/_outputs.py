@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from neuroprobe._core import Floats
-from neuroprobe.exceptions import InputError, UnknownNameError, shown
+from neuroprobe.exceptions import InputError, shown
 from neuroprobe.images import BatchRecord, Collected, Images, Transform, collect
 from neuroprobe.models import (
     FEATURES,
@@ -114,11 +114,9 @@ def _is_probe(output: Any) -> bool:
 
 def _decision(probe: Direction | tuple[str | Site, Probe | Direction]) -> _Decision:
     site, reader = (probe.layer, probe) if isinstance(probe, Direction) else probe
-    if not isinstance(reader, Direction):
-        return _Decision(as_site(site), "pooled", reader.decision_function)
-    if reader.features not in FEATURES:
-        raise UnknownNameError(f"Expected features 'pooled' or 'spatial', but got {reader.features!r}.")
-    return _Decision(as_site(site), reader.features, reader.decision)
+    if isinstance(reader, Direction):
+        return _Decision(as_site(site), reader.features, reader.decision)
+    return _Decision(as_site(site), "pooled", reader.decision_function)
 
 
 @contextmanager
@@ -193,11 +191,6 @@ class OutputsUnder:
     ----------
     n_units : int
         Of the site, once images were measured.
-
-    Raises
-    ------
-    UnknownNameError
-        A probe of other features than there are.
     """
 
     def __init__(self, model: nn.Module, site: Site, outputs: Mapping[str, Any], transform: Transform) -> None:

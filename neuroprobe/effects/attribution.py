@@ -169,8 +169,6 @@ def attribute_units(
     output : int or callable
         Number of the output (before any softmax), or a function of what the model returns that gives one number per image, each from
         that image alone.
-    transform : callable
-        From a PIL image to the model's input.
     method : {"gradient_times_activation", "integrated_gradients"}, default "gradient_times_activation"
         The latter needs captum.
     baseline : array, [n_units], optional
@@ -179,8 +177,8 @@ def attribute_units(
         what that gives changes only just before 0, where integrated gradients have too few points.
     n_steps : int, default 50
         Of integrated gradients: points on the line (Gauss-Legendre).
-    batch_size, workers, progress
-        As in `neuroprobe.images.collect`.
+    transform, batch_size, workers, progress
+        As in `neuroprobe.ActivationRecorder.record`.
 
     Returns
     -------

@@ -132,8 +132,6 @@ def causal_effect(
         What is measured: the number of an output of the model; a function of what the model returns that gives a number per
         image; or, of a probe of a later layer, its log-odds: its `Direction`, or (layer or Site, probe or Direction); a probe that was
         fitted to mean-pooled activations.
-    transform : callable
-        From a PIL image to the model's input.
     match, scores
         How every image with a concept gets one without; see `neuroprobe.effects.match_images`.
     n_random : int, default 20
@@ -145,8 +143,8 @@ def causal_effect(
         Of the intervals.
     seed : int, default 0
         Of random sets and random pairs.
-    batch_size, workers, progress
-        As in `neuroprobe.images.collect`.
+    transform, batch_size, workers, progress
+        As in `neuroprobe.ActivationRecorder.record`.
 
     Returns
     -------

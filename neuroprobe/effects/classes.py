@@ -175,7 +175,8 @@ def explain_class(
     name, first = resolved.names[number], min(k, sum(group.named for group in groups))
     score = _Score(group_sums(values, resolved.weights[number], groups), train, test)
     of_class = _class_rows(score.whole, members)
-    _check_varies(score, name)
+    if np.ptp(score.whole[train]) == 0 or np.ptp(score.measured) == 0:
+        raise InputError(f"Expected a score of {name!r} that varies over the images, but it does not: there is nothing to explain.")
     draws = _Draws(n_resamples, level, seed)
     order = _order(score.parts[train], groups)
     explained = _explained(score, order, draws)
@@ -321,11 +322,6 @@ def _class_rows(score: Floats, members: npt.ArrayLike | None) -> Rows:
     return np.flatnonzero(mask)
 
 
-def _check_varies(score: _Score, name: Any) -> None:
-    if np.ptp(score.whole[score.train]) == 0 or np.ptp(score.measured) == 0:
-        raise InputError(f"Expected a score of {name!r} that varies over the images, but it does not: there is nothing to explain.")
-
-
 @dataclass(frozen=True, eq=False)
 class Head:
     """Scores of classes as weighted sums of units: ``activations @ weights.T + bias``.
@@ -406,7 +402,9 @@ def _parts(head: Any) -> tuple[Any, Any, tuple[Any, ...] | None]:
         linear = _only_linear(head)
         return linear.weight, linear.bias, None
     if isinstance(head, Direction):
-        return _of_direction(head)
+        if head.features != "pooled":
+            raise InputError(f"Expected a direction of pooled features, a weight per unit, but got one of {head.features} features.")
+        return head.weights[None], [head.bias], (head.concept,)
     if isinstance(head, tuple) and len(head) == 2:
         return head[0], head[1], None
     if hasattr(head, "get_params"):
@@ -426,12 +424,6 @@ def _only_linear(head: nn.Module) -> nn.Linear:
             "last one, and the activations of the layer before it; for what is not linear, see neuroprobe.effects.attribute_units."
         )
     return modules[0]
-
-
-def _of_direction(head: Direction) -> tuple[Any, Any, tuple[Any, ...]]:
-    if head.features != "pooled":
-        raise InputError(f"Expected a direction of pooled features, a weight per unit, but got one of {head.features} features.")
-    return head.weights[None], [head.bias], (head.concept,)
 
 
 def _of_probe(probe: Any) -> tuple[Any, Any, tuple[Any, ...]]:

@@ -23,7 +23,7 @@ from torch import nn
 
 from neuroprobe._core import Floats, check_choice, check_count, check_counts, check_seed, fingerprint_model
 from neuroprobe.effects._outputs import Output, gradients, moved, named_outputs, output_values
-from neuroprobe.exceptions import InputError, UnknownNameError, shown
+from neuroprobe.exceptions import InputError, shown
 from neuroprobe.images import BatchRecord, Collected, Images, Transform, collect
 from neuroprobe.models import FEATURES, Direction, Site, check_sites, device_of, evaluating
 from neuroprobe.probing import make_probe
@@ -129,8 +129,6 @@ def tcav(
         Such as `ProbeReport.direction` gives; those that differ in the seed only are one concept's.
     outputs : int or mapping from name to int or callable
         The model's outputs: their numbers (before any softmax), or functions of what it returns that give one number per image.
-    transform : callable
-        From a PIL image to the model's input.
     random_images : Images
         What random concepts are made of: images like those of the concept sets.
     n_random : int, default 50
@@ -147,8 +145,8 @@ def tcav(
     sites : sequence of str or Site, optional
         The sites that directions are of, by their keys as the directions' `layer`; what is not among them is a module's name. A basis
         must have `decode`.
-    batch_size, workers, progress
-        As in `neuroprobe.images.collect`.
+    transform, batch_size, workers, progress
+        As in `neuroprobe.ActivationRecorder.record`.
 
     Returns
     -------
@@ -245,9 +243,6 @@ def _check_some(directions: Sequence[Direction]) -> None:
 
 def _sites_of(model: nn.Module, directions: Sequence[Direction], sites: Sequence[str | Site]) -> dict[str, Site]:
     """The site of every direction, by its key."""
-    for direction in directions:
-        if direction.features not in FEATURES:
-            raise UnknownNameError(f"Expected features 'pooled' or 'spatial', but got {direction.features!r}.")
     known = {site.key: site for site in check_sites(model, sites, parameter="sites")} if len(sites) else {}
     keys = dict.fromkeys(direction.layer for direction in directions)
     return {site.key: site for site in check_sites(model, [known.get(key, key) for key in keys])}

@@ -232,8 +232,6 @@ def _unit_vector(direction: Direction | npt.ArrayLike | torch.Tensor, site: Site
     if isinstance(direction, Direction):
         if direction.layer != site.key:
             raise InputError(f"Expected a direction of {site.key!r}, but got one of {direction.layer!r}.")
-        if direction.features not in FEATURES:
-            raise UnknownNameError(f"Expected features 'pooled' or 'spatial', but got {direction.features!r}.")
         features, direction = direction.features, direction.weights
     vector = as_numbers("direction", direction)
     if vector.ndim != 1 or not np.isfinite(vector).all() or not vector.any():

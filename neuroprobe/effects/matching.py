@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 
 from neuroprobe._core import Floats, check_choice, check_seed
 from neuroprobe.concepts import ConceptScores, ConceptSet
@@ -92,7 +94,7 @@ def match_images(concept_set: ConceptSet, scores: ConceptScores | None = None, *
             f"it and {len(sides[1]):,} without. Give fewer: ConceptSets.from_labels(..., n_positive=, n_negative=)."
         )
     distances = None if match == "random" and scores is None else _distances(concept_set, scores)
-    rows = _random_pairs(concept_set, seed) if match == "random" or distances is None else _nearest_pairs(distances)
+    rows = _random_pairs(concept_set, seed) if match == "random" or distances is None else linear_sum_assignment(distances)
     return MatchedImages(
         concept_set.concept,
         tuple(sides[0][row] for row in rows[0]),
@@ -128,13 +130,6 @@ def _as_set(concept: str, sides: Any) -> ConceptSet:
     return ConceptSet(concept, "", tuple(str(id_) for id_ in sides[0]), tuple(str(id_) for id_ in sides[1]))
 
 
-def _nearest_pairs(distances: Floats) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
-    from scipy.optimize import linear_sum_assignment
-
-    rows, columns = linear_sum_assignment(distances)
-    return rows, columns
-
-
 def _random_pairs(concept_set: ConceptSet, seed: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     # what is drawn for a concept does not depend on the others
     generator = np.random.default_rng((seed, zlib.crc32(concept_set.concept.encode(errors="surrogatepass"))))
@@ -145,8 +140,6 @@ def _random_pairs(concept_set: ConceptSet, seed: int) -> tuple[npt.NDArray[np.in
 
 def _distances(concept_set: ConceptSet, scores: ConceptScores | None) -> Floats:
     """Between images with and without the concept, in the encoder's space without the concept's direction."""
-    from scipy.spatial.distance import cdist
-
     concept = concept_set.concept
     if not isinstance(scores, ConceptScores):
         raise InputError(

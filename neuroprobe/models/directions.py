@@ -19,7 +19,8 @@ import numpy.typing as npt
 import torch
 
 from neuroprobe._core import check_seed, fingerprint_bytes
-from neuroprobe.exceptions import InputError, shown
+from neuroprobe.exceptions import InputError, UnknownNameError, shown
+from neuroprobe.models.pooling import FEATURES
 
 _FACTS = ("concept", "checkpoint", "layer", "features", "kind", "seed", "bias")
 
@@ -47,6 +48,8 @@ class Direction:
     ------
     InputError
         Weights that are no vector of finite numbers.
+    UnknownNameError
+        Other features.
     """
 
     concept: str
@@ -61,6 +64,8 @@ class Direction:
     def __post_init__(self) -> None:
         if not isinstance(self.layer, str):
             raise InputError(f"Expected `layer` to be a module's name, but got {self.layer!r:.60}.")
+        if self.features not in FEATURES:
+            raise UnknownNameError(f"Expected features 'pooled' or 'spatial', but got {self.features!r}.")
         if self.seed is not None:
             check_seed(self.seed)
         weights = np.asarray(self.weights, dtype=np.float32)

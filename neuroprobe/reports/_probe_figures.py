@@ -76,7 +76,7 @@ def plot_layers(table: pd.DataFrame, *, checkpoint: str | None = None, figure: F
     fitting = max(1, int(whole.bbox.width / whole.dpi / _LEGEND_COLUMN))
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 4, fitting), fontsize=8, frameon=False)
     figure.supylabel("accuracy on held-out images", fontsize=9)
-    figure.suptitle(f"Where each concept is read{_said(summary, checkpoint)}; bands: 95 % intervals", fontsize=11)
+    figure.suptitle(f"Where each concept is read{_said(checkpoint)}; bands: 95 % intervals", fontsize=11)
     return figure
 
 
@@ -107,13 +107,9 @@ def plot_what_where_when(
 
 
 def plot_units(
-    units: pd.DataFrame,
-    *,
-    checkpoint: str | None = None,
-    kind: str = "linear",
-    false_discovery_rate: float = 0.05,
+    units: pd.DataFrame, *, checkpoint: str | None = None, kind: str = "linear", false_discovery_rate: float = 0.05,
     figure: FigureBase | None = None,
-) -> FigureBase:
+) -> FigureBase:  # fmt: skip
     """A panel per concept, a dot per unit."""
     check_share("false_discovery_rate", false_discovery_rate, zero=True, one=True)
     chosen = units[units["kind"] == kind]
@@ -124,17 +120,14 @@ def plot_units(
     layers = _unique(summary, "layer")
     figure, panels = _panels(figure, summary, layers, height=1.9)
     for panel, part in panels:
-        _scatter_units(panel, part, layers, score, _stand_out(part, false_discovery_rate))
+        found = np.asarray(part["q_value"] <= false_discovery_rate) if "q_value" in part else np.zeros(len(part), dtype=bool)
+        _scatter_units(panel, part, layers, score, found)
         panel.axhline(0.5 if score == "auroc" else float(part["baseline"].mean()), color="gray", linewidth=1)
         panel.set_xlim(-0.7, len(layers) - 0.3)
     figure.supylabel(f"{'AUROC' if score == 'auroc' else 'accuracy'} on held-out images", fontsize=9)
-    found = f"; in color: false discovery rate up to {false_discovery_rate:g}" if "q_value" in summary else ""
-    figure.suptitle(f"Which units carry a concept{_said(summary, checkpoint)}{found}", fontsize=11)
+    colored = f"; in color: false discovery rate up to {false_discovery_rate:g}" if "q_value" in summary else ""
+    figure.suptitle(f"Which units carry a concept{_said(checkpoint)}{colored}", fontsize=11)
     return figure
-
-
-def _stand_out(part: pd.DataFrame, highest: float) -> np.ndarray:
-    return np.asarray(part["q_value"] <= highest) if "q_value" in part else np.zeros(len(part), dtype=bool)
 
 
 def _scatter_units(panel: Axes, part: pd.DataFrame, layers: list[str], score: str, found: np.ndarray) -> None:
@@ -189,7 +182,7 @@ def _at_checkpoint(summary: pd.DataFrame, checkpoint: str | None) -> tuple[pd.Da
     return summary[_is(summary, "checkpoint", checkpoint)], checkpoint
 
 
-def _said(summary: pd.DataFrame, checkpoint: str) -> str:
+def _said(checkpoint: str) -> str:
     return f" at {shortened(checkpoint)}" if checkpoint not in ("", "model") else ""
 
 

@@ -116,7 +116,7 @@ class LabelReport(UnitReport):
             summaries=[self.summary()],
             images=images,
             activations=activations,
-            visualizations={} if visualizations is None else visualizations,
+            visualizations=visualizations,
             effects=effects,
             panels=panels,
             n_examples=n_examples,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 import pandas as pd
 
-from neuroprobe._core import Unit, fingerprint_bytes, write_whole
+from neuroprobe._core import fingerprint_bytes, write_whole
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.models import Direction, directions_from_npz, directions_to_npz, mean_direction
 from neuroprobe.reports._probe_tables import blog_tables, compare_scopes, summarize_seeds
@@ -18,11 +18,8 @@ from neuroprobe.reports.base import Report, in_double_precision, written
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import FigureBase
-    from PIL import Image
 
-    from neuroprobe.images import Images
-    from neuroprobe.recording import Activations
-    from neuroprobe.reports.page._write import Content, Panel
+    from neuroprobe.reports.page._write import Content
 
 #: What is saved beside the table, by its name in the metadata.
 _BESIDE = {"units": "probes_units.csv", "directions": "probes_directions.npz"}
@@ -50,6 +47,12 @@ class ProbeReport(Report):
     units : DataFrame, optional
         Every unit by itself, of scope neuron: concept, layer, unit, kind, test_accuracy, baseline, and where they are known
         checkpoint, auroc, p_value and q_value.
+
+    Notes
+    -----
+    Figures with a panel per concept (`plot_what_where_when`, `plot_layers`, `plot_units`) are drawn into `figure`, a matplotlib Figure
+    or SubFigure, by default a new one; those of one `checkpoint` are of the last by default. They raise an `InputError` if there
+    is no such checkpoint or probe, or, for `plot_units`, if the study had no scope neuron.
     """
 
     name = "probes"
@@ -261,40 +264,17 @@ class ProbeReport(Report):
         found = {} if self._units is None else {"units": self._units.to_csv(index=False, lineterminator="\n").encode()}
         return found | ({"directions": directions_to_npz(self._directions)} if self._directions else {})
 
-    def to_html(
-        self,
-        folder: str | Path,
-        *,
-        images: Images | None = None,
-        activations: Activations | None = None,
-        visualizations: Mapping[Unit, Image.Image] | None = None,
-        effects: Sequence[Report] = (),
-        panels: Sequence[Panel] = (),
-        n_examples: int = 9,
-        thumbnail: int = 96,
-        title: str | None = None,
-    ) -> list[Path]:
+    def to_html(self, folder: str | Path, *, title: str | None = None, **parts: Any) -> list[Path]:
         """Write a page to look through in a browser: what is read where and when, and every unit that was probed by itself.
 
-        It opens from disk, without a server. With labels of the units, `LabelReport.to_html` shows both; parameters, files and
-        errors are the same as there.
+        It opens from disk, without a server. With labels of the units, `LabelReport.to_html` shows both; parameters (but for
+        `probes`), files and errors are the same as there.
         """
         from neuroprobe.reports.page._write import Content, write_page
 
         units = pd.DataFrame({"layer": [], "unit": []}) if self._units is None else self._units[["layer", "unit"]].drop_duplicates()
-        content = Content(
-            title=self.title if title is None else str(title),
-            units=units.astype({"layer": str, "unit": int}).assign(status="not labeled"),
-            summaries=[],
-            images=images,
-            activations=activations,
-            visualizations={} if visualizations is None else visualizations,
-            effects=effects,
-            panels=panels,
-            n_examples=n_examples,
-            thumbnail=thumbnail,
-        )
-        return write_page(folder, self._on_page(content))
+        units = units.astype({"layer": str, "unit": int}).assign(status="not labeled")
+        return write_page(folder, self._on_page(Content(self.title if title is None else str(title), units, [], **parts)))
 
     def _on_page(self, content: Content) -> Content:
         """The content of a page with this study on it."""
@@ -322,33 +302,13 @@ class ProbeReport(Report):
         ----------
         kind, features, scope : str
             Which of the probes.
-        figure : matplotlib Figure or SubFigure, optional
-            By default a new one.
-
-        Raises
-        ------
-        InputError
-            There are no such probes.
         """
         from neuroprobe.reports._probe_figures import plot_what_where_when
 
         return plot_what_where_when(self._table, kind=kind, features=features, scope=scope, figure=figure)
 
     def plot_layers(self, *, checkpoint: str | None = None, figure: FigureBase | None = None) -> FigureBase:
-        """Test accuracy along the layers: a panel per concept, a line with its interval per probe, and the baseline.
-
-        Parameters
-        ----------
-        checkpoint : str, optional
-            By default the last.
-        figure : matplotlib Figure or SubFigure, optional
-            By default a new one.
-
-        Raises
-        ------
-        InputError
-            There is no such checkpoint, or no probe of whole layers.
-        """
+        """Test accuracy along the layers: a panel per concept, a line with its interval per probe, and the baseline."""
         from neuroprobe.reports._probe_figures import plot_layers
 
         return plot_layers(self._table, checkpoint=checkpoint, figure=figure)
@@ -368,18 +328,9 @@ class ProbeReport(Report):
 
         Parameters
         ----------
-        checkpoint : str, optional
-            By default the last.
         kind : str, default "linear"
         false_discovery_rate : float, default 0.05
             Units whose q-value is at most this are in color.
-        figure : matplotlib Figure or SubFigure, optional
-            By default a new one.
-
-        Raises
-        ------
-        InputError
-            There is no such checkpoint or kind, or the study had no scope neuron.
         """
         from neuroprobe.reports._probe_figures import plot_units
 

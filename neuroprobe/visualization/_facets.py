@@ -149,17 +149,10 @@ def facets(
     scores: ConceptScores,
     layer: str | Site,
     unit: int,
-    *,
-    k: int = K,
-    n_facets: int | None = None,
-    max_facets: int = 5,
-    max_p_value: float = 0.05,
-    n_null: int = 99,
-    seed: int = 0,
+    **options: Any,
 ) -> UnitFacets:
-    """The facets of one unit, as `layer_facets` finds those of several; parameters and errors as there."""
-    options: dict[str, Any] = {"k": k, "n_facets": n_facets, "max_facets": max_facets, "max_p_value": max_p_value}
-    return layer_facets(activations, scores, layer, [unit], **options, n_null=n_null, seed=seed)[0]
+    """The facets of one unit, as `layer_facets` finds those of several; options and errors as there."""
+    return layer_facets(activations, scores, layer, [unit], **options)[0]
 
 
 def layer_facets(

@@ -76,8 +76,8 @@ class DirectionTarget(Target):
 
     def __init__(self, direction: Direction) -> None:
         self.direction, self.name = direction, direction.concept
-        if direction.features not in ("pooled", "spatial") or not direction.weights.any():
-            raise InputError(f"Expected directions with features 'pooled' or 'spatial' that are not 0, but {self.name!r} is none.")
+        if not direction.weights.any():
+            raise InputError(f"Expected directions that are not 0, but {self.name!r} is none.")
 
     def fits(self, layer: str, n_pooled: int, n_spatial: int) -> None:
         n = n_spatial if self.direction.features == "spatial" else n_pooled

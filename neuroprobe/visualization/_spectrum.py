@@ -9,8 +9,9 @@ as they are and nothing leaves [0, 1]. What is free differs: magnitude and phase
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +22,6 @@ from neuroprobe._core import check_number
 from neuroprobe.exceptions import InputError
 from neuroprobe.images import BatchRecord, Collected, Images, Transform, check_images, collect
 from neuroprobe.models import IMAGENET_MEAN, preprocessing
-
-_Result = TypeVar("_Result")
 
 #: ImageNet's colors: the square root of their covariance that the authors of Olah et al. (2017) published with lucid.
 IMAGENET_COLORS = ((0.26, 0.09, 0.02), (0.27, 0.0, -0.05), (0.27, -0.09, 0.03))
@@ -168,26 +167,37 @@ def imagenet_colors() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 _START = 0.1  # the contrast of the first image, of noise, in that of natural images
 
 
-class Parametrization(Protocol):
-    """What images are made of: parameters, and the way from them to pixels."""
+class Parametrization(ABC):
+    """What images of a size and in decorrelated colors are made of: parameters, and the way from them to pixels."""
 
+    def __init__(self, size: tuple[int, int], mean: npt.NDArray[np.float32], colors: npt.NDArray[np.float32]) -> None:
+        self._size, self._mean, self._colors = size, torch.from_numpy(mean.copy()), torch.from_numpy(colors.copy())
+
+    @abstractmethod
     def start(self, generator: torch.Generator, *, attempt: int = 0) -> torch.Tensor:
         """Parameters of one image of noise, on the CPU; a later attempt has more contrast, where there is a choice."""
 
-    def images(self, parameters: torch.Tensor) -> torch.Tensor:
-        """Images [n, 3, h, w] in [0, 1], RGB, from parameters [n, ...]."""
+    @abstractmethod
+    def coefficients(self, parameters: torch.Tensor) -> torch.Tensor:
+        """Fourier coefficients [n, 3, h, w // 2 + 1] of the planes z."""
 
     def allowed(self, parameters: torch.Tensor) -> torch.Tensor:
         """The parameters, or the nearest that are allowed."""
+        return parameters
+
+    def planes(self, parameters: torch.Tensor) -> torch.Tensor:
+        """The planes z, [n, 3, h, w]."""
+        planes: torch.Tensor = torch.fft.irfft2(self.coefficients(parameters), s=self._size, norm="ortho")
+        return planes
+
+    def images(self, parameters: torch.Tensor) -> torch.Tensor:
+        """Images [n, 3, h, w] in [0, 1], RGB, from parameters [n, ...]."""
+        planes = self.planes(parameters)
+        mixed = torch.einsum("cr,nrhw->nchw", self._colors.to(planes), planes)
+        return torch.sigmoid(4 * (mixed + (self._mean.to(planes) - 0.5)[:, None, None]))
 
 
-def _pixels(planes: torch.Tensor, mean: npt.NDArray[np.float32], colors: npt.NDArray[np.float32]) -> torch.Tensor:
-    """Images [n, 3, h, w] from the planes z."""
-    mixed = torch.einsum("cr,nrhw->nchw", torch.from_numpy(colors).to(planes), planes)
-    return torch.sigmoid(4 * (mixed + (torch.from_numpy(mean).to(planes) - 0.5)[:, None, None]))
-
-
-class FourierImages:
+class FourierImages(Parametrization):
     """Magnitude and phase are free; coefficients are scaled by 1/f^decay, and the contrast has a limit.
 
     A coefficient of 1 is one of natural images: their magnitudes fall as 1/f, here with decorrelated components of variance 1.
@@ -218,8 +228,8 @@ class FourierImages:
         contrast: float = 1.5,
     ) -> None:
         check_number("contrast", contrast, low=0, above=True)
-        self._size, self._contrast = size, contrast
-        self._mean, self._colors = mean.copy(), colors.copy()
+        super().__init__(size, mean, colors)
+        self._contrast = contrast
         self._scale = natural_scale(size, decay)  # [h, w // 2 + 1]
 
     def start(self, generator: torch.Generator, *, attempt: int = 0) -> torch.Tensor:
@@ -227,21 +237,17 @@ class FourierImages:
         noise: torch.Tensor = contrast * torch.randn(3, *self._scale.shape, 2, generator=generator)
         return noise
 
-    def images(self, parameters: torch.Tensor) -> torch.Tensor:
-        return _pixels(self._planes(parameters), self._mean, self._colors)
-
     def allowed(self, parameters: torch.Tensor) -> torch.Tensor:
-        contrast = self._planes(parameters).square().mean((1, 2, 3)).sqrt()
+        contrast = self.planes(parameters).square().mean((1, 2, 3)).sqrt()
         factors = (self._contrast / contrast.clamp(min=1e-12)).clamp(max=1)
         within: torch.Tensor = parameters * factors[:, None, None, None, None]
         return within
 
-    def _planes(self, parameters: torch.Tensor) -> torch.Tensor:
-        coefficients = torch.view_as_complex((parameters * self._scale.to(parameters)[:, :, None]).contiguous())
-        return _planes(coefficients, self._size)
+    def coefficients(self, parameters: torch.Tensor) -> torch.Tensor:
+        return torch.view_as_complex((parameters * self._scale.to(parameters)[:, :, None]).contiguous())
 
 
-class PhaseImages:
+class PhaseImages(Parametrization):
     """The phase alone is free; magnitudes are those of natural images (MACO).
 
     Every image has the magnitudes of `spectrum` before the sigmoid. (The up to four coefficients that are real have no phase: they
@@ -254,23 +260,16 @@ class PhaseImages:
     """
 
     def __init__(self, spectrum: ImageSpectrum) -> None:
-        self._size = spectrum.size
-        self._mean, self._colors = spectrum.mean.copy(), spectrum.colors.copy()
+        super().__init__(spectrum.size, spectrum.mean, spectrum.colors)
         self._magnitudes = torch.from_numpy(spectrum.magnitudes.copy())
 
     def start(self, generator: torch.Generator, *, attempt: int = 0) -> torch.Tensor:
         return 2 * math.pi * torch.rand(self._magnitudes.shape, generator=generator)
 
-    def images(self, parameters: torch.Tensor) -> torch.Tensor:
-        return _pixels(self._planes(parameters), self._mean, self._colors)
-
-    def allowed(self, parameters: torch.Tensor) -> torch.Tensor:
-        return parameters
-
-    def _planes(self, parameters: torch.Tensor) -> torch.Tensor:
+    def coefficients(self, parameters: torch.Tensor) -> torch.Tensor:
         phases = _odd(parameters, even_width=self._size[1] % 2 == 0)
         magnitudes = self._magnitudes.to(parameters).expand_as(phases)
-        return _planes(torch.polar(magnitudes.contiguous(), phases), self._size)
+        return torch.polar(magnitudes.contiguous(), phases)
 
 
 def natural_scale(size: tuple[int, int], decay: float) -> torch.Tensor:
@@ -285,11 +284,6 @@ def natural_scale(size: tuple[int, int], decay: float) -> torch.Tensor:
         twice[-1] = 1
     normalized: torch.Tensor = scale / ((scale**2 * twice).sum() / (height * width)).sqrt()
     return normalized
-
-
-def _planes(coefficients: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    planes: torch.Tensor = torch.fft.irfft2(coefficients, s=size, norm="ortho")
-    return planes
 
 
 def _odd(phases: torch.Tensor, *, even_width: bool) -> torch.Tensor:

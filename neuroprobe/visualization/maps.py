@@ -48,10 +48,8 @@ def unit_maps(
     layer : str or Site
         A module whose output has rows and columns: a convolution, a block of them, a layer of Swin. Tokens have none.
     unit : int
-    transform : callable
-        From a PIL image to the model's input, as in `neuroprobe.ActivationRecorder.record`.
-    batch_size, workers, progress
-        As in `neuroprobe.images.collect`.
+    transform, batch_size, workers, progress
+        As in `neuroprobe.ActivationRecorder.record`.
 
     Returns
     -------
@@ -79,16 +77,14 @@ def firing_threshold(
     *,
     transform: Transform,
     share: float = 0.005,
-    batch_size: int = 64,
-    workers: int = 0,
-    progress: bool | None = None,
+    **reading: Any,
 ) -> float:
     """The activation that a unit exceeds at a certain share of all positions of all images: where Network Dissection says it fires.
 
     Parameters
     ----------
-    model, images, layer, unit, transform, batch_size, workers, progress
-        As in `unit_maps`.
+    model, images, layer, unit, transform
+        As in `unit_maps`, and so what is further given: batch_size, workers, progress.
     share : float, default 0.005
         Of the positions, above 0 and at most 1.
 
@@ -107,9 +103,7 @@ def firing_threshold(
     Bau et al., "Network Dissection", CVPR 2017, arXiv 1704.05796 (T_k; there before the map is upsampled, as here).
     """
     check_number("share", share, low=0, high=1, above=True)
-    check_images(images)
-    options: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "progress": progress}
-    return float(np.quantile(unit_maps(model, images, layer, unit, transform=transform, **options), 1 - share))
+    return float(np.quantile(unit_maps(model, check_images(images), layer, unit, transform=transform, **reading), 1 - share))
 
 
 class _MapPass:

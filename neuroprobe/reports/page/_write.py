@@ -8,7 +8,7 @@ called is text everywhere, never markup. It is made of tables: which report they
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,7 +94,7 @@ class Content:
     probed: pd.DataFrame | None = None
     images: Images | None = None
     activations: Activations | None = None
-    visualizations: Mapping[Unit, Image.Image] = field(default_factory=dict)
+    visualizations: Mapping[Unit, Image.Image] | None = None
     effects: Sequence[Any] = ()
     panels: Sequence[Panel] = ()
     n_examples: int = 9
@@ -151,7 +151,7 @@ def _with_pictures(facts: UnitFacts, content: Content, pictures: Pictures) -> Un
     if content.activations is not None:
         activities = unit_activities(content.activations, content.units, n_examples=content.n_examples)
         facts = replace(facts, activities=activities, ids=content.activations.ids)
-    facts = replace(facts, visualizations=write_visualizations(pictures, content.visualizations))
+    facts = replace(facts, visualizations=write_visualizations(pictures, content.visualizations or {}))
     if content.images is None:
         return facts
     rows = sorted({shown.row for activity in facts.activities or () for shown in activity.examples})
@@ -217,7 +217,7 @@ def _checked(content: Content) -> Content:
     return replace(
         content,
         units=table.assign(_place=place).sort_values(["_place", "unit"], kind="stable").drop(columns="_place").reset_index(drop=True),
-        visualizations=_checked_visualizations(content.visualizations, there),
+        visualizations=_checked_visualizations({} if content.visualizations is None else content.visualizations, there),
         effects=_checked_effects(content.effects, there),
         panels=_checked_panels(content.panels, there),
     )
