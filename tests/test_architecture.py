@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 from pathlib import Path
 
 import pytest
@@ -109,3 +110,28 @@ def test_a_name_of_a_face_is_no_file_beside_it(stub: Path) -> None:
     }
     files = {path.stem for path in stub.parent.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
     assert not names & files, f"rename the file: {sorted(names & files)}"
+
+
+#: Of the JavaScript of pages, which has an object of the package's name.
+OF_SCRIPTS = {"el", "panels", "take"}
+
+
+def face(room: str = "") -> set[str]:
+    """The names that a room, or the package itself, shows."""
+    if not (ROOT / room / "__init__.pyi").exists():
+        return {node.name for node in ast.parse((ROOT / f"{room}.py").read_text(encoding="utf-8")).body if hasattr(node, "name")}
+    tree = ast.parse((ROOT / room / "__init__.pyi").read_text(encoding="utf-8"))
+    return {alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+
+
+@pytest.mark.parametrize("pattern", ["*.md", "docs/**/*.md", "examples/**/*.py", "benchmarks/*.[mp][dy]", "neuroprobe/**/*.py"])
+def test_pages_and_docstrings_name_things_by_their_faces(pattern: str) -> None:
+    faces, wrong = {"": face() | OF_SCRIPTS} | {room: face(room) for room in FLOOR if not room.startswith("__")}, []
+    for path in sorted(ROOT.parent.glob(pattern)):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if "python -m " in line or "getLogger(" in line or (path in FILES and line.lstrip().startswith(("from ", "import "))):
+                continue
+            for room, name in re.findall(r"\bneuroprobe\.([A-Za-z_]\w*)(?:\.([A-Za-z_]\w*))?", line):
+                if (name and name not in faces.get(room, {name})) or room not in faces.keys() | faces[""]:
+                    wrong.append(f"{path.relative_to(ROOT.parent)}:{number}: neuroprobe.{room}{name and '.'}{name} is no name of a face.")
+    assert not wrong, "\n".join(wrong) + "\nName it as users import it, and a file behind the face by its file's name."

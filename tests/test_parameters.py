@@ -250,6 +250,7 @@ CALLS: dict[str, Callable[[World], Callable[..., Any]]] = {
     "recording.ActivationRecorder": lambda w: partial(recording.ActivationRecorder, w.model, ["conv"]),
     "recording.ActivationRecorder.record": lambda w: partial(w.recorder.record, w.images, transform=transform, progress=False),
     "recording.ActivationRecorder.summarize": lambda w: partial(w.recorder.summarize, w.images, transform=transform, k=3, progress=False),
+    "recording.record_beside": lambda w: partial(recording.record_beside, w.recorder, w.images, [], transform=transform, progress=False),
     "recording.record_checkpoints": lambda w: partial(
         recording.record_checkpoints, w.model, {"a": w.model.state_dict()}, w.images, layers=["fc"], transform=transform, progress=False
     ),

@@ -1,4 +1,4 @@
-"""The command line: ``neuroprobe demo | dissect | probe | layers | doctor``; its options are in `neuroprobe._cli.options`.
+"""The command line: ``neuroprobe demo | dissect | probe | layers | doctor``; its options are in `options.py`.
 
 Exit codes: 0, done; 2, something in the input is not as it must be, or the model or its transform raises (one line on
 standard error says what); 130, interrupted.

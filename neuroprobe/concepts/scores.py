@@ -197,7 +197,7 @@ class ConceptPass:
 class ConceptScores:
     """How much each concept is in each image; kept as embeddings, from which scores are made as they are needed.
 
-    Of given labels (`neuroprobe.concepts.labels`), the image vectors are the labels themselves, one dimension per concept, and the
+    Of `neuroprobe.GivenLabels`, the image vectors are the labels themselves, one dimension per concept, and the
     text vectors the unit matrix: so the "similarities" are the labels, and no vector needs to have unit length.
 
     Attributes

@@ -61,8 +61,8 @@ def dissect(
     Parameters
     ----------
     activations : Activations or ActivationSummary
-        One row per image (pooled). A summary is enough for wpmi, soft_wpmi, rank_reorder and peak_mean, if it kept as
-        many highest images as they use.
+        One row per image (pooled). A summary is enough for functions of a unit's highest images, such as soft_wpmi and peak_mean,
+        if it kept as many as they use.
     scores : ConceptScores
         Of the same images.
     similarity : str, Scorer class or callable, default "peak_correlation"

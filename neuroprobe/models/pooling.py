@@ -1,6 +1,6 @@
 """Pooling: how a module's output becomes one row of units per image.
 
-Which axis holds the units is the matter of `neuroprobe.models.axes`. Means are computed in float32 whatever the
+Which axis holds the units is the matter of `axes.py`. Means are computed in float32 whatever the
 model's precision, so that values of bfloat16 do not collapse into ties.
 """
 

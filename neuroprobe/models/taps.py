@@ -68,7 +68,7 @@ class Reading:
 
     @property
     def by_unit(self) -> torch.Tensor:
-        """A view of the values, [n_images, n_units, *positions]."""
+        """A view of the values, [n_images, n_units, ...], the positions last."""
         return self.values.movedim((self.axes.images, self.axes.units), (0, 1))
 
 

@@ -1,6 +1,6 @@
 """One hidden ReLU layer for every problem of a batch, fitted by L-BFGS.
 
-As in `neuroprobe.probing._linear`, tensors are [n_problems, n_images, r] on any device, a problem never feels the others, and in rotated
+As in `_linear.py`, tensors are [n_problems, n_images, r] on any device, a problem never feels the others, and in rotated
 coordinates the same steps are taken.
 """
 

@@ -48,7 +48,7 @@ class ProbingStudy:
         As in `neuroprobe.ActivationRecorder`; tables call them by their `Site.key`.
     concept_sets : ConceptSets
     probes : sequence of (kind, features) or (probe, features), default the blog's three
-        Kinds "linear", "nonlinear", "sparse", "mean_difference" and "regression", or a probe with other parameters such as
+        Kinds ("linear", "nonlinear", ...: all of `neuroprobe.probing.list_probes`), or a probe with other parameters such as
         ``LinearProbe(C=(0.01, 1.0))``, or any classifier of scikit-learn's kind (pooled features, scope layer; its `random_state`
         is the split's seed); features "pooled" (mean over positions) and "spatial" (all of them). Scaling goes with the
         features: per unit where they are pooled, by one number where they are spatial. A regression predicts the concept's likelihood.

@@ -14,4 +14,5 @@ __all__ = [
     "ActivationSummary",
     "UnitStatistics",
     "record_checkpoints",
+    "record_beside",
 ]

@@ -2,7 +2,7 @@
 
 `LayerSummary` takes batches as they come; `ActivationSummary` is what it has found, for all layers. Everything in a
 summary follows from the set of images alone: summaries of parts merge, in any order, to the very bits of the summary
-of the whole. Sums are exact (`neuroprobe.recording._sums`), and of equal values the one with the lower row comes first.
+of the whole. Sums are exact (`_sums.py`), and of equal values the one with the lower row comes first.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Target(ABC):
 
     @abstractmethod
     def values(self, pooled: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-        """What is climbed, [n], from pooled units [n, n_units] and all that the layer gives [n, n_units, *positions], differentiably."""
+        """What is climbed, [n], from pooled units [n, n_units] and all that the layer gives [n, n_units, ...], differentiably."""
 
     @property
     def made_for(self) -> Any:

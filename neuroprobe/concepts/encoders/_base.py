@@ -35,6 +35,8 @@ class PromptTooLongError(InputError):
         The concept the text is a prompt of.
     """
 
+    __module__ = "neuroprobe.concepts"  # as users import it, in tracebacks too
+
     def __init__(self, text: str, limit: int, concept: str | None = None) -> None:
         self.text, self.limit = text, limit
         whose = "" if concept is None else f" of the concept {shortened(concept)}"

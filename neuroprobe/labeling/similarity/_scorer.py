@@ -117,7 +117,7 @@ class Scorer(ABC, Generic[_Units]):
         """
         raise InputError(
             f"Expected a similarity function that needs only a unit's highest activations, but {type(self).__name__} needs all of them. "
-            "Record the activations themselves, or choose soft_wpmi, wpmi, rank_reorder or peak_mean."
+            "Record the activations themselves, or choose a function such as soft_wpmi or peak_mean."
         )
 
     @abstractmethod

@@ -27,7 +27,7 @@ from neuroprobe.images import Images
 
 INDEX = "index.html"
 MANIFEST = "data/manifest.json"
-_KIND = "neuroprobe.reports.page._write 1"
+_KIND = "neuroprobe page 1"
 _FOLDERS = ("data", "images")
 
 #: What a page consists of. A manifest that names anything else is not believed.
