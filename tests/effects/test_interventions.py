@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from bases import direction
 from helpers import noise_images
 from helpers import to_tensor as transform
 from torch import nn
@@ -17,7 +18,7 @@ from torchvision.models import vision_transformer
 
 from neuroprobe.effects import ablate, directional_derivatives, steer
 from neuroprobe.exceptions import InputError, UnknownNameError
-from neuroprobe.models import Direction, Site
+from neuroprobe.models import Site
 from neuroprobe.recording import ActivationRecorder, Activations
 from neuroprobe.world import target_transform
 
@@ -264,10 +265,6 @@ def test_lstm_cells_and_other_precisions(net: Net, batch: torch.Tensor) -> None:
 # --- steer
 
 
-def direction(layer: str, weights, features: str = "pooled") -> Direction:
-    return Direction("red", "model", layer, features, "linear", 0, np.asarray(weights), 0.0)
-
-
 def test_a_directions_strength_is_in_the_layers_units_or_in_standard_deviations(net: Net, batch: torch.Tensor) -> None:
     vector = np.array([2.0, -1, 0, 2])
     activations = recorded(net, "conv")
@@ -294,7 +291,7 @@ def test_a_spatial_direction_moves_each_position_by_its_own_part(net: Net, batch
 
 
 def test_a_small_step_is_the_derivative(net: Net) -> None:
-    images, one = noise_images(4), direction("twice", [1.0, 2, 3, 4])
+    images = noise_images(4)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(144, 2)).eval()
     one = direction("1", [1.0, 2, 3, 4])
     found = directional_derivatives(model, images, [one], outputs={"0": 0}, transform=transform)[0, 0]
@@ -338,16 +335,15 @@ def test_values_that_do_not_fit_are_refused(net: Net, batch: torch.Tensor) -> No
 
 
 def test_means_of_something_else_are_refused(net: Net) -> None:
-    with pytest.raises(InputError, match=r"to take the means from.*Record them: ActivationRecorder\(model, \['conv'\]\)"):
-        entered(ablate(net, "conv", 0))
-    with pytest.raises(UnknownNameError, match="Expected a recorded layer, but got 'conv'"):
-        entered(ablate(net, "conv", 0, activations=recorded(net, "relu")))
-    with pytest.raises(InputError, match=r"recorded with pooling='mean', but got some with 'max'"):
-        entered(ablate(net, "conv", 0, activations=recorded(net, "conv", pooling="max")))
-    with pytest.raises(InputError, match=r"these activations are of 'twice' call 1\. Hand in the same Site"):
-        entered(ablate(net, "twice", 0, activations=recorded(net, Site("twice", call=1))))
-    with pytest.raises(InputError, match="from 0 to 3 of 'conv', but got 4"):
-        entered(ablate(net, "conv", 4, activations=recorded(net, "conv")))
+    for layer, unit, activations, message in (
+        ("conv", 0, None, r"to take the means from.*Record them: ActivationRecorder\(model, \['conv'\]\)"),
+        ("conv", 0, recorded(net, "relu"), "Expected a recorded layer, but got 'conv'"),
+        ("conv", 0, recorded(net, "conv", pooling="max"), r"recorded with pooling='mean', but got some with 'max'"),
+        ("twice", 0, recorded(net, Site("twice", call=1)), r"these activations are of 'twice' call 1\. Hand in the same Site"),
+        ("conv", 4, recorded(net, "conv"), "from 0 to 3 of 'conv', but got 4"),
+    ):
+        with pytest.raises((InputError, UnknownNameError), match=message):
+            entered(ablate(net, layer, unit, activations=activations))
     activations = recorded(net, "conv")
     with torch.no_grad():
         net.head.bias += 1
@@ -356,8 +352,9 @@ def test_means_of_something_else_are_refused(net: Net) -> None:
 
 
 def test_models_and_layers_that_cannot_be_changed_are_refused(net: Net, batch: torch.Tensor) -> None:
-    with pytest.raises(UnknownNameError, match="Did you mean 'conv'"):
-        entered(ablate(net, "conf", 0, "zero"))
+    for layer, message in (("conf", "Did you mean 'conv'"), (["conv"], "module names of Net")):
+        with pytest.raises(UnknownNameError, match=message):
+            entered(ablate(net, layer, 0, "zero"))
     with pytest.raises(InputError, match=r"model\.module"):
         entered(ablate(nn.DataParallel(net), "module.conv", 0, "zero"))
     with pytest.raises(InputError, match=r"model\._orig_mod"):
@@ -404,12 +401,6 @@ def test_every_module_of_the_worlds_target_can_be_ablated(target: nn.Module, wor
             with ablate(target, layer, [0, 5], 3.0):
                 assert not torch.equal(target(x), before), layer
         assert torch.equal(target(x), before)
-
-
-def test_what_is_no_layers_name_is_told(net: Net) -> None:
-    for layer in (["conv"], None, 3):
-        with pytest.raises(UnknownNameError, match="module names of Net"):
-            entered(ablate(net, layer, 0, "mean", activations=recorded(net, "conv")))
 
 
 def test_values_are_numbers_of_any_kind(net: Net, batch: torch.Tensor) -> None:

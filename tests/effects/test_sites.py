@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from bases import Reordered, direction
 from helpers import noise_images
 from helpers import to_tensor as transform
 from torch import nn
 
-from neuroprobe import Direction, LabelReport
+from neuroprobe import LabelReport
 from neuroprobe.concepts import ConceptSet
 from neuroprobe.effects import ablate, attribute_units, causal_effect, directional_derivatives, explain_class, steer, tcav, units_named
 from neuroprobe.exceptions import InputError
@@ -20,19 +21,6 @@ from neuroprobe.recording import ActivationRecorder, Activations
 IMAGES = noise_images(10)
 #: Unit i of the permuting basis is channel ORDER[i].
 ORDER = [2, 0, 4, 1, 3]
-
-
-class Reordered:
-    """A basis of a layer's channels in another order."""
-
-    def __init__(self, order: list[int]) -> None:
-        self.order, self.back, self.fingerprint = order, np.argsort(order).tolist(), f"order {order}"
-
-    def encode(self, values: torch.Tensor) -> torch.Tensor:
-        return values[..., self.order]
-
-    def decode(self, units: torch.Tensor) -> torch.Tensor:
-        return units[..., self.back]
 
 
 class Rectified:
@@ -144,7 +132,7 @@ def test_in_a_basis_with_an_error_the_rest_of_the_layer_stays(net: Net, batch: t
 
 def test_causal_effects(net: Net) -> None:
     red = ConceptSet("red", "color", ("0", "3", "4"), ("1", "2", "5", "6"))
-    probe = Direction("red", "model", "mix", "pooled", "linear", 0, np.arange(6.0), 0.5)
+    probe = direction("mix", np.arange(6.0), bias=0.5)
 
     def effects(site: str | Site, units: list[int]) -> pd.DataFrame:
         return causal_effect(
@@ -190,24 +178,20 @@ def test_attributions_to_latents_by_hand(net: Net) -> None:
     np.testing.assert_allclose(found.baseline_scores, net.after(start)[:, 3].detach(), rtol=1e-5)
 
 
-def of_conv(weights: np.ndarray, features: str = "pooled") -> Direction:
-    return Direction("red", "model", "conv", features, "linear", 0, weights, 0.0)
-
-
 def test_derivatives(net: Net) -> None:
     vector, map_ = np.array([1.0, -2, 0, 0.5, 3]), np.random.default_rng(0).normal(size=(5, 36))
 
     def derivatives(of: np.ndarray, at: np.ndarray, *sites: Site) -> np.ndarray:
-        given = [of_conv(of), of_conv(at.reshape(-1), "spatial")]
+        given = [direction("conv", of), direction("conv", at.reshape(-1), "spatial")]
         return directional_derivatives(net, IMAGES, given, outputs={"0": 0, "3": 3}, transform=transform, sites=sites)
 
     expected = derivatives(vector, map_)
     np.testing.assert_array_equal(derivatives(vector, map_, IDENTITY), expected)
     np.testing.assert_allclose(derivatives(permuted(vector), permuted(map_), PERMUTED), expected, rtol=1e-4, atol=1e-7)
-    latent = Direction("red", "model", "latents", "pooled", "linear", 0, np.array([0, 0, 1.0]), 0.0)
+    latent = direction("latents", [0, 0, 1.0])
     site = Site("conv", basis=Rectified(), name="latents")
     found = directional_derivatives(net, IMAGES, [latent], outputs={"0": 0}, transform=transform, sites=[site])
-    row = directional_derivatives(net, IMAGES, [of_conv(Rectified.rows[2].numpy())], outputs={"0": 0}, transform=transform)
+    row = directional_derivatives(net, IMAGES, [direction("conv", Rectified.rows[2].numpy())], outputs={"0": 0}, transform=transform)
     np.testing.assert_allclose(found, row * np.linalg.norm(Rectified.rows[2]), rtol=1e-4)
 
 
@@ -216,7 +200,7 @@ def test_tcav(net: Net) -> None:
 
     def tested(given: np.ndarray, *sites: Site) -> pd.DataFrame:
         return tcav(
-            net, IMAGES, of_conv(given), outputs=1, transform=transform, random_images=noise_images(30, seed=2), n_random=20,
+            net, IMAGES, direction("conv", given), outputs=1, transform=transform, random_images=noise_images(30, seed=2), n_random=20,
             n_positive=10, n_negative=15, sites=sites,
         ).table  # fmt: skip
 
@@ -311,7 +295,7 @@ def test_a_basis_works_in_evaluation_mode_and_gets_its_own_back(net: Net) -> Non
     site, given = Site("conv", basis=basis, name="conv"), {"outputs": {"0": 0}, "transform": transform}
     for function in (
         lambda site: attribute_units(net, IMAGES, site, 0, transform=transform).values,
-        lambda site: directional_derivatives(net, IMAGES, [of_conv(np.arange(5.0))], sites=[site], **given),
+        lambda site: directional_derivatives(net, IMAGES, [direction("conv", np.arange(5.0))], sites=[site], **given),
         lambda site: causal_effect(net, IMAGES, red, layer=site, units=1, value="zero", match="random", n_random=0, **given).table[
             "effect"
         ],

@@ -7,12 +7,12 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from bases import Reordered, direction
 from helpers import scores_of
 from torch import nn
 
 from neuroprobe import ActivationRecorder, Activations, Images, Site
 from neuroprobe.exceptions import InputError
-from neuroprobe.models import Direction
 from neuroprobe.visualization import (
     Example,
     facets,
@@ -32,19 +32,6 @@ LAYER, N_UNITS = "features.3", 8
 ORDER = (3, 0, 6, 1, 7, 2, 5, 4)  # unit i is channel ORDER[i]
 GIVEN = {"transform": target_transform()}
 QUICK = {**GIVEN, "steps": 4, "batch_size": 2}
-
-
-class Reordered:
-    """A basis whose units are the channels in another order."""
-
-    def __init__(self, order: tuple[int, ...]) -> None:
-        self.order, self.fingerprint = torch.tensor(order), f"reordered {order}"
-
-    def encode(self, values: torch.Tensor) -> torch.Tensor:
-        return values[..., self.order]
-
-    def decode(self, units: torch.Tensor) -> torch.Tensor:
-        return units[..., self.order.argsort()]
 
 
 class TopK(nn.Module):
@@ -162,9 +149,8 @@ def test_units_of_another_site_are_refused(world: Images, target: nn.Module) -> 
         regions(target, world, channels, layer=PERMUTED, **GIVEN)
     with pytest.raises(InputError, match="Expected examples of one unit"):
         plot_examples([*latents, *channels], world)
-    direction = Direction("red", "model", LAYER, "pooled", "linear", 0, np.ones(N_UNITS, np.float32), 0.0)
     with pytest.raises(InputError, match=r"Expected directions of 'features\.3 .in the basis"):
-        visualize(target, PERMUTED, direction, **QUICK)
+        visualize(target, PERMUTED, direction(LAYER, np.ones(N_UNITS)), **QUICK)
 
 
 def test_latents_of_a_topk_encoder_are_seen_as_latents(world: Images, target: nn.Module) -> None:
