@@ -230,14 +230,21 @@ def test_an_image_that_is_not_there_is_refused(image) -> None:
         ({"baseline": [1, 2]}, InputError, "each of the 5 units of 'conv', but got 2"),
         ({"baseline": np.ones((5, 1))}, InputError, r"finite number per unit, \[n_units\], but got \(5, 1\)"),
         ({"baseline": [np.nan] * 5}, InputError, "finite number per unit"),
-        ({"n_steps": 0}, InputError, "`n_steps` to be a whole number"),
+        *(({"baseline": wrong}, InputError, "Expected `baseline` to be numbers") for wrong in ("mean", [[1], [1, 2]], {"a": 1})),
+        *(({"output": wrong}, InputError, "Expected output 'output' as its number or a function") for wrong in ("red", None, True, 1.0)),
+        *(
+            ({"images": wrong}, InputError, r"Expected a PIL image, several, or neuroprobe.Images \(for a folder: Images\(folder\)\)")
+            for wrong in ("photos", Path("photos"), None, torch.zeros(2, 3, 8, 8))
+        ),
+        ({"model": None}, InputError, "Expected a torch.nn.Module"),
+        ({"model": nn.DataParallel(Net())}, InputError, "model.module"),
         ({"layer": Site("conv", basis=torch.relu)}, InputError, "Expected a basis with `decode`"),
     ],
 )
 def test_what_makes_no_sense_is_refused(given, error, message: str) -> None:
-    known = {"layer": "conv", "output": 0, "transform": transform, **given}
+    known = {"model": Net(), "images": noise_images(4), "layer": "conv", "output": 0, "transform": transform, **given}
     with pytest.raises(error, match=message):
-        attribute_units(Net(), noise_images(4), known.pop("layer"), known.pop("output"), **known)
+        attribute_units(**known)
 
 
 def test_without_captum_it_is_said_before_any_image_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,32 +275,8 @@ def test_without_captum_it_is_said_before_any_image_is_read(monkeypatch: pytest.
     assert read == []
 
 
-@pytest.mark.parametrize("output", ["red", None, True, 1.0])
-def test_what_is_no_output_is_told(output) -> None:
-    with pytest.raises(InputError, match="Expected output 'output' as its number or a function"):
-        attribute_units(Net(), noise_images(2), "conv", output, transform=transform)
-
-
 def test_an_outputs_number_of_numpy_is_a_number() -> None:
     assert attribute_units(Net(), noise_images(2), "conv", np.int64(1), transform=transform).metadata["output"] == 1
-
-
-@pytest.mark.parametrize("images", ["photos", Path("photos"), None, torch.zeros(2, 3, 8, 8)])
-def test_what_are_no_images_is_told(images) -> None:
-    with pytest.raises(InputError, match=r"Expected a PIL image, several, or neuroprobe.Images \(for a folder: Images\(folder\)\)"):
-        attribute_units(Net(), images, "conv", 0, transform=transform)
-
-
-@pytest.mark.parametrize("baseline", ["mean", [[1], [1, 2]], {"a": 1}])
-def test_a_baseline_that_is_no_numbers_is_told(baseline) -> None:
-    with pytest.raises(InputError, match="Expected `baseline` to be numbers"):
-        attribute_units(Net(), noise_images(2), "conv", 0, transform=transform, baseline=baseline)
-
-
-def test_models_in_which_hooks_do_not_work_are_refused() -> None:
-    for model, message in ((None, "Expected a torch.nn.Module"), (nn.DataParallel(Net()), "model.module")):
-        with pytest.raises(InputError, match=message):
-            attribute_units(model, noise_images(2), "conv", 0, transform=transform)
 
 
 def test_attributions_that_are_not_finite_are_told() -> None:

@@ -109,16 +109,15 @@ def test_a_direction_is_of_the_last_checkpoint_unless_another_is_asked_for() -> 
 
 def test_unknown_directions_are_refused_by_name() -> None:
     report = quick(directions=directions())
-    with pytest.raises(UnknownNameError, match=r"whose concept is known, but got 'reed'. Did you mean 'red'"):
-        report.direction("reed", "a")
-    with pytest.raises(UnknownNameError, match="whose layer is known, but got 'c'"):
-        report.direction("red", "c")
-    with pytest.raises(UnknownNameError, match="whose seed is known, but got 7"):
-        report.direction("red", "a", seed=7)
-    with pytest.raises(UnknownNameError, match="whose kind is known, but got 'sparse'"):
-        report.direction("red", "a", kind="sparse")
-    with pytest.raises(UnknownNameError, match="whose checkpoint is known"):
-        report.direction("red", "a", checkpoint="early")
+    for wrong, message in (
+        ({"concept": "reed"}, "concept is known, but got 'reed'. Did you mean 'red'"),
+        ({"layer": "c"}, "layer is known, but got 'c'"),
+        ({"seed": 7}, "seed is known, but got 7"),
+        ({"kind": "sparse"}, "kind is known, but got 'sparse'"),
+        ({"checkpoint": "early"}, "checkpoint is known"),
+    ):
+        with pytest.raises(UnknownNameError, match=f"whose {message}"):
+            report.direction(**{"concept": "red", "layer": "a", **wrong})
     with pytest.raises(InputError, match="keep_directions=True"):
         quick().direction("red", "a")
 

@@ -116,22 +116,18 @@ def test_what_cannot_be_answered_is_refused() -> None:
         with pytest.raises(InputError, match="Expected examples as top_images"):
             check_examples(other)
     summary = summary_of(activations, k=2)
-    with pytest.raises(UnknownNameError, match="fc"):
-        top_images(activations, "fd", 0)
-    with pytest.raises(InputError, match="Expected a unit from 0 to 0 of 'fc', but got 1"):
-        top_images(activations, "fc", 1, k=1)
-    with pytest.raises(InputError, match="Expected a unit from 0 to 0 of 'fc', but got -1"):
-        top_images(summary, "fc", -1, k=1)
-    with pytest.raises(InputError, match="Expected `k` from 1 to 3, the number of images, but got 4"):
-        top_images(activations, "fc", 0, k=4)
-    with pytest.raises(InputError, match="Expected `k` to be a whole number of at least 1"):
-        top_images(activations, "fc", 0, k=0)
-    with pytest.raises(InputError, match="Summarize with k=3"):
-        top_images(summary, "fc", 0, k=3)
+    for given, layer, unit, k, message in (
+        (activations, "fd", 0, 1, "fc"),
+        (activations, "fc", 1, 1, "Expected a unit from 0 to 0 of 'fc', but got 1"),
+        (summary, "fc", -1, 1, "Expected a unit from 0 to 0 of 'fc', but got -1"),
+        (activations, "fc", 0, 4, "Expected `k` from 1 to 3, the number of images, but got 4"),
+        (summary, "fc", 0, 3, "Summarize with k=3"),
+        ("x", "fc", 0, 1, "Expected activations of every image, but got str 'x'"),
+    ):
+        with pytest.raises((InputError, UnknownNameError), match=message):
+            top_images(given, layer, unit, k=k)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="a summary, which has a unit's ends only"):
         quantile_examples(summary, "fc", 0)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="Expected activations of every image, but got str 'x'"):
-        top_images("x", "fc", 0)  # type: ignore[arg-type]
     for quantiles in ([1.1], [0.5, 0.5], [], 0.5, [float("nan")]):
         with pytest.raises(InputError, match="quantiles"):
             quantile_examples(activations, "fc", 0, quantiles=quantiles, k=1)  # type: ignore[arg-type]

@@ -152,23 +152,18 @@ def test_the_threshold_of_network_dissection(world: Images, target: nn.Module) -
 
 def test_layers_without_a_map_are_refused(world: Images, target: nn.Module) -> None:
     options = {"transform": target_transform()}
-    with pytest.raises(InputError, match=r"'classifier' to give a map.*gives \(12, 31\).*no place in the image"):
-        unit_maps(target, world, "classifier", 0, **options)
-    with pytest.raises(InputError, match=r"Expected a unit from 0 to 7 of 'features\.3', but got 8"):
-        unit_maps(target, world, LAYER, 8, **options)
-    for unit in (-1, True, 1.0):
-        with pytest.raises(InputError, match=r"Expected a unit from 0 on of .*, but got "):
-            unit_maps(target, world, LAYER, unit, **options)  # type: ignore[arg-type]
-    for model, match in (("model", "got str"), (nn.DataParallel(target), r"model\.module")):
-        with pytest.raises(InputError, match=match):
-            unit_maps(model, world, LAYER, 0, **options)  # type: ignore[arg-type]
-    for images in (3, "folder", None):
-        with pytest.raises(InputError, match="Expected the probing set as neuroprobe"):
-            unit_maps(target, images, LAYER, 0, **options)  # type: ignore[arg-type]
+    for wrong, message in (
+        ({"layer": "classifier"}, r"'classifier' to give a map.*gives \(12, 31\).*no place in the image"),
+        ({"unit": 8}, r"Expected a unit from 0 to 7 of 'features\.3', but got 8"),
+        ({"model": "model"}, "got str"),
+        ({"model": nn.DataParallel(target)}, r"model\.module"),
+        *(({"images": images}, "Expected the probing set as neuroprobe") for images in (3, "folder", None)),
+        ({"layer": "feature.3"}, r"features\.3"),
+    ):
+        with pytest.raises((InputError, UnknownNameError), match=message):
+            unit_maps(**{"model": target, "images": world, "layer": LAYER, "unit": 0, **options, **wrong})  # type: ignore[arg-type]
     with pytest.raises(InputError, match="Expected the probing set as neuroprobe"):
         firing_threshold(target, [world[0]], LAYER, 0, **options)  # type: ignore[arg-type]
-    with pytest.raises(UnknownNameError, match=r"features\.3"):
-        unit_maps(target, world, "feature.3", 0, **options)
     assert not any(module._forward_hooks for module in target.modules())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,33 @@ def data_of(folder: Path, name: str) -> Any:
         _, end = decoder.raw_decode(rest)
         rest = rest[end:].removeprefix(",")
     return decoder.raw_decode(rest)[0]
+
+
+class Elements(HTMLParser):
+    """The elements of a page with their attributes, its texts, and those of its tables' cells."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.attributes: list[tuple[str, dict[str, Any]]] = []
+        self.texts: list[str] = []
+        self.cells: list[str] = []
+        self._in_cell = False
+        self.feed(text)
+
+    @property
+    def tags(self) -> list[str]:
+        return [tag for tag, _ in self.attributes]
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.attributes.append((tag, dict(attrs)))
+        self._in_cell = tag == "td"
+        if self._in_cell:
+            self.cells.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_cell = False
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+        if self._in_cell:
+            self.cells[-1] += data
