@@ -40,7 +40,7 @@ def describe_output(output: Any) -> str:
     return f"{type(output).__name__} ({', '.join(shown)}{', ...' if len(parts) > 8 else ''})"
 
 
-def select_output(output: Any, selection: Selection | None, *, layer: str) -> torch.Tensor:
+def select_output(output: Any, selection: Selection | None, *, layer: str, side: str = "output") -> torch.Tensor:
     """The tensor that the user means.
 
     Parameters
@@ -49,18 +49,20 @@ def select_output(output: Any, selection: Selection | None, *, layer: str) -> to
         What the module `layer` returned.
     selection : int, str, callable or None
         None where the output is a tensor itself, or holds one and None beside it.
+    side : {"output", "input"}, default "output"
+        Whether this is what the module returned or what it got, for messages.
 
     Raises
     ------
     InputError
         There is no such part, or what is there is no tensor; the message names the parts.
     """
-    key = _key(output, selection, layer)
+    key = _key(output, selection, layer, side)
     part = output if key is None else key(output) if callable(key) else _parts(output)[key]
     if not isinstance(part, torch.Tensor):
         raise InputError(
             f"Expected the selection {selection!r} of {layer!r} to be a tensor, but it is {describe_output(part)} of "
-            f"{describe_output(output)}. {_advice(output, layer)}"
+            f"{describe_output(output)}. {_advice(output, layer, side)}"
         )
     return part
 
@@ -86,27 +88,29 @@ def _parts(output: Any) -> dict[Any, Any]:
     return parts if isinstance(output, Mapping) else {**dict(enumerate(parts.values())), **parts}
 
 
-def _key(output: Any, selection: Selection | None, layer: str) -> Any:
+def _key(output: Any, selection: Selection | None, layer: str, side: str = "output") -> Any:
     """What selects the tensor: None for the output itself; where nothing is said, the only one beside None."""
+    verb = "get" if side == "input" else "return"
     if selection is None:
         if isinstance(output, torch.Tensor):
             return None
         there = {key: part for key, part in choices(output).items() if part is not None}
         if len(there) == 1 and isinstance(next(iter(there.values())), torch.Tensor):
             return next(iter(there))
-        raise InputError(f"Expected {layer!r} to return a tensor, but it returns {describe_output(output)}. {_advice(output, layer)}")
+        raise InputError(f"Expected {layer!r} to {verb} a tensor, but it {verb}s {describe_output(output)}. {_advice(output, layer, side)}")
     if not callable(selection) and selection not in _parts(output):
         raise InputError(
-            f"Expected a part of what {layer!r} returns, but got {selection!r}; it returns {describe_output(output)}. "
-            f"{_advice(output, layer)}"
+            f"Expected a part of what {layer!r} {verb}s, but got {selection!r}; it {verb}s {describe_output(output)}. "
+            f"{_advice(output, layer, side)}"
         )
     return selection
 
 
-def _advice(output: Any, layer: str) -> str:
+def _advice(output: Any, layer: str, side: str) -> str:
+    site = f"Site({layer!r}, side='input', select=" if side == "input" else f"Site({layer!r}, select="
     tensors = [key for key, part in choices(output).items() if isinstance(part, torch.Tensor)]
     if isinstance(output, torch.Tensor):
         return "Leave `select` out."
     if not tensors:
-        return f"Give a function that takes the tensor out of it, Site({layer!r}, select=function), or take a module inside it."
-    return f"Say which part: {' or '.join(f'Site({layer!r}, select={key!r})' for key in tensors[:4])}."
+        return f"Give a function that takes the tensor out of it, {site}function), or take a module inside it."
+    return f"Say which part: {' or '.join(f'{site}{key!r})' for key in tensors[:4])}."

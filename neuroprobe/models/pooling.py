@@ -97,8 +97,16 @@ def _named(output: torch.Tensor, pooling: str | tuple[Literal["token"], int], ax
 
 
 def _mean(output: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
-    wide = torch.float32 if output.dtype in _NARROW or not output.is_floating_point() else None
-    return output.mean(axes, dtype=wide)
+    """Of positions added half by half: unlike those of `torch.mean`, a unit's bits depend neither on its number nor on how memory lies."""
+    values = output.movedim(axes, tuple(range(1, 1 + len(axes)))).flatten(1, len(axes))  # [n, positions, ...]
+    if output.dtype in _NARROW or not output.is_floating_point():
+        values = values.to(torch.float32)
+    n_positions = n_left = values.shape[1]
+    while n_left > 1:
+        n_left, half = n_left - n_left // 2, n_left // 2
+        added = values[:, :half] + values[:, n_left : n_left + half]
+        values = added if half == n_left else torch.cat([added, values[:, half:n_left]], dim=1)
+    return values.sum(1) / n_positions
 
 
 def tokens_of(output: torch.Tensor, tokens: str, axes: Axes, *, layer: str) -> torch.Tensor:

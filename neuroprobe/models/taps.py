@@ -88,7 +88,7 @@ class Run:
     @cached_property
     def whole(self) -> torch.Tensor:
         """The selected part of the output."""
-        tensor = select_output(self.output, self.site.select, layer=self.site.layer)
+        tensor = select_output(self.output, self.site.select, layer=self.site.layer, side=self.site.side)
         return tensor if self._gradients else tensor.detach()
 
     @cached_property

@@ -41,6 +41,16 @@ def test_against_plain_python(shape: tuple[int, ...], axis: int, pooling: str) -
     torch.testing.assert_close(rows, torch.tensor(slow_pool(output, pooling, axis)))
 
 
+@pytest.mark.parametrize("shape", [(3, 40, 4, 4), (3, 40, 7, 9), (3, 40, 17), (3, 40, 1)])
+def test_a_units_bits_depend_neither_on_its_number_nor_on_the_memory(shape: tuple[int, ...]) -> None:
+    """Of 40 units the first 32 and the last 8 are not added alike by `torch.mean`, nor tokens that are kept images second."""
+    output, order = torch.randn(shape, generator=torch.Generator().manual_seed(0)), torch.arange(40).roll(13)
+    expected = pool(output, "mean", unit_axis=1)
+    last = output.movedim(1, -1)[..., order].contiguous()
+    assert torch.equal(pool(last, "mean", unit_axis=last.ndim - 1), expected[:, order])
+    assert torch.equal(pool(last.transpose(0, 1).contiguous().transpose(0, 1), "mean", unit_axis=last.ndim - 1), expected[:, order])
+
+
 def test_by_hand() -> None:
     output = torch.tensor([[[[1.0, 2.0], [3.0, 6.0]], [[-1.0, -2.0], [-3.0, 0.0]]]])  # [1, 2 units, 2, 2]
     assert pool(output, "mean", unit_axis=1).tolist() == [[3.0, -1.5]]
