@@ -90,10 +90,6 @@ def forward_order(parts: Floats, among: Sequence[int], *, first: int | None = No
         The columns to put in order; ties by the lower place in it.
     first : int, optional
         How many to take; by default all.
-
-    Returns
-    -------
-    list of int
     """
     centered = parts - parts.mean(axis=0)
     left = centered.T @ centered.sum(axis=1)  # of every column with what is not yet explained

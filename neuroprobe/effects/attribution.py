@@ -180,10 +180,6 @@ def attribute_units(
     transform, batch_size, workers, progress
         As in `neuroprobe.ActivationRecorder.record`.
 
-    Returns
-    -------
-    UnitAttributions
-
     Raises
     ------
     InputError

@@ -146,10 +146,6 @@ def causal_effect(
     transform, batch_size, workers, progress
         As in `neuroprobe.ActivationRecorder.record`.
 
-    Returns
-    -------
-    EffectReport
-
     Raises
     ------
     InputError

@@ -372,10 +372,6 @@ def resolve_head(head: HeadLike, *, classes: Sequence[Any] | None = None) -> Hea
     classes : sequence, optional
         Names of the classes; of a probe and a direction they are known.
 
-    Returns
-    -------
-    Head
-
     Raises
     ------
     InputError

@@ -199,10 +199,6 @@ def layer_facets(
     seed : int, default 0
         Of the random sets and of k-means.
 
-    Returns
-    -------
-    list of UnitFacets
-
     Raises
     ------
     InputError

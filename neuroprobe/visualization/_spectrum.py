@@ -4,6 +4,11 @@ Colors are *decorrelated*: a pixel is ``mean + colors @ z``, and the three compo
 images, with variance 1 (Olah et al., 2017). An image made is ``sigmoid(4 (mean + colors @ z - 1/2))``, where the three planes of z are
 inverse Fourier transforms, so that a step changes it as natural images vary: the slope in the middle is 1, so that small contrasts stay
 as they are and nothing leaves [0, 1]. What is free differs: magnitude and phase (`FourierImages`), or phase alone (`PhaseImages`).
+
+References
+----------
+Olah, Mordvintsev and Schubert, Feature visualization, Distill 2017 (`FourierImages`). Fel et al., Unlocking feature visualization for
+deeper networks with MAgnitude Constrained Optimization, NeurIPS 2023, arXiv 2306.06805 (`PhaseImages`).
 """
 
 from __future__ import annotations
@@ -76,6 +81,8 @@ def image_spectrum(
 ) -> ImageSpectrum:
     """Measure colors and Fourier magnitudes of the user's own images; they are gone through twice.
 
+    What they are is told by the papers that `neuroprobe.visualize` names.
+
     Parameters
     ----------
     images : Images
@@ -91,11 +98,6 @@ def image_spectrum(
     ------
     InputError
         Both a transform and a size, a transform whose size depends on the image, or images that do not vary at all.
-
-    References
-    ----------
-    Olah, Mordvintsev and Schubert, Feature visualization, Distill 2017. Fel et al., Unlocking feature visualization for deeper
-    networks with MAgnitude Constrained Optimization, NeurIPS 2023, arXiv 2306.06805.
     """
     check_images(images)
     if transform is not None and size is not None:
@@ -212,10 +214,6 @@ class FourierImages(Parametrization):
         Larger for smoother images.
     contrast : float, default 1.5
         The largest root mean square of z, over all pixels and components; that of natural images is 1.
-
-    References
-    ----------
-    Olah, Mordvintsev and Schubert, Feature visualization, Distill 2017.
     """
 
     def __init__(
@@ -252,11 +250,6 @@ class PhaseImages(Parametrization):
 
     Every image has the magnitudes of `spectrum` before the sigmoid. (The up to four coefficients that are real have no phase: they
     lie between minus and plus their magnitude. Among them is the mean.)
-
-    References
-    ----------
-    Fel et al., Unlocking feature visualization for deeper networks with MAgnitude Constrained Optimization, NeurIPS 2023,
-    arXiv 2306.06805.
     """
 
     def __init__(self, spectrum: ImageSpectrum) -> None:

@@ -212,10 +212,6 @@ def visualize(
     progress : bool, optional
         Show a progress bar; by default only on a terminal.
 
-    Returns
-    -------
-    Visualization
-
     Raises
     ------
     UnknownNameError

@@ -102,10 +102,6 @@ def receptive_field(
     unit : int, optional
         By default any unit of the layer: units can differ, as the branches of an Inception block do.
 
-    Returns
-    -------
-    ReceptiveField
-
     Raises
     ------
     InputError

@@ -43,10 +43,6 @@ def plot_examples(
     columns : int, default 9
         Pictures in a row, where there are no quantiles.
 
-    Returns
-    -------
-    matplotlib.figure.Figure
-
     Raises
     ------
     InputError
@@ -80,10 +76,6 @@ def plot_facets(unit_facets: UnitFacets, images: Images, *, n: int = 8) -> Figur
         The probing set.
     n : int, default 8
         Images per facet.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
 
     Raises
     ------
