@@ -13,20 +13,7 @@ if TYPE_CHECKING:
 
 
 def plot_two_scores(table: pd.DataFrame, x: str, y: str, *, names: tuple[str, str], title: str, ax: Axes | None = None) -> Axes:
-    """A point per unit, a color per layer, and the line on which both scores are the same.
-
-    Parameters
-    ----------
-    table : DataFrame
-        With the column layer and those two.
-    x, y : str
-        Columns of numbers.
-    names : tuple of str
-        Of the axes.
-    title : str
-    ax : matplotlib Axes, optional
-        By default those of a new figure.
-    """
+    """Two columns of a table: a point per unit, a color per layer, and the line on which both are the same; `names` are the axes'."""
     ax = axes_or_new(ax, 5.4, 5.0)
     for layer, rows in table.groupby("layer", sort=False):
         ax.scatter(rows[x], rows[y], s=12, alpha=0.6, label=shortened(str(layer), 40))

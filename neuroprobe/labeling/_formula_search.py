@@ -175,18 +175,10 @@ class FormulaSearch:
     labels : ndarray of bool, [n_images, n_concepts]
     concepts : sequence of str
         Their names.
-    max_length : int
-        Terms of a formula.
-    beam_width : int
-        Formulas kept at every length.
     fractions : (float, float)
         A formula is true of at least and at most these fractions of the images.
-    max_siblings : int, optional
-        How many formulas of a beam may continue the same shorter one by the same operator; by default any number.
-    tolerance : float, default 0
-        The shortest formula whose AUC is at most this much below that of the best is taken.
-    device : str or torch.device, default "cpu"
-        Where products with the labels are made.
+    max_length, beam_width, max_siblings, tolerance, device
+        As in `neuroprobe.dissect_formulas`; by default any number of siblings, and no tolerance.
     """
 
     def __init__(
@@ -321,12 +313,7 @@ class FormulaSearch:
 
 
 def centered_ranks(values: npt.ArrayLike) -> Floats:
-    """Twice the rank of every value among its column's, ties shared, minus n + 1: whole numbers that sum to zero.
-
-    Parameters
-    ----------
-    values : array, [n_images, n_units]
-    """
+    """Twice the rank of every value [n_images, n_units] among its column's, ties shared, minus n + 1: whole numbers that sum to zero."""
     from scipy.stats import rankdata
 
     array = np.asarray(values)
@@ -361,18 +348,11 @@ def _no_formula(text: str) -> InputError:
 
 
 class SearchNull:
-    """The best AUCs that a search finds in random orders of the images, for units with as many equal lowest activations.
+    """The best AUCs that a search finds in `n` random orders of the images, for units with as many equal lowest activations.
 
     AUC reads ranks only, so one null serves all units without equal activations, exactly. Units that share their
     lowest value on many images (zeros after a ReLU) get a null with nearly as many, never more. That is conservative: sharing
     ranks averages over the orders that the ties leave open.
-
-    Parameters
-    ----------
-    search : FormulaSearch
-    n : int
-        Random orders.
-    seed : int
     """
 
     def __init__(self, search: FormulaSearch, *, n: int, seed: int) -> None:
@@ -382,21 +362,8 @@ class SearchNull:
     def p_value(self, auc: float, ranks: Floats, mask: BoolArray) -> float:
         """The share of random orders whose best formula reaches an AUC; beyond them all, the bound if that is less.
 
-        Valid as it is: below 1 / (n + 1) only the bound speaks, above it only the random orders.
-
-        Parameters
-        ----------
-        auc : float
-            Of the formula found.
-        ranks : ndarray, [n_images]
-            Doubled centered ranks of the unit's activations.
-        mask : ndarray of bool, [n_images]
-            Where the formula is true.
-
-        Returns
-        -------
-        float
-            NaN without random orders.
+        Valid as it is: below 1 / (n + 1) only the bound speaks, above it only the random orders; NaN without these. The unit's ranks are
+        doubled and centered, the mask is where the formula is true, both [n_images].
         """
         if not self._n:
             return float("nan")
@@ -431,13 +398,7 @@ def log_tail_bound(ranks: Floats, mask: BoolArray) -> float:
     """Logarithm of a bound on the probability that as many random images have at least the rank sum of the mask's.
 
     It is the least over t of ``m log(mean_i exp(t r_i)) - t sum_{i in mask} r_i``, with m the images of the mask, or of the
-    rest if they are fewer. It holds for any ranks, ties included; every t > 0 gives a bound, so the minimum need not be exact.
-
-    Parameters
-    ----------
-    ranks : ndarray, [n_images]
-        Centered; they sum to zero.
-    mask : ndarray of bool, [n_images]
+    rest if they are fewer. It holds for any centered ranks, ties included; every t > 0 gives a bound, so the minimum need not be exact.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import logsumexp

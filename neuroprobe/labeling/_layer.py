@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from neuroprobe._core import Floats, check_units
+from neuroprobe._core import BoolArray, Floats, Rows, check_units
 from neuroprobe.exceptions import InputError, UnknownNameError
 from neuroprobe.labeling._null import null_prior, null_sources, p_values, shuffled, shuffled_rows
 from neuroprobe.labeling.similarity._scorer import Scorer, UnitPart, joined, some_units
@@ -29,15 +29,9 @@ _UNITS = 256  # whose activations are copied at a time
 
 
 class LayerUnits(ABC):
-    """The units of a layer.
+    """The units of a layer."""
 
-    Attributes
-    ----------
-    varies : ndarray of bool, [n_units]
-        Whether a unit is not the same on every image.
-    """
-
-    varies: npt.NDArray[np.bool_]
+    varies: BoolArray  # whether a unit is not the same on every image, [n_units]
 
     def __len__(self) -> int:
         return len(self.varies)
@@ -47,10 +41,10 @@ class LayerUnits(ABC):
         """What the scorer needs of all units."""
 
     @abstractmethod
-    def null_parts(self, scorer: Scorer[Any], sources: npt.NDArray[np.int64], generator: np.random.Generator) -> UnitPart:
+    def null_parts(self, scorer: Scorer[Any], sources: Rows, generator: np.random.Generator) -> UnitPart:
         """The same of null units made from the units `sources`."""
 
-    def resampled_parts(self, scorer: Scorer[Any], rows: npt.NDArray[np.int64]) -> UnitPart | None:
+    def resampled_parts(self, scorer: Scorer[Any], rows: Rows) -> UnitPart | None:
         """The same of all units on images drawn with repetition; None where that cannot be known."""
         return None
 
@@ -75,25 +69,17 @@ class RecordedUnits(LayerUnits):
 
     def parts(self, scorer: Scorer[Any]) -> UnitPart:
         # copies: torch wants arrays that may be written to, and columns that lie together
-        blocks = (np.array(self._values[:, start : start + _UNITS]) for start in range(0, len(self), _UNITS))
-        return joined([scorer.units(_on(scorer, block)) for block in blocks])
+        return _scored(scorer, (np.array(self._values[:, start : start + _UNITS]) for start in range(0, len(self), _UNITS)))
 
-    def null_parts(self, scorer: Scorer[Any], sources: npt.NDArray[np.int64], generator: np.random.Generator) -> UnitPart:
-        return joined([scorer.units(_on(scorer, block)) for block in shuffled(self._values, sources, generator, size=_UNITS)])
+    def null_parts(self, scorer: Scorer[Any], sources: Rows, generator: np.random.Generator) -> UnitPart:
+        return _scored(scorer, shuffled(self._values, sources, generator, size=_UNITS))
 
-    def resampled_parts(self, scorer: Scorer[Any], rows: npt.NDArray[np.int64]) -> UnitPart:
-        blocks = (self._values[rows, start : start + _UNITS] for start in range(0, len(self), _UNITS))
-        return joined([scorer.units(_on(scorer, block)) for block in blocks])
+    def resampled_parts(self, scorer: Scorer[Any], rows: Rows) -> UnitPart:
+        return _scored(scorer, (self._values[rows, start : start + _UNITS] for start in range(0, len(self), _UNITS)))
 
 
 class SummarizedUnits(LayerUnits):
-    """Units of which only the highest activations are known, and the mean and variance of all.
-
-    Parameters
-    ----------
-    statistics : UnitStatistics
-    row_of : mapping from image id to row of the concept scores
-    """
+    """Units of which only the highest activations are known, and the mean and variance of all; `row_of` an id is that of the scores."""
 
     def __init__(self, statistics: UnitStatistics, row_of: Mapping[str, int]) -> None:
         rows = {number: row_of[id_] for number, id_ in statistics.image_ids.items() if id_ in row_of}
@@ -115,7 +101,7 @@ class SummarizedUnits(LayerUnits):
         found: UnitPart = scorer.units_from_top(self._rows, self._values, self._mean, self._std)
         return found
 
-    def null_parts(self, scorer: Scorer[Any], sources: npt.NDArray[np.int64], generator: np.random.Generator) -> UnitPart:
+    def null_parts(self, scorer: Scorer[Any], sources: Rows, generator: np.random.Generator) -> UnitPart:
         rows = shuffled_rows(self._n_tied[sources], self._rows.shape[1], scorer.n_images, generator)
         found: UnitPart = scorer.units_from_top(rows, self._values[sources], self._mean[sources], self._std[sources])
         return found
@@ -126,12 +112,7 @@ Units: TypeAlias = "Iterable[int] | Mapping[str, Iterable[int]]"
 
 
 def chosen_units(units: Units | None, sizes: Mapping[str, int]) -> dict[str, list[int]]:
-    """The units asked for of every layer, all by default.
-
-    Parameters
-    ----------
-    units : iterable of int, or mapping from layer to units, or None
-    sizes : mapping from layer to its number of units
+    """The units asked for of every layer, all by default; `sizes` are the layers' numbers of units.
 
     Raises
     ------
@@ -160,30 +141,18 @@ def layer_units(recorded: Recorded, layer: str, ids: Sequence[str]) -> LayerUnit
     return RecordedUnits(recorded[layer])
 
 
-def _on(scorer: Scorer[Any], values: npt.NDArray[np.float32] | torch.Tensor) -> torch.Tensor:
-    return torch.as_tensor(values).to(scorer.image_vectors.device)
+def _scored(scorer: Scorer[Any], blocks: Iterable[npt.NDArray[np.float32] | torch.Tensor]) -> UnitPart:
+    return joined([scorer.units(torch.as_tensor(block).to(scorer.image_vectors.device)) for block in blocks])
 
 
 @dataclass(frozen=True, eq=False)
 class LayerLabels:
-    """The best concepts of every unit of a layer.
+    """The best concepts of every unit of a layer."""
 
-    Attributes
-    ----------
-    scores : ndarray, [n_units, m]
-        Highest first.
-    concepts : ndarray of int, [n_units, m]
-        Their concepts' columns; of equal scores the lower column comes first.
-    p_values : ndarray, [n_units]
-        NaN where not asked for.
-    stability : ndarray, [n_units]
-        Share of bootstrap resamples of the images in which the best concept stays the best; NaN where not known.
-    """
-
-    scores: npt.NDArray[np.float32]
-    concepts: npt.NDArray[np.int64]
-    p_values: Floats
-    stability: Floats
+    scores: npt.NDArray[np.float32]  # highest first, [n_units, m]
+    concepts: Rows  # their concepts' columns, of equal scores the lower first, [n_units, m]
+    p_values: Floats  # NaN where not asked for, [n_units]
+    stability: Floats  # share of resamples of the images in which the best concept stays the best, NaN where not known, [n_units]
 
 
 def label_layer(
@@ -197,27 +166,9 @@ def label_layer(
     seed: int,
     controls: Sequence[LayerUnits] = (),
 ) -> LayerLabels:
-    """Score all units by all concepts, in blocks of concepts.
+    """Score all units by all concepts, in blocks of concepts; the numbers are those of `dissect`, the name is for messages.
 
-    Parameters
-    ----------
-    layer : str
-        Its name, for messages.
-    units : LayerUnits
-    scorer : Scorer
-    top : int
-        Concepts kept per unit, if there are as many.
-    n_null : int
-        Null units; 0 for no p-values.
-    n_bootstrap : int
-        Resamples; 0 for no stability.
-    seed : int
-    controls : sequence of LayerUnits, default ()
-        Units that take the null units' place, each that varies as though it stood in the layer in place of one of its units.
-
-    Returns
-    -------
-    LayerLabels
+    Of `controls`, which take the null units' place, each unit that varies stands in the layer in place of the one of its number.
 
     Raises
     ------

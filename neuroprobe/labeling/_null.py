@@ -51,12 +51,7 @@ def shuffled(
 def shuffled_rows(n_tied: npt.NDArray[np.int64], k: int, n_images: int, generator: np.random.Generator) -> torch.Tensor:
     """Where the k highest activations of null units come to lie, rows [n_units, k].
 
-    Parameters
-    ----------
-    n_tied : ndarray of int, [n_units]
-        How many of the k are no higher than the images that are not among them: of those the lowest rows are taken.
-    k, n_images : int
-    generator : Generator
+    Of every unit's k, `n_tied` [n_units] are no higher than the images that are not among them: of those the lowest rows are taken.
     """
     rows = np.stack([generator.choice(n_images, size=k, replace=False, shuffle=True) for _ in n_tied])
     for line, tied in zip(rows, n_tied, strict=True):
@@ -66,16 +61,9 @@ def shuffled_rows(n_tied: npt.NDArray[np.int64], k: int, n_images: int, generato
 
 
 def null_prior(scorer: Scorer[Any], scaled: torch.Tensor, null_scaled: torch.Tensor, sources: torch.Tensor) -> torch.Tensor:
-    """The priors that null units meet, each in place of its source, [n_null, n_columns].
+    """The priors that null units meet, each in place of its source [n_null], [n_null, n_columns].
 
-    Parameters
-    ----------
-    scorer : Scorer
-    scaled : Tensor, [n_units, n_columns]
-        Scaled raw scores of the whole layer.
-    null_scaled : Tensor, [n_null, n_columns]
-        Those of the null units.
-    sources : LongTensor, [n_null]
+    From scaled raw scores of the whole layer [n_units, n_columns] and those of the null units [n_null, n_columns].
     """
     temperature = scorer.prior_temperature
     others = _log_sum_of_others(scaled / temperature, sources)

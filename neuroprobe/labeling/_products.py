@@ -19,17 +19,7 @@ def float64_device(device: str | torch.device) -> torch.device:
 
 
 class Products:
-    """Rows times one matrix, which stays on a device as it is and is converted some columns at a time.
-
-    Parameters
-    ----------
-    matrix : ndarray, [n, m]
-        Of any type.
-    device : str or torch.device
-        As in `float64_device`.
-    dtype : torch.dtype, default torch.float64
-        In which is multiplied.
-    """
+    """Rows times one matrix [n, m] of any type, which stays on a device as it is and is converted to `dtype` some columns at a time."""
 
     def __init__(self, matrix: npt.NDArray[np.generic], device: str | torch.device, *, dtype: torch.dtype = torch.float64) -> None:
         self._device = float64_device(device)

@@ -41,14 +41,8 @@ def select_forward(
     X : array, [n_rows, n_columns]
         A column that never varies is not chosen.
     Y : array, [n_rows, n_targets]
-    k : int
-    signed : bool, default True
-        Whether a column may be chosen because the target falls with it (given those chosen before); otherwise only if it rises.
-    most_shared : float, default 0.8
-        The share of a column's variance, from 0 to below 1, that those chosen before may explain (R2).
-
-    device : str or torch.device, default "cpu"
-        Where columns and targets are multiplied.
+    k, signed, most_shared, device
+        As in `neuroprobe.explain_units`. Unless signed, a column is chosen only if the target, given those chosen before, rises with it.
 
     Returns
     -------
@@ -103,19 +97,7 @@ def _orthogonal(vectors: Floats, basis: Floats) -> Floats:
 
 
 def fit_weights(X: npt.ArrayLike, y: npt.ArrayLike, *, signed: bool = True) -> tuple[Floats, float]:
-    """Weights of a few columns and an intercept, by least squares; not below 0 unless `signed`.
-
-    Parameters
-    ----------
-    X : array, [n_rows, k]
-    y : array, [n_rows]
-    signed : bool, default True
-
-    Returns
-    -------
-    weights : ndarray, [k]
-    intercept : float
-    """
+    """Weights [k] of a few columns [n_rows, k] and an intercept, by least squares; not below 0 unless `signed`."""
     columns, target = np.asarray(X, dtype=np.float64), np.asarray(y, dtype=np.float64)
     centered, distance = _centered(columns), target - target.mean()
     if columns.shape[1] == 0:
@@ -147,25 +129,13 @@ class Sums(NamedTuple):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SumSearch:
-    """Concepts chosen and weighed on some images, for the units of one layer after the other.
+    """Concepts chosen and weighed on some images, for the units of one layer after the other."""
 
-    Attributes
-    ----------
-    values : ndarray, [n_images, n_concepts]
-    train, test : ndarray of int
-        Rows of the images to choose on, and of those held out.
-    inner : (ndarray of int, ndarray of int)
-        Of the former, by their places: those on which lengths are tried, and those on which they are compared.
-    k, signed, min_gain, most_shared
-        As in `neuroprobe.explain_units`.
-    device : str or torch.device
-    """
-
-    values: Floats
-    train: Rows
-    test: Rows
-    inner: tuple[Rows, Rows]
-    k: int
+    values: Floats  # [n_images, n_concepts]
+    train: Rows  # of the images to choose on
+    test: Rows  # of those held out
+    inner: tuple[Rows, Rows]  # places among the former: those on which lengths are tried, and those on which they are compared
+    k: int  # this and the rest as in `neuroprobe.explain_units`
     signed: bool
     min_gain: float
     most_shared: float

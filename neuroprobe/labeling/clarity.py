@@ -282,13 +282,9 @@ def monosemanticity(activations: npt.NDArray[Any], vectors: npt.ArrayLike, *, de
 
 
 def top_image_rows(activations: Recorded, scores: ConceptScores, layer: str, *, k: int) -> tuple[Rows, BoolArray]:
-    """Rows of `scores` on which every unit of a layer is most active, and whether the unit varies at all.
+    """Rows of `scores` on which every unit of a layer is most active [n_units, k], and whether the unit varies at all [n_units].
 
-    Returns
-    -------
-    rows : ndarray, [n_units, k], int64
-        Most active first; of equal ones the image that comes first.
-    varies : ndarray, [n_units], bool
+    The most active comes first; of equal ones the image that comes first.
 
     Raises
     ------
@@ -313,6 +309,6 @@ def check_k(activations: Recorded, layer: str, k: int, *, fewest: int = 1, most:
     check_count("k", k, low=fewest)
     kept = len(activations.ids) if isinstance(activations, Activations) else activations[layer].top_rows.shape[1]
     where = "images" if isinstance(activations, Activations) else "highest images of every unit in the summary"
-    if k > min(kept, kept if most is None else most):
-        limit = min(kept, kept if most is None else most)
+    limit = kept if most is None else min(kept, most)
+    if k > limit:
         raise InputError(f"Expected `k` to be at most {limit}, as there are {kept} {where}, but got {k}.")

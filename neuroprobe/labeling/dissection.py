@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -110,11 +109,16 @@ def dissect(
     Oikarinen and Weng, ICLR 2023, arXiv 2204.10965. Benjamini and Hochberg, J. R. Stat. Soc. B 57, 1995.
     """
     check_same_images(activations, scores)
-    _check_controls(control)
+    listed = isinstance(control, (list, tuple))
+    for other in control if listed else [control]:
+        if not (listed and isinstance(other, Activations)):
+            raise InputError(f"Expected `control` to be a list of recorded activations, but got {shown(other)}. Use `record`.")
     name, make = find_scorer(similarity)
     check_similarity(similarity, {} if parameters is None else parameters)
     _check_finite(scores)
     check_numbers(top=top, false_discovery_rate=false_discovery_rate, n_null=n_null, n_bootstrap=n_bootstrap, seed=seed)
+    if make is None and isinstance(activations, ActivationSummary):
+        raise InputError("Expected recorded activations for a similarity function of your own, but got a summary. Use `record`.")
     layers = check_layers(activations, layers)
     for other in control:
         _check_control(activations, other, layers)
@@ -134,7 +138,7 @@ def dissect(
             counts[layer] = int(np.clip(len(found), *N_NULL)) if n_null is None else n_null
             labels = label_layer(layer, found, scorer, top=top, n_null=counts[layer], n_bootstrap=n_bootstrap, seed=seed, controls=controls)
         else:
-            labels = _label_by_function(activations, layer, scores, partial(similarities_by, similarity, parameters or {}), top)
+            labels = _highest(similarities_by(similarity, parameters or {}, cast("Activations", activations)[layer], scores), top)
         tables.append(_label_table(layer, found, labels, scores.concepts, false_discovery_rate).iloc[chosen[layer]])
     metadata = {
         "similarity": name,
@@ -158,17 +162,8 @@ def on_device(scores: ConceptScores, device: str | torch.device) -> ConceptScore
     return replace(scores, image_vectors=scores.image_vectors.to(place), text_vectors=scores.text_vectors.to(place))
 
 
-def _label_by_function(
-    activations: Activations | ActivationSummary,
-    layer: str,
-    scores: ConceptScores,
-    alike_by: Callable[[npt.ArrayLike, ConceptScores], torch.Tensor],
-    top: int,
-) -> LayerLabels:
-    """Labels by a function of one's own, which sees the whole layer and all concepts."""
-    if isinstance(activations, ActivationSummary):
-        raise InputError("Expected recorded activations for a similarity function of your own, but got a summary. Use `record`.")
-    alike = alike_by(activations[layer], scores)
+def _highest(alike: torch.Tensor, top: int) -> LayerLabels:
+    """Labels from similarities [n_units, n_concepts] alone."""
     order = torch.argsort(alike, dim=1, descending=True, stable=True)[:, :top]
     unknown = np.full(len(alike), np.nan)
     return LayerLabels(alike.gather(1, order).numpy(), order.numpy(), unknown, unknown)
@@ -222,12 +217,6 @@ def check_numbers(*, top: int, false_discovery_rate: float, n_null: int | None, 
     check_seed(seed)
     if n_null is not None and 0 < n_null < 100:
         raise InputError(f"Expected at least 100 null units, or 0 for no p-values, but got `n_null` {n_null}.")
-
-
-def _check_controls(control: Any) -> None:
-    wrong = [control] if not isinstance(control, (list, tuple)) else [other for other in control if not isinstance(other, Activations)]
-    if wrong:
-        raise InputError(f"Expected `control` to be a list of recorded activations, but got {shown(wrong[0])}. Use `record`.")
 
 
 def _check_finite(scores: ConceptScores) -> None:

@@ -163,18 +163,7 @@ def dissect_pairs(
 
 
 class PairVectors:
-    """Embeddings of pairs of a vocabulary's words; the ones used last are kept.
-
-    Parameters
-    ----------
-    scores : ConceptScores
-        Whose vocabulary the words are of.
-    encoder : ImageTextEncoder
-    templates : tuple of str
-        Each with {a} and {b}.
-    size : int
-        Embeddings kept.
-    """
+    """Embeddings of pairs of the words of the scores' vocabulary; the `size` ones used last are kept."""
 
     def __init__(self, scores: ConceptScores, encoder: ImageTextEncoder, *, templates: tuple[str, ...], size: int) -> None:
         self._encoder, self._templates, self._size = encoder, templates, size
@@ -264,7 +253,8 @@ def _layer_table(
     for words, units in _sharing(rows[varies[rows["unit"].to_numpy()]], vectors.number).items():
         alike = scoring(units, list(words))
         found.update({unit: _row(one, list(words), vectors, top) for unit, one in zip(units, alike, strict=True)})
-    table = pd.DataFrame([found[unit] for unit in rows["unit"]]).reindex(columns=_columns(top))
+    columns = [*PairReport.required, *(column for pair in _ranked(top)[1:] for column in pair)]
+    table = pd.DataFrame([found[unit] for unit in rows["unit"]]).reindex(columns=columns)
     texts = [column for column in table if PairReport._holds_text(str(column))]
     table[texts] = table[texts].astype(object).fillna("").astype(str)
     table["layer"], table["unit"] = rows["layer"].to_numpy(), rows["unit"].to_numpy()
@@ -302,10 +292,6 @@ def _row(alike: Floats, words: list[int], vectors: PairVectors, top: int) -> dic
 def _ranked(top: int) -> list[tuple[str, str]]:
     """The columns of the best pairs and their scores."""
     return [("concept", "score"), *((f"concept_{i}", f"score_{i}") for i in range(2, top + 1))]
-
-
-def _columns(top: int) -> list[str]:
-    return [*PairReport.required, *(column for pair in _ranked(top)[1:] for column in pair)]
 
 
 def _check(scores: ConceptScores, encoder: ImageTextEncoder, templates: Sequence[str], *, n_words: int, top: int, cache_size: int) -> None:

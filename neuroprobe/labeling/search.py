@@ -157,18 +157,9 @@ def search_units(
 
 
 def expected_and_spread(alike: npt.ArrayLike, *, k: int) -> tuple[Floats, Floats]:
-    """Mean and standard deviation of the mean of k values drawn without replacement, in closed form.
+    """Mean and standard deviation [...] of the mean of k of the values [n_images, ...] drawn without replacement, in closed form.
 
-    Parameters
-    ----------
-    alike : array, [n_images, ...]
-    k : int
-        At most n_images; with all of them there is no spread.
-
-    Returns
-    -------
-    mean, standard deviation : ndarray, [...]
-        sqrt(S^2 / k * (1 - k / n)), with S^2 the variance divided by n - 1.
+    It is sqrt(S^2 / k * (1 - k / n)), with S^2 the variance divided by n - 1; of all n_images there is no spread.
     """
     values = np.asarray(alike, np.float64)
     n = len(values)
@@ -214,7 +205,8 @@ def _random_means(alike: Floats, *, k: int, n: int, seed: int) -> Floats:
 
 def _embedded(queries: list[str], templates: Sequence[str], encoder: ImageTextEncoder) -> Floats:
     """One unit vector per query, [n_queries, d]: the mean over the templates."""
-    templates = _checked_templates(templates)
+    if isinstance(templates, str) or not templates or any(template.count("{}") != 1 for template in templates):
+        raise InputError(f"Expected a list of prompt templates, each with exactly one '{{}}', but got {templates!r:.200}.")
     prompts = [template.replace("{}", query) for query in queries for template in templates]
     vectors = torch.as_tensor(encoder.encode_texts(prompts)).detach().cpu().numpy()
     # [n_queries * n_templates, d] -> [n_queries, n_templates, d]
@@ -226,9 +218,3 @@ def _checked_queries(query: str | Sequence[str]) -> list[str]:
     if not queries or len(set(queries)) < len(queries) or not all(isinstance(q, str) and q.strip() for q in queries):
         raise InputError(f"Expected a text, or several that differ and are not empty, but got {query!r:.200}.")
     return queries
-
-
-def _checked_templates(templates: Sequence[str]) -> list[str]:
-    if isinstance(templates, str) or not templates or any(template.count("{}") != 1 for template in templates):
-        raise InputError(f"Expected a list of prompt templates, each with exactly one '{{}}', but got {templates!r:.200}.")
-    return list(templates)

@@ -53,24 +53,13 @@ _VALIDATION = 1 / 3  # of the images not held out, on which the number of concep
 
 @dataclass(frozen=True, eq=False)
 class ConceptValues:
-    """How concept scores become values, learned from some images and applied to any.
-
-    Attributes
-    ----------
-    kind : {"presence", "similarity", "likelihood", "labels"}
-    names : tuple of str
-        The concepts.
-    center, spread : ndarray, [n_concepts]
-        Mean and standard deviation of the similarities; used by "presence".
-    encoder : str or None
-        Fingerprint of what the scores came from.
-    """
+    """How concept scores become values, learned from some images and applied to any."""
 
     kind: Values
-    names: tuple[str, ...]
-    center: Floats
-    spread: Floats
-    encoder: str | None
+    names: tuple[str, ...]  # of the concepts
+    center: Floats  # mean of the similarities, [n_concepts]; used by "presence"
+    spread: Floats  # their standard deviation, [n_concepts]; likewise
+    encoder: str | None  # fingerprint of what the scores came from
 
     @classmethod
     def learned(cls, scores: ConceptScores, rows: Rows, kind: Values | None = None) -> ConceptValues:
@@ -117,11 +106,8 @@ class ConceptValues:
         _check_finite(similarities)
         if self.kind == "likelihood":
             return _likelihoods(scores)[:, columns]
-        return similarities if self.kind != "presence" else self._presence(similarities)
-
-    def _presence(self, similarities: Floats) -> Floats:
         above = (similarities - self.center) / np.where(self.spread > 0, self.spread, 1)
-        return np.asarray(expit(STEEPNESS * (above - MIDDLE)))
+        return similarities if self.kind != "presence" else np.asarray(expit(STEEPNESS * (above - MIDDLE)))
 
     def to_json(self, names: Iterable[str]) -> dict[str, Any]:
         """What `from_json` reads, of some of the concepts."""
@@ -234,10 +220,8 @@ def explain_units(
     labels : LabelReport, or mapping from (layer, unit) to a concept, optional
         To compare with: what a unit's one label predicts on the same held-out images. If these were among the images of the labels,
         the comparison favors the labels.
-    layers : sequence of str, optional
-        By default all that were recorded.
-    units : sequence of int, or mapping from layer to units, optional
-        The same of every layer, or some of each; by default all.
+    layers, units
+        As in `neuroprobe.dissect`.
     k : int, default 4
         Most concepts per unit.
     signed : bool, default True
@@ -310,9 +294,10 @@ def explain_units(
         table = pd.DataFrame({"layer": layer, "unit": columns, **whole})
         tables.append(table if own is None else table.assign(label=own))
     joined = pd.concat(tables, ignore_index=True)
+    used = dict.fromkeys(name for i in range(k) for name in joined[f"concept_{i + 1}"] if name)
     metadata = {
         "k": k, "signed": signed, "min_gain": min_gain, "most_shared": most_shared, "level": level, "seed": seed,
-        "n_resamples": n_resamples, "n_train": len(train), "n_held_out": len(test), "concept_values": scale.to_json(_used(joined, k)),
+        "n_resamples": n_resamples, "n_train": len(train), "n_held_out": len(test), "concept_values": scale.to_json(used),
         "activations": dict(activations.metadata), "scores": dict(scores.metadata),
         "labels": metadata_of(labels),
     }  # fmt: skip
@@ -397,11 +382,6 @@ def _overall(judged: Mapping[str, Mapping[str, Quality]], table: pd.DataFrame, l
         lengths = table["n_concepts"] if layer == ALL_LAYERS else table.loc[table["layer"] == layer, "n_concepts"]
         rows.append(quantity("mean_n_concepts", lengths.mean(), n=len(lengths), layer=layer))
     return rows
-
-
-def _used(table: pd.DataFrame, k: int) -> list[str]:
-    names = dict.fromkeys(name for i in range(k) for name in table[f"concept_{i + 1}"] if name)
-    return list(names)
 
 
 def _named_units(labels: Labels, chosen: Mapping[str, Sequence[int]]) -> dict[Unit, str]:

@@ -23,9 +23,6 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
     return float(a @ b / np.sqrt((a @ a) * (b @ b)))
 
 
-# --- clarity
-
-
 def test_clarity_is_the_mean_cosine_of_all_pairs() -> None:
     slow = [np.mean([cosine(v[i], v[j]) for i in range(12) for j in range(12) if i != j]) for v in TOPS]
     np.testing.assert_allclose(clarity(TOPS), slow, rtol=1e-12)
@@ -34,9 +31,6 @@ def test_clarity_is_the_mean_cosine_of_all_pairs() -> None:
 def test_clarity_by_hand() -> None:
     same, opposite, square = [[3, 0], [1, 0]], [[1, 0], [-2, 0]], [[0, 1], [1, 0]]
     np.testing.assert_allclose(clarity([same, opposite, square]), [1, -1, 0], atol=1e-12)
-
-
-# --- polysemanticity
 
 
 def test_polysemanticity_by_hand() -> None:
@@ -52,9 +46,6 @@ def test_a_cluster_of_one_image_says_nothing() -> None:
     np.testing.assert_allclose(polysemanticity(tops[None]), [expected], rtol=1e-12)
 
 
-# --- redundancy
-
-
 def test_redundancy_is_the_highest_cosine_with_another_unit() -> None:
     means = GENERATOR.normal(size=(300, 6))  # more than are worked on at a time
     slow = [max(cosine(means[i], means[j]) for j in range(300) if j != i) for i in range(300)]
@@ -64,9 +55,6 @@ def test_redundancy_is_the_highest_cosine_with_another_unit() -> None:
 def test_redundancy_by_hand() -> None:
     np.testing.assert_allclose(redundancy([[1, 0], [2, 0], [0, 1]]), [1, 1, 0], atol=1e-12)
     assert np.isnan(redundancy([[1, 0]])).all()
-
-
-# --- monosemanticity
 
 
 def test_monosemanticity_is_the_weighted_mean_cosine_of_all_pairs() -> None:
@@ -94,9 +82,6 @@ def test_one_image_with_weight_has_no_monosemanticity() -> None:
     assert np.isnan(monosemanticity(activations, np.eye(3))).all()
 
 
-# --- against the published package
-
-
 def test_the_scores_are_those_of_semanticlens() -> None:
     published = pytest.importorskip("semanticlens.scores")
     tensor = torch.from_numpy(TOPS)
@@ -107,9 +92,6 @@ def test_the_scores_are_those_of_semanticlens() -> None:
     lonely = np.array([[[1, 0.0], [1, 0.1], [1, -0.1], [0, 5.0]]])
     found = polysemanticity(lonely, seed=123)
     np.testing.assert_allclose(found, published.polysemanticity_score(torch.from_numpy(lonely)), rtol=1e-10)
-
-
-# --- top images
 
 
 def test_top_images_are_the_highest_and_of_equal_ones_the_first() -> None:
@@ -129,9 +111,6 @@ def test_dead_units_do_not_vary() -> None:
     activations = activations_of({"a": values})
     for recorded in (activations, summary_of(activations, k=5)):
         assert top_image_rows(recorded, CONCEPT_SCORES, "a", k=5)[1].tolist() == [True, False, True]
-
-
-# --- whole layers
 
 
 def random_activations() -> Activations:
@@ -190,10 +169,6 @@ def test_the_report_is_saved_and_read(tmp_path) -> None:
     [
         ({"k": 1}, InputError, "`k` to be a whole number of at least 2, but got 1"),
         ({"k": 61}, InputError, "`k` to be at most 60, as there are 60 images, but got 61"),
-        ({"seed": -1}, InputError, "`seed` to be a whole number of at least 0, but got -1"),
-        ({"k": 2.5}, InputError, "`k` to be a whole number of at least 2, but got 2.5"),
-        ({"layers": []}, InputError, "at least one layer"),
-        ({"layers": 3}, InputError, "at least one layer, each once, but got 3"),
         ({"layers": ["c"]}, UnknownNameError, "a recorded layer, but got 'c'"),
     ],
 )
@@ -212,9 +187,6 @@ def test_other_images_are_refused(other) -> None:
     for recorded in (random_activations(), summary_of(random_activations(), k=8)):
         with pytest.raises(InputError, match="of the same images in the same order"):
             score_units(recorded, other, k=8)
-
-
-# --- known truth
 
 
 def test_a_planted_clear_unit_is_told_from_a_noise_unit_and_a_mixed_one() -> None:

@@ -72,45 +72,38 @@ def test_units_only_choose_rows(similarity: str) -> None:
     same_rows(one, expected[0])
 
 
-def test_units_of_every_layer_or_by_layer() -> None:
-    table = dissect(random_activations(), SCORES, units=iter([2, 0]), n_null=0, n_bootstrap=0).table
-    assert list(zip(table["layer"], table["unit"], strict=True)) == [("a", 2), ("a", 0), ("b.0", 2), ("b.0", 0)]
-    table = dissect(random_activations(), SCORES, units={"b.0": 3}, n_null=0, n_bootstrap=0).table
-    assert table.groupby("layer").size().to_dict() == {"a": 9, "b.0": 1}
+@pytest.mark.parametrize(
+    ("units", "expected"),
+    [
+        (iter([2, 0]), [("a", 2), ("a", 0), ("b.0", 2), ("b.0", 0)]),
+        ({"a": np.array([3, 1]), "b.0": 3}, [("a", 3), ("a", 1), ("b.0", 3)]),
+        ({"a": []}, [("b.0", unit) for unit in range(4)]),
+    ],
+)
+def test_units_of_every_layer_or_by_layer(units, expected: list[tuple[str, int]]) -> None:
+    table = dissect(random_activations(), SCORES, units=units, n_null=0, n_bootstrap=0).table
+    assert list(zip(table["layer"], table["unit"], strict=True)) == expected
 
 
 SCORED = ["candidate", "concept_2", "concept_3"], ["score", "margin", "score_2", "score_3"]
 
 
-def same_labels(found: pd.DataFrame, expected: pd.DataFrame, *, atol: float = 2e-4) -> None:
-    for column in SCORED[0]:
+def same_labels(found: pd.DataFrame, expected: pd.DataFrame, *, names: bool = True) -> None:
+    for column in SCORED[0] if names else []:
         assert found[column].tolist() == expected[column].tolist()
     for column in SCORED[1]:
-        np.testing.assert_allclose(found[column], expected[column], rtol=1e-4, atol=atol)
+        np.testing.assert_allclose(found[column], expected[column], rtol=1e-4, atol=2e-4)
 
 
-@pytest.mark.parametrize("similarity", [name for name in list_similarities() if name not in ("auc", "average_precision", "rank_reorder")])
+@pytest.mark.parametrize("similarity", list_similarities())
 def test_the_order_of_units_and_images_does_not_matter(similarity: str) -> None:
-    activations = random_activations(a=12)
-    whole = dissect(activations, SCORES, similarity=similarity, n_null=0, n_bootstrap=0).table
-    units, images = np.random.default_rng(0).permutation(12), np.random.default_rng(1).permutation(N)
-    turned = activations_of({"a": activations["a"][:, units]})
-    same_labels(dissect(turned, SCORES, similarity=similarity, n_null=0, n_bootstrap=0).table, whole.iloc[units])
-    mixed = Activations({"a": activations["a"][images]}, tuple(activations.ids[i] for i in images), activations.metadata)
-    scores = dataclasses.replace(SCORES, image_vectors=SCORES.image_vectors[images], ids=mixed.ids)
-    same_labels(dissect(mixed, scores, similarity=similarity, n_null=0, n_bootstrap=0).table, whole)
-
-
-@pytest.mark.parametrize("similarity", ["auc", "average_precision", "rank_reorder"])
-def test_the_order_of_units_and_images_does_not_matter_to_scores_that_may_tie(similarity: str) -> None:
     activations = random_activations(a=12)
     whole = dissect(activations, SCORES, similarity=similarity, n_null=0, n_bootstrap=0).table
     units, images = np.random.default_rng(0).permutation(12), np.random.default_rng(1).permutation(N)
     mixed = Activations({"a": activations["a"][images][:, units]}, tuple(activations.ids[i] for i in images), activations.metadata)
     scores = dataclasses.replace(SCORES, image_vectors=SCORES.image_vectors[images], ids=mixed.ids)
     found = dissect(mixed, scores, similarity=similarity, n_null=0, n_bootstrap=0).table
-    for column in SCORED[1]:
-        np.testing.assert_allclose(found[column], whole.iloc[units][column], rtol=1e-4, atol=1e-5)
+    same_labels(found, whole.iloc[units], names=similarity not in ("auc", "average_precision", "rank_reorder"))  # which may tie
 
 
 def test_p_values_do_not_depend_on_which_layers_there_are() -> None:
@@ -118,25 +111,10 @@ def test_p_values_do_not_depend_on_which_layers_there_are() -> None:
     whole = dissect(both, SCORES).table
     turned = Activations({"b.0": both["b.0"], "a": both["a"]}, both.ids, both.metadata)
     same_rows(dissect(turned, SCORES, layers=["a", "b.0"]).table, whole)
+    alone = Activations({"b.0": both["b.0"]}, both.ids, both.metadata)
+    for found in (dissect(both, SCORES, layers=["b.0"]), dissect(alone, SCORES)):
+        same_rows(found.table, whole[whole["layer"] == "b.0"])
     assert (dissect(both, SCORES, seed=1).table["p_value"] != whole["p_value"]).any()
-
-
-def test_layers_only_choose_rows() -> None:
-    activations = random_activations()
-    whole = dissect(activations, SCORES).table
-    same_rows(dissect(activations, SCORES, layers=["b.0"]).table, whole[whole["layer"] == "b.0"])
-    alone = Activations({"b.0": activations["b.0"]}, activations.ids, activations.metadata)
-    same_rows(dissect(alone, SCORES).table, whole[whole["layer"] == "b.0"])
-
-
-def test_a_unit_by_any_integer_type() -> None:
-    units = dissect(random_activations(), SCORES, layers=["a"], units={"a": np.array([3, 1])}).table["unit"]
-    assert units.tolist() == [3, 1]
-
-
-def test_no_units_of_a_layer_is_no_row_of_it() -> None:
-    table = dissect(random_activations(), SCORES, units={"a": []}).table
-    assert set(table["layer"]) == {"b.0"}
 
 
 def test_dead_units_have_a_status_and_no_name() -> None:
@@ -245,30 +223,21 @@ def test_an_own_function_sees_whole_layers_and_decides_the_labels() -> None:
     assert (report.metadata["n_null"], report.metadata["n_bootstrap"]) == (0, 0)
 
 
-@pytest.mark.parametrize("shape", [(len(WORDS), 9), (9,), (9, len(WORDS), 1), (8, len(WORDS))])
-def test_an_own_function_with_a_result_of_another_shape_is_refused(shape) -> None:
-    def mine(activations, concept_scores):
-        return torch.zeros(shape)
-
-    with pytest.raises(InputError, match=rf"similarity function 'mine' to return \(9, 7\), but got \({shape[0]},"):
-        dissect(random_activations(a=9), SCORES, similarity=mine)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_an_own_function_with_values_that_are_not_finite_is_refused(value: float) -> None:
-    def mine(activations, concept_scores):
-        return torch.full((9, len(WORDS)), value)
-
-    with pytest.raises(InputError, match="finite similarities, but 'mine' returned some that are not"):
-        dissect(random_activations(a=9), SCORES, similarity=mine)
-
-
-def test_an_own_function_without_a_result_or_with_other_parameters_is_refused() -> None:
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        *((torch.zeros(shape), rf"'mine' to return \(9, 7\), but got \({shape[0]},") for shape in ((7, 9), (9,), (9, 7, 1), (8, 7))),
+        (torch.full((9, 7), torch.nan), "finite similarities, but 'mine' returned some that are not"),
+        (torch.full((9, 7), torch.inf), "finite similarities, but 'mine' returned some that are not"),
+        (None, "'mine' to return an array or a tensor, but got NoneType None"),
+    ],
+)
+def test_an_own_function_with_another_result_or_other_parameters_is_refused(result, message: str) -> None:
     def mine(activations, concept_scores, *, z=1):
-        return None
+        return result
 
-    with pytest.raises(InputError, match="'mine' to return an array or a tensor, but got NoneType None"):
-        dissect(random_activations(), SCORES, similarity=mine)
+    with pytest.raises(InputError, match=message):
+        dissect(random_activations(a=9), SCORES, similarity=mine)
     with pytest.raises(InputError, match=r"parameters of mine, but .*'y': 1.* do not fit: got an unexpected keyword argument 'y'"):
         dissect(random_activations(), SCORES, similarity=mine, parameters={"y": 1})
 
@@ -317,13 +286,12 @@ def test_other_images_are_refused() -> None:
         dissect(activations, scores_of(N - 1, WORDS))
     with pytest.raises(InputError, match=r"fingerprint these images and .* fingerprint other images"):
         dissect(activations, scores_of(N, WORDS, images="other images"))
-
-
-def test_the_same_images_in_another_order_are_refused() -> None:
-    activations = random_activations()
     turned = Activations({k: v[::-1] for k, v in activations.arrays.items()}, activations.ids[::-1], activations.metadata)
     with pytest.raises(InputError, match="in the same order"):
         dissect(turned, SCORES)
+    empty = dataclasses.replace(SCORES, image_vectors=SCORES.image_vectors[:0], ids=())
+    with pytest.raises(InputError, match="at least one image, but there is none"):
+        dissect(Activations({"a": np.empty((0, 3), np.float32)}, (), {"images": "these images"}), empty)
 
 
 def test_unknown_names_are_refused_with_a_suggestion() -> None:
@@ -345,16 +313,10 @@ def test_a_unit_the_layer_does_not_have_is_refused(unit: int) -> None:
 @pytest.mark.parametrize(
     ("number", "message"),
     [
+        ({"top": 0}, "`top` to be a whole number of at least 1, but got 0"),
         ({"false_discovery_rate": 0}, "`false_discovery_rate` to be a number, above 0 and at most 1, but got 0"),
         ({"false_discovery_rate": 1.5}, "`false_discovery_rate` to be a number, above 0 and at most 1, but got 1.5"),
-        ({"n_null": -1}, "`n_null` to be a whole number of at least 0, but got -1"),
         ({"n_null": 50}, "at least 100 null units, or 0 for no p-values, but got `n_null` 50"),
-        ({"n_bootstrap": -1}, "`n_bootstrap` to be a whole number of at least 0, but got -1"),
-        ({"seed": -1}, "`seed` to be a whole number of at least 0, but got -1"),
-        ({"seed": 1.5}, "`seed` to be a whole number of at least 0, but got 1.5"),
-        ({"n_null": 1000.0}, "`n_null` to be a whole number of at least 0, but got 1000.0"),
-        ({"n_bootstrap": "5"}, "`n_bootstrap` to be a whole number of at least 0, but got '5'"),
-        ({"false_discovery_rate": "5 %"}, "`false_discovery_rate` to be a number, above 0 and at most 1, but got '5 %'"),
         ({"parameters": {"temperature": 0}}, "`temperature` to be a number, above 0"),
     ],
 )
@@ -363,21 +325,11 @@ def test_numbers_out_of_range_are_refused(number: dict[str, object], message: st
         dissect(random_activations(), SCORES, **number)
 
 
-@pytest.mark.parametrize("top", [0, 2.5, "5", None])
-def test_top_that_is_no_number_of_concepts_is_refused(top) -> None:
-    with pytest.raises(InputError, match=f"`top` to be a whole number of at least 1, but got {top!r}"):
-        dissect(random_activations(), SCORES, top=top)
-
-
 @pytest.mark.parametrize(
     ("units", "message"),
     [
         ([1, 5], "a unit from 0 to 3 of 'b.0', but got 5"),  # the same of every layer
         ([], "Expected each of some units of 'a' once, but got none"),
-        ({"a": [3, 1, 3]}, r"Expected each of some units of 'a' once, but got \[3, 1, 3\]"),
-        ({"a": "12"}, "a unit from 0 to 8 of 'a', but got '12'"),
-        ({"a": [1.7]}, "a unit from 0 to 8 of 'a', but got 1.7"),
-        ({"a": [[1]]}, r"a unit from 0 to 8 of 'a', but got \[1\]"),
         ({"a": np.arange(9) > 5}, r"from 0 to 8 of 'a', but got .*False.* Of a mask of booleans, pass np.flatnonzero\(mask\)"),
     ],
 )
@@ -397,12 +349,6 @@ def test_arguments_of_the_wrong_kind_are_refused() -> None:
             dissect(activations, SCORES, similarity=similarity)
     with pytest.raises(InputError, match=r"`parameters` to be a mapping, .* but got list \['k'\]"):
         dissect(activations, SCORES, parameters=["k"])
-
-
-def test_no_images_are_refused() -> None:
-    empty = dataclasses.replace(SCORES, image_vectors=SCORES.image_vectors[:0], ids=())
-    with pytest.raises(InputError, match="at least one image, but there is none"):
-        dissect(Activations({"a": np.empty((0, 3), np.float32)}, (), {"images": "these images"}), empty)
 
 
 # --- values that are not finite
@@ -467,12 +413,6 @@ def test_a_layer_of_one_unit_is_told_of_before_the_first_layer_is_scored(monkeyp
     monkeypatch.setattr("neuroprobe.labeling.dissection.label_layer", lambda *_, **__: pytest.fail("scored"))
     with pytest.raises(InputError, match="more than one unit in 'alone'"):
         dissect(random_activations(a=9, alone=1), SCORES, similarity="soft_wpmi")
-
-
-@pytest.mark.parametrize(("layers", "shown"), [([], r"\[\]"), ("a", "'a'"), (["a", "a"], r"\['a', 'a'\]")])
-def test_layers_that_are_no_list_of_different_names_are_refused(layers, shown: str) -> None:
-    with pytest.raises(InputError, match=f"`layers` to .*but got .*{shown}"):
-        dissect(random_activations(), SCORES, layers=layers)
 
 
 # --- hostile vocabularies and units

@@ -66,9 +66,6 @@ def search(labels: np.ndarray, **arguments) -> FormulaSearch:
     return FormulaSearch(labels, NAMES, **{"max_length": 3, "beam_width": 5, "fractions": (0.05, 0.5), **arguments})
 
 
-# --- what a formula says
-
-
 def test_a_formula_is_worked_off_from_left_to_right() -> None:
     labels = np.array(list(itertools.product((False, True), repeat=3)))
     a, b, c = labels.T
@@ -94,22 +91,7 @@ def test_the_text_of_a_formula(formula: Formula, text: str) -> None:
     assert len(formula) == len(formula.terms)
 
 
-HOSTILE = [
-    "black and white",
-    "not",
-    "or",
-    "(",
-    'say "hi"',
-    "back\\slash",
-    "two  spaces",
-    " edge ",
-    "andrew",
-    "hot dog",
-    "x\ny",
-    "notes",
-    "ü",
-    "a)",
-]
+HOSTILE = ["black and white", "not", "or", "(", 'say "hi"', "back\\slash", "two  spaces", " edge ", "andrew", "x\ny", "notes", "ü", "a)"]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -210,27 +192,17 @@ def test_a_beam_of_one_takes_the_best_step_every_time() -> None:
     assert str(found.formula) == str(best)
 
 
-def test_units_do_not_depend_on_each_other() -> None:
+def test_other_units_blocks_and_the_order_of_the_images_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     labels, values = labels_of(7), np.random.default_rng(8).normal(size=(60, 12))
-    ranks = centered_ranks(values)
-    whole = search(labels).best(ranks)
-    for unit in range(12):
-        (alone,) = search(labels).best(ranks[:, [unit]])
-        assert (alone.formula, alone.auc) == (whole[unit].formula, whole[unit].auc)
 
+    def best(labels: np.ndarray, values: np.ndarray) -> list:
+        return [(found.formula, found.auc) for found in search(labels).best(centered_ranks(values))]
 
-def test_small_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    labels, ranks = labels_of(7), centered_ranks(np.random.default_rng(8).normal(size=(60, 12)))
-    whole = search(labels).best(ranks)
+    whole, order = best(labels, values), np.random.default_rng(9).permutation(60)
+    assert [best(labels, values[:, [unit]])[0] for unit in range(12)] == whole
+    assert best(labels[order], values[order]) == whole
     monkeypatch.setattr("neuroprobe.labeling._formula_search._VALUES", 120)  # two concepts, one unit at a time
-    assert [(f.formula, f.auc) for f in search(labels).best(ranks)] == [(f.formula, f.auc) for f in whole]
-
-
-def test_the_order_of_the_images_changes_nothing() -> None:
-    labels, values = labels_of(7), np.random.default_rng(8).normal(size=(60, 12))
-    order = np.random.default_rng(9).permutation(60)
-    found, shuffled = search(labels).best(centered_ranks(values)), search(labels[order]).best(centered_ranks(values[order]))
-    assert [(f.formula, f.auc) for f in found] == [(f.formula, f.auc) for f in shuffled]
+    assert best(labels, values) == whole
 
 
 def test_of_equal_formulas_the_shorter_and_then_the_first_is_taken() -> None:
@@ -291,9 +263,6 @@ def ranks_of(values: np.ndarray) -> np.ndarray:
 NOISE = ranks_of(np.random.default_rng(1).normal(size=N))
 
 
-# --- random orders
-
-
 def test_the_p_value_counts_random_orders() -> None:
     null = SearchNull(small_search(), n=50, seed=3)
     aucs = null.aucs(1)
@@ -335,9 +304,6 @@ def test_the_null_of_sparse_units_has_at_most_their_ties() -> None:
 @pytest.mark.parametrize("n_lowest", [0, 1, N - 1, N])
 def test_any_number_of_ties_has_a_null(n_lowest: int) -> None:
     assert len(SearchNull(small_search(), n=5, seed=0).aucs(n_lowest)) == 5
-
-
-# --- the bound
 
 
 @pytest.mark.parametrize("values", [np.arange(8.0), [0, 0, 0, 0, 0, 1, 2, 3], [0, 0, 1, 1, 1, 2, 2, 2]])

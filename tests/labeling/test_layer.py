@@ -94,11 +94,6 @@ def test_a_tie_costs_no_stability(name: str) -> None:
     assert found.stability.min() == 1
 
 
-def test_no_more_concepts_than_there_are() -> None:
-    found = label_layer("layer", RecordedUnits(values()), scorer_of("pearson", scores(3)), top=5, n_null=0, n_bootstrap=2, seed=0)
-    assert found.scores.shape == (10, 3)
-
-
 def test_a_scorer_with_scores_that_are_not_finite_is_refused() -> None:
     class Broken(Scorer):
         def units(self, activations):

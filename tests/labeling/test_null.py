@@ -12,7 +12,6 @@ from scipy import stats
 from neuroprobe.concepts import ConceptScores
 from neuroprobe.labeling import dissect, list_similarities
 from neuroprobe.labeling._null import NEIGHBORS, _log_sum_of_others, null_prior, null_sources, p_values, shuffled, shuffled_rows
-from neuroprobe.labeling.similarity._scorer import joined
 
 # --- null units
 
@@ -65,11 +64,6 @@ def test_tied_activations_come_to_lie_on_the_lowest_rows_that_are_left() -> None
         first = line[: 4 - tied]
         assert line[4 - tied :] == [row for row in range(10) if row not in first][:tied]
     assert len({tuple(line) for line in rows[2::4].tolist()}) == 10  # the one that is not tied lies anywhere
-
-
-def test_parts_of_blocks_are_joined() -> None:
-    found = joined([(torch.ones(2, 3), torch.zeros(2)), (torch.zeros(1, 3), torch.ones(1))])
-    assert [part.tolist() for part in found] == [[[1] * 3, [1] * 3, [0] * 3], [0, 0, 1]]
 
 
 # --- the prior that a null unit meets

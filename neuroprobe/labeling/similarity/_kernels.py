@@ -22,7 +22,8 @@ def sum_of_logs(
 ) -> torch.Tensor:
     """sum_i log(floors[i] + slopes[i] * probabilities[rows[u, i], c]) for every unit u and column c.
 
-    As many factors as stay in float32's range are multiplied before their logarithm is taken.
+    As many factors as stay in float32's range are multiplied before their logarithm is taken. Numba does it, by default, where it is
+    installed, the tensors are on the CPU and the factors are many.
 
     Parameters
     ----------
@@ -31,8 +32,6 @@ def sum_of_logs(
     rows : LongTensor, [n_units, k]
     slopes, floors : Tensor, float64 [k]
         Each at least 0, and at most 2 together.
-    numba : bool, optional
-        Whether numba does it; by default where it is installed, the tensors are on the CPU and the factors are many.
 
     Returns
     -------

@@ -44,10 +44,7 @@ _MATRICES = "activations : array or Tensor, [n_images, n_units]\nconcept_scores 
 def similarity(scorer: Callable[..., Scorer[Any]]) -> Callable[[Callable[..., torch.Tensor]], Similarity]:
     """Register a similarity function under its name; it then gets checked float32 tensors and returns the kind of array that came.
 
-    Parameters
-    ----------
-    scorer : callable
-        From concept scores, and the function's parameters as keywords, to the scorer that gives the same numbers in blocks.
+    `scorer` makes of concept scores, and the function's parameters as keywords, the scorer that gives the same numbers in blocks.
 
     Raises
     ------

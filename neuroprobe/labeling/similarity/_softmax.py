@@ -16,17 +16,10 @@ _LARGEST_LOGIT = 60.0  # exp of it, times any number of concepts there is memory
 
 
 class BlockedSoftmax:
-    """softmax over all concepts of `a` times the similarities, in parts of columns.
+    """softmax over all concepts of `a` times the similarities of images [n_images, d] and texts [n_concepts, d], in parts of columns.
 
     It takes two sweeps over the embeddings: one when it is made, for the logarithms of the denominators, one per image;
     the other when parts are asked for. Of the first, as many columns as a fixed amount of memory holds are kept.
-
-    Parameters
-    ----------
-    images : Tensor, [n_images, d]
-    texts : Tensor, [n_concepts, d]
-    a : float
-        The factor.
     """
 
     def __init__(self, images: torch.Tensor, texts: torch.Tensor, a: float) -> None:

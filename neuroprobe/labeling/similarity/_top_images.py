@@ -29,18 +29,7 @@ def share_of(n_images: int, share: float) -> int:
 
 
 def highest_images(activations: torch.Tensor, k: int) -> torch.Tensor:
-    """Rows of every unit's k highest activations, highest first.
-
-    Parameters
-    ----------
-    activations : Tensor, [n_images, n_units], float32, finite
-    k : int
-        At most the number of images.
-
-    Returns
-    -------
-    LongTensor, [n_units, k]
-    """
+    """Rows of every unit's k highest activations, highest first, [n_images, n_units] (float32, finite) -> int64 [n_units, k]."""
     n_images, n_units = activations.shape
     backward = _ROW_MASK - torch.arange(n_images, device=activations.device)  # the lower row has the higher key
     size = max(1, _BLOCK // n_images)
