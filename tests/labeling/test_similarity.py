@@ -237,7 +237,7 @@ def test_random_units_depend_on_their_values_only_where_it_is_said(name: str) ->
 @pytest.mark.parametrize("name", ["peak_correlation", "pearson", "cos_similarity", "auc", "mean_difference", "cos_similarity_cubed"])
 def test_a_function_of_all_activations_says_so(name: str) -> None:
     scorer, one = scorer_of(name, scores()), torch.zeros(2, 3)
-    with pytest.raises(InputError, match=r"only a unit's highest activations, but \w+Scorer needs all.*choose soft_wpmi, wpmi"):
+    with pytest.raises(InputError, match=r"only a unit's highest activations, but \w+Scorer needs all.*such as soft_wpmi or peak_mean"):
         scorer.units_from_top(one.long(), one, one[:, 0], one[:, 0])
 
 
