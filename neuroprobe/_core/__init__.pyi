@@ -11,7 +11,6 @@ from .checks import check_unit as check_unit
 from .checks import check_units as check_units
 from .checks import is_whole as is_whole
 from .extras import import_extra as import_extra
-from .extremes import N_ROWS as N_ROWS
 from .extremes import Extremes as Extremes
 from .extremes import places_at as places_at
 from .figures import Tile as Tile
@@ -40,7 +39,6 @@ from .version import __version__ as __version__
 from .version import versions as versions
 
 __all__ = [
-    "N_ROWS",
     "SHOWN_ROWS",
     "BoolArray",
     "Extremes",

@@ -1,8 +1,6 @@
 """One item of any source as an RGB image with the fingerprint of its content.
 
-An item is a PIL image, encoded bytes, a path, an array [h, w, 1 or 3], a tensor [1 or 3, h, w] (uint8, or floating in [0, 1]);
-or a tuple or list that begins with one; or a dict that holds one under "image" or "img", under the name of an image format
-("jpg", "png", "left.webp": a WebDataset sample), or as {"bytes", "path"} (an undecoded Hugging Face image).
+What items are, `neuroprobe.Images` says; of a WebDataset sample ("left.webp") and an undecoded Hugging Face image ({"bytes", "path"}) too.
 Photographs come as they are: turned as their EXIF orientation says, the first frame of an animation, alpha left out.
 """
 

@@ -95,9 +95,9 @@ class Images:
         self._digests: dict[int, str] = {}
 
     @classmethod
-    def _of(cls, source: ImageSource | ImageStream, ids: Sequence[str] | None = None, *, on_error: OnError, fast: bool = False) -> Images:
+    def _of(cls, source: ImageSource | ImageStream, *, on_error: OnError, fast: bool = False) -> Images:
         images = object.__new__(cls)
-        images._set(source, ids, on_error=on_error, fast=fast)
+        images._set(source, None, on_error=on_error, fast=fast)
         return images
 
     @classmethod

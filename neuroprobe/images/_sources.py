@@ -131,25 +131,13 @@ class FastItem:
 
 @dataclass(frozen=True)
 class ImageRow:
-    """One image of a stream, not decoded yet.
-
-    Attributes
-    ----------
-    id : str
-        Unique among the images of its stream.
-    """
+    """One image of a stream, not decoded yet; its id is unique among them."""
 
     id: str
     readable: Readable = field(repr=False)
 
     def load(self) -> tuple[Image.Image, str]:
-        """RGB image and the fingerprint of its content.
-
-        Raises
-        ------
-        UnreadableImageError
-            The image is damaged, or none.
-        """
+        """RGB image and the fingerprint of its content; `UnreadableImageError` for one that is damaged, or none."""
         return self.readable.load()
 
     def digest(self) -> str:
@@ -361,15 +349,7 @@ OPENERS: tuple[Opener, ...] = (_folder, _files, _refused, _hugging_face, _indexe
 
 
 def opened(source: Any, on_error: OnError) -> ImageSource | ImageStream:
-    """The images of a source, by the first opener that knows it.
-
-    Raises
-    ------
-    InputError
-        No folder, no image in it, what can be read only once or has no order, or something that is no source of images.
-    UnreadableImageError
-        A file that does not begin like an image, unless ``on_error="skip"``.
-    """
+    """The images of a source, by the first opener that knows it; raises as `neuroprobe.Images`."""
     tried = (opener(source, on_error) for opener in OPENERS)
     found = next((images for images in tried if images is not None), None)
     if found is None:

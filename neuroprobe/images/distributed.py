@@ -17,13 +17,7 @@ from neuroprobe.exceptions import InputError
 
 
 def rank_and_size(use: bool) -> tuple[int, int]:
-    """This process's rank and the number of processes; (0, 1) unless `use`.
-
-    Raises
-    ------
-    InputError
-        `use` without a process group.
-    """
+    """This process's rank and the number of processes; (0, 1) unless `use`, which without a process group raises `InputError`."""
     if not use:
         return 0, 1
     if not (distributed.is_available() and distributed.is_initialized()):
@@ -84,16 +78,9 @@ def gather_tensor(tensor: torch.Tensor) -> list[torch.Tensor]:
 
 
 def in_batch_order(parts: Mapping[int, torch.Tensor], *, width: tuple[int, ...], dtype: torch.dtype, use: bool) -> torch.Tensor:
-    """Rows kept by batch number, joined in the order of the batches, from all ranks.
+    """Rows kept by batch number, [n, ...] each, joined in the order of the batches; with `use` those of all ranks.
 
-    Parameters
-    ----------
-    parts : mapping from batch number to Tensor, [n, ...]
-    width : tuple of int
-        The shape of a row, for a rank that has none.
-    dtype : torch.dtype
-    use : bool
-        Whether other ranks hold the rest.
+    A rank that has none knows a row by its shape, `width`, and `dtype`.
     """
     numbers = sorted(parts)
     rows = torch.cat([parts[number] for number in numbers]) if numbers else torch.empty(0, *width, dtype=dtype)

@@ -139,12 +139,17 @@ def collect(
     check_images(images)
     check_count("batch_size", batch_size)
     check_count("workers", workers, low=0)
-    done = [_recorded(consumer) for consumer in consumers]
+    done: list[Mapping[int, BatchRecord]] = [getattr(consumer, "recorded", dict)() for consumer in consumers]
     grid = _Grid(images, [consumer.transform for consumer in consumers], done, batch_size, distributed)
     records: dict[int, BatchRecord] = {}
     with _progress_bar(images, progress, description, rank=grid.rank) as bar:
         for batch in _batches(grid, workers):
-            records[batch.record.number] = _deliver(batch, images, consumers)
+            if batch.record.skipped and images.on_error == "raise":
+                raise UnreadableImageError(next(iter(batch.record.skipped.values())))
+            for consumer, stacked in zip(consumers, batch.stacked, strict=True):
+                if stacked is not None:
+                    consumer.consume(stacked, batch.record)
+            records[batch.record.number] = batch.record
             bar.update(len(batch.record.ids) + len(batch.record.skipped))
     collected = _collected(records, distributed)
     return [consumer.finish(collected) for consumer in consumers]
@@ -156,20 +161,6 @@ class _Batch:
 
     record: BatchRecord
     stacked: list[torch.Tensor | None]
-
-
-def _recorded(consumer: Consumer) -> Mapping[int, BatchRecord]:
-    recorded: Callable[[], Mapping[int, BatchRecord]] | None = getattr(consumer, "recorded", None)
-    return {} if recorded is None else recorded()
-
-
-def _deliver(batch: _Batch, images: Images, consumers: Sequence[Consumer]) -> BatchRecord:
-    if batch.record.skipped and images.on_error == "raise":
-        raise UnreadableImageError(next(iter(batch.record.skipped.values())))
-    for consumer, stacked in zip(consumers, batch.stacked, strict=True):
-        if stacked is not None:
-            consumer.consume(stacked, batch.record)
-    return batch.record
 
 
 @dataclass(frozen=True)
@@ -291,7 +282,10 @@ def _contents(record: BatchRecord) -> dict[str, tuple[int, str] | None]:
 def _batches(grid: _Grid, workers: int) -> Iterator[_Batch]:
     """Every batch of this process; the tensors of one consumer have one shape in all of them."""
     shapes: dict[int, torch.Size] = {}
-    loader: Any = grid.stream() if grid.images.is_stream else _loader(grid, workers)
+    # the grid's items are whole batches, stacked in the worker: a tensor per image would need many open files; without a generator
+    # of its own a loader draws from the global state
+    options: Any = {"batch_size": None, "num_workers": workers, "generator": torch.Generator()}
+    loader: Any = grid.stream() if grid.images.is_stream else DataLoader(grid, **options)
     for batch in loader:
         if isinstance(batch, NeuroprobeError):
             raise batch
@@ -299,15 +293,6 @@ def _batches(grid: _Grid, workers: int) -> Iterator[_Batch]:
             if stacked is not None:
                 _check_shape(stacked.shape[1:], shapes.setdefault(i, stacked.shape[1:]))
         yield batch
-
-
-def _loader(grid: _Grid, workers: int) -> DataLoader[_Batch | NeuroprobeError]:
-    return DataLoader(
-        grid,
-        batch_size=None,  # the grid's items are whole batches, stacked in the worker: a tensor per image would need many open files
-        num_workers=workers,
-        generator=torch.Generator(),  # a loader without one draws from the global state
-    )
 
 
 def _progress_bar(images: Images, progress: bool | None, description: str, *, rank: int) -> tqdm[Any]:

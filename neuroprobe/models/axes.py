@@ -110,9 +110,12 @@ class UnitAxisTracker:
 
     def _note(self, module: nn.Module) -> Callable[[nn.Module, Any, Any], None] | None:
         """The hook of a module that puts the units on a certain axis; a few instructions, as it runs in every forward."""
-        if not _decides(module):
+        if not isinstance(module, _CHANNELS_FIRST + _CHANNELS_LAST):
             return None
-        axis, own = _units_axis(module), _has_own_forward(module)
+        axis = 1 if isinstance(module, _CHANNELS_FIRST) else -1  # channels first before last: LayerNorm2d is a LayerNorm
+        if axis == -1 and len(getattr(module, "normalized_shape", ())) > 1:
+            return None  # a norm over several axes says nothing about which of them holds the units
+        own = _has_own_forward(module)
 
         def note(module: nn.Module, args: Any, output: Any) -> None:
             output = output[0] if isinstance(output, tuple) else output
@@ -189,17 +192,6 @@ def _order(module: nn.Module, n_axes: int) -> list[int]:
 
 def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return shape[:axis] + shape[axis + 1 :]
-
-
-def _decides(module: nn.Module) -> bool:
-    several_axes = isinstance(module, _CHANNELS_LAST) and len(getattr(module, "normalized_shape", ())) > 1
-    # a norm over several axes says nothing about which of them holds the units
-    return isinstance(module, _CHANNELS_FIRST + _CHANNELS_LAST) and (not several_axes or isinstance(module, _CHANNELS_FIRST))
-
-
-def _units_axis(module: nn.Module) -> int:
-    """The axis on which a module that decides puts its units."""
-    return 1 if isinstance(module, _CHANNELS_FIRST) else -1  # channels first before last: LayerNorm2d is a LayerNorm
 
 
 def _has_own_forward(module: nn.Module) -> bool:

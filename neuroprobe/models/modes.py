@@ -87,13 +87,7 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 
 def check_precision(autocast: Precision | None) -> torch.dtype | None:
-    """The type of number that `autocast` names.
-
-    Raises
-    ------
-    InputError
-        It is neither bfloat16 nor float16.
-    """
+    """The type of number that `autocast` names; `InputError` if it is neither bfloat16 nor float16."""
     dtype = _PRECISIONS.get(autocast) if isinstance(autocast, str) else autocast
     if autocast is not None and dtype not in _PRECISIONS.values():
         raise InputError(f"Expected `autocast` to be 'bfloat16', 'float16' or None, but got {autocast!r}.")

@@ -41,16 +41,9 @@ def describe_output(output: Any) -> str:
 
 
 def select_output(output: Any, selection: Selection | None, *, layer: str, side: str = "output") -> torch.Tensor:
-    """The tensor that the user means.
+    """The tensor that the user means of what `layer` returned; without a selection the output itself, or its one tensor beside None.
 
-    Parameters
-    ----------
-    output : object
-        What the module `layer` returned.
-    selection : int, str, callable or None
-        None where the output is a tensor itself, or holds one and None beside it.
-    side : {"output", "input"}, default "output"
-        Whether this is what the module returned or what it got, for messages.
+    With ``side="input"`` it is what the layer got, for messages.
 
     Raises
     ------

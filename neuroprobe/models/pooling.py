@@ -77,7 +77,13 @@ def pool(output: torch.Tensor, pooling: Pooling, *, unit_axis: int, image_axis: 
     if callable(pooling):
         rows = _checked(pooling(output), output.shape[image_axis])
     else:
-        rows = _named(output.transpose(0, image_axis), pooling, Axes(unit_axis), layer) if output.ndim > 2 else output
+        named, axes = output.transpose(0, image_axis), Axes(unit_axis)
+        if output.ndim == 2:
+            rows = output
+        elif isinstance(pooling, tuple):
+            rows = tokens_of(named, f"token {pooling[1]}", axes, layer=layer)
+        else:
+            rows = POOLINGS[pooling](named, axes, layer)
     rows = rows.to(torch.float32)
     shares = rows.untyped_storage().data_ptr() == output.untyped_storage().data_ptr()
     return rows.clone() if shares else rows
@@ -88,12 +94,6 @@ def _checked(rows: object, n: int) -> torch.Tensor:
         shape = tuple(rows.shape) if isinstance(rows, torch.Tensor) else type(rows).__name__
         raise InputError(f"Expected the pooling function to return [{n}, units], but got {shape}.")
     return rows
-
-
-def _named(output: torch.Tensor, pooling: str | tuple[Literal["token"], int], axes: Axes, layer: str) -> torch.Tensor:
-    if isinstance(pooling, tuple):
-        return tokens_of(output, f"token {pooling[1]}", axes, layer=layer)
-    return POOLINGS[pooling](output, axes, layer)
 
 
 def _mean(output: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
@@ -110,20 +110,9 @@ def _mean(output: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
 
 
 def tokens_of(output: torch.Tensor, tokens: str, axes: Axes, *, layer: str) -> torch.Tensor:
-    """Some of the tokens of an output, a view of it: one is [n, units], several keep their axis.
+    """Some of the tokens of an output [n, tokens, units] or [tokens, n, units], a view of it: one is [n, units], several keep their axis.
 
-    Parameters
-    ----------
-    output : Tensor, [n, tokens, units] or [tokens, n, units]
-    tokens : str
-        "class_token", the first; "patches", all but the first; or "token 3".
-    axes : Axes
-        Of the output.
-
-    Raises
-    ------
-    InputError
-        An output without tokens, or a token that is not there.
+    They are called as in `neuroprobe.Site`. `InputError` for an output without tokens, or a token that is not there.
     """
     shape, axis = tuple(output.shape), 1 - axes.images
     if output.ndim != 3 or axes.units % 3 != 2:

@@ -196,26 +196,14 @@ Sites: TypeAlias = "Sequence[str | Site] | Callable[[str, nn.Module], bool]"
 
 
 def as_site(site: str | Site) -> Site:
-    """The site that a layer's name stands for, or the site itself.
-
-    Raises
-    ------
-    InputError
-        Neither.
-    """
+    """The site that a layer's name stands for, or the site itself; `InputError` for what is neither."""
     return site if isinstance(site, Site) else Site(site)
 
 
 def check_sites(model: nn.Module, sites: Sites, *, parameter: str = "layers") -> tuple[Site, ...]:
     """The sites as a tuple, if the layer of each is a module of the model that can run, and none is there twice.
 
-    Parameters
-    ----------
-    model : torch.nn.Module
-    sites : sequence of str or Site, or callable
-        Exact names, sites, or a function of (name, module).
-    parameter : str
-        What messages call them.
+    Messages call them `parameter`.
 
     Raises
     ------
@@ -251,35 +239,14 @@ def check_site(model: nn.Module, site: str | Site) -> Site:
 
 
 def check_same_site(site: str | Site, identity: str, *, what: str = "these activations") -> None:
-    """Refuse units of another site than is read.
-
-    Parameters
-    ----------
-    site : str or Site
-        What is read.
-    identity : str
-        `Site.identity` of the site that the units are of.
-    what : str
-        What has these units, in the plural.
-
-    Raises
-    ------
-    InputError
-        They are two.
-    """
+    """Raise `InputError` unless the site that is read has the `Site.identity` of which the units of `what` (in the plural) are."""
     expected = as_site(site).identity
     if expected != identity:
         raise InputError(f"Expected units of {_in_words(expected)}, but {what} are of {_in_words(identity)}. Hand in the same Site.")
 
 
 def find_site(site: str | Site, identities: Mapping[str, str]) -> str:
-    """The key under which a site's units are kept.
-
-    Parameters
-    ----------
-    site : str or Site
-        A key as it stands; or a site, which is looked for by its identity.
-    identities : mapping from key to `Site.identity`
+    """The key under which a site's units are kept: a text as it stands; a `Site` is looked for by its identity, among `identities` by key.
 
     Raises
     ------
@@ -322,13 +289,7 @@ def _check_runs(name: str, module: nn.Module) -> None:
 
 
 def check_model(model: nn.Module) -> None:
-    """Refuse what hooks do not work in: models spread over devices, compiled, or scripted.
-
-    Raises
-    ------
-    InputError
-        With what to record instead.
-    """
+    """Raise `InputError` for what hooks do not work in (models spread over devices, compiled, or scripted), with what to record instead."""
     if not isinstance(model, nn.Module):
         raise InputError(f"Expected a torch.nn.Module, but got {type(model).__name__}.")
     for name, module in model.named_modules():

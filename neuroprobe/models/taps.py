@@ -233,7 +233,8 @@ class Taps(Mapping[Site, Any]):
     def __getitem__(self, site: str | Site) -> Any:
         wanted = as_site(site)
         if wanted not in self.sites:
-            raise UnknownNameError(f"Expected a site that is read, but got {wanted.key!r}. {suggest(wanted.key, self._keys())}")
+            keys = [site.key for site in self.sites]
+            raise UnknownNameError(f"Expected a site that is read, but got {wanted.key!r}. {suggest(wanted.key, keys)}")
         if wanted not in self._found:
             raise InputError(f"Expected {wanted.layer!r} to run in a forward pass, but it does not.")
         return self._found[wanted]
@@ -247,9 +248,6 @@ class Taps(Mapping[Site, Any]):
     def __contains__(self, site: object) -> bool:
         """Whether the last forward pass reached it."""
         return isinstance(site, (str, Site)) and as_site(site) in self._found
-
-    def _keys(self) -> list[str]:
-        return [site.key for site in self.sites]
 
     @property
     def modules(self) -> tuple[nn.Module, ...]:

@@ -16,8 +16,6 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from neuroprobe.exceptions import InputError
-
 _LOWEST_BIT, _HIGHEST_BIT = -149, 128  # every finite float32 is a multiple of 2**-149 and below 2**128
 _COUNT_BITS = 33  # room for 2**32 terms, and a sign
 _SLICE_BITS = 46
@@ -28,14 +26,7 @@ _LAZY_ADDITIONS = 1 << 30  # words grow by less than 2**32 each time, and int64 
 
 
 class ExactSums:
-    """The exact sum of float32 numbers, or of their squares, for every unit.
-
-    Parameters
-    ----------
-    n_units : int
-    power : {1, 2}
-        2 for sums of squares.
-    """
+    """The exact sum of float32 numbers, or with a `power` of 2 of their squares, for every unit."""
 
     def __init__(self, n_units: int, *, power: int) -> None:
         self.power = power
@@ -105,8 +96,6 @@ class ExactSums:
     def from_array(cls, array: npt.NDArray[np.uint32], *, power: int) -> ExactSums:
         """The inverse of `to_array`."""
         sums = cls(len(array), power=power)
-        if array.dtype != np.uint32 or array.shape != sums._words.shape[::-1]:
-            raise InputError(f"Expected sums as uint32 {sums._words.shape[::-1]}, but got {array.dtype} {array.shape}.")
         sums._words = np.ascontiguousarray(array.T.astype(np.int64))
         sums._words[-1] = array[:, -1].astype(np.int32)
         return sums

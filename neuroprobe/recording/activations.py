@@ -155,13 +155,7 @@ class MemoryKeeper:
 
 
 def converted(values: torch.Tensor, dtype: ValueType, *, layer: str) -> torch.Tensor:
-    """The values as they are kept.
-
-    Raises
-    ------
-    InputError
-        A value is too large for the type: it would become infinite.
-    """
+    """The values as they are kept; `InputError` for one too large for the type, which would become infinite."""
     if dtype == "float32":
         return values
     kept = values.to(getattr(torch, dtype))
@@ -194,13 +188,7 @@ def _layer_file(number: int) -> str:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a store.
-
-    Raises
-    ------
-    StoreError
-        There is none, or it is damaged or of another format.
-    """
+    """The manifest of a store; `StoreError` where there is none, or it is damaged or of another format."""
     try:
         manifest = dict(json.loads((folder / "manifest.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:

@@ -207,10 +207,7 @@ class StoreKeeper:
 def locked(folder: Path) -> Iterator[None]:
     """The store for one recording at a time; the lock goes with the process that holds it.
 
-    Raises
-    ------
-    StoreError
-        Another process is recording into it, or it is no folder that can be written.
+    `StoreError` where another process is recording into it, or it is no folder that can be written.
     """
     lock = FileLock(folder / "lock", timeout=0)
     try:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from neuroprobe._core import N_ROWS, Extremes, table_html, write_whole
+from neuroprobe._core import Extremes, table_html, write_whole
 from neuroprobe.exceptions import InputError
 from neuroprobe.models import Site, find_site
 from neuroprobe.recording._sums import ExactSums, exact_moments
@@ -28,15 +28,7 @@ _FORMAT = "neuroprobe.ActivationSummary 1"
 
 
 class LayerSummary:
-    """Takes the batches of one layer; its memory is O(units x k) and one bit per batch.
-
-    Parameters
-    ----------
-    layer : str
-    n_units : int
-    k : int
-        How many of the highest, and of the lowest, images of every unit are kept.
-    """
+    """Takes the batches of one layer, and keeps the k highest and lowest images of every unit: O(units x k) and one bit per batch."""
 
     def __init__(self, layer: str, n_units: int, *, k: int) -> None:
         if k < 1 or n_units < 1:
@@ -49,69 +41,31 @@ class LayerSummary:
         self._active = np.zeros(n_units, np.int64)
 
     def update(self, values: torch.Tensor, *, rows: npt.ArrayLike, batch: int) -> None:
-        """Take in one batch. A refused batch changes nothing.
+        """Take in one batch by its number in the one grid of batches; a refused one changes nothing.
 
-        Parameters
-        ----------
-        values : Tensor, [n, n_units], float32
-        rows : array-like of int, [n]
-            The images' row numbers in the whole probing set, below 2**32.
-        batch : int
-            The batch's number in the one grid of batches; each is taken once.
-
-        Raises
-        ------
-        InputError
-            A batch taken before; values of another shape or type, or not finite; rows that do not fit.
+        Values are float32 [n, n_units] and finite, as those of every forward pass are checked to be; rows are the images' [n] row numbers
+        in the whole probing set, each another, below 2**32. `InputError` for a batch taken before, or values of another shape or type.
         """
-        array, numbers = self._checked_values(values), _checked_rows(rows, len(values))
-        self._check_batch(batch)
-        if len(array):
-            low, high = array.min(axis=0), array.max(axis=0)  # a NaN is in both
-            self._check_finite(array, low, high, numbers)
-            self._add(array, numbers, low, high)
-        self._batches |= 1 << batch
-        self.count += len(array)
-
-    def _add(
-        self, array: npt.NDArray[np.float32], rows: npt.NDArray[np.int64], low: npt.NDArray[np.float32], high: npt.NDArray[np.float32]
-    ) -> None:
-        largest = np.maximum(high, -low)
-        self._sums.add(array, largest)
-        self._squares.add(array, largest)
-        self._highest.add(array, rows, high)
-        self._lowest.add(-array, rows, -low)
-        self._active += np.count_nonzero(array > 0, axis=0)
-
-    def _checked_values(self, values: torch.Tensor) -> npt.NDArray[np.float32]:
         if values.dtype != torch.float32 or values.ndim != 2 or values.shape[1] != self.n_units:
             raise InputError(
                 f"Expected values of {self.layer!r} as float32 [n, {self.n_units}], but got {values.dtype} {tuple(values.shape)}. "
                 "Pool them to one row per image and convert them with `.float()`."
             )
-        array: npt.NDArray[np.float32] = values.detach().cpu().numpy()
-        return array
-
-    def _check_batch(self, batch: int) -> None:
         if batch < 0 or self._batches >> batch & 1:
             raise InputError(
                 f"Expected a batch of {self.layer!r} that is not in the summary yet, but got batch {batch}. Take each batch once."
             )
-
-    def _check_finite(
-        self,
-        array: npt.NDArray[np.float32],
-        low: npt.NDArray[np.float32],
-        high: npt.NDArray[np.float32],
-        rows: npt.NDArray[np.int64],
-    ) -> None:
-        if np.isfinite(low).all() and np.isfinite(high).all():
-            return
-        row, unit = (int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise InputError(
-            f"Expected finite activations, but unit {unit} of {self.layer!r} is {array[row, unit]} on row {rows[row]}. "
-            "Check the model's weights and its transform."
-        )
+        array: npt.NDArray[np.float32] = values.detach().cpu().numpy()
+        if len(array):
+            numbers, low, high = np.asarray(rows, np.int64), array.min(axis=0), array.max(axis=0)
+            largest = np.maximum(high, -low)
+            self._sums.add(array, largest)
+            self._squares.add(array, largest)
+            self._highest.add(array, numbers, high)
+            self._lowest.add(-array, numbers, -low)
+            self._active += np.count_nonzero(array > 0, axis=0)
+        self._batches |= 1 << batch
+        self.count += len(array)
 
     @property
     def batches(self) -> tuple[int, ...]:
@@ -119,13 +73,7 @@ class LayerSummary:
         return _bits(self._batches)
 
     def merge(self, other: LayerSummary) -> LayerSummary:
-        """The summary of what is in either; neither is changed.
-
-        Raises
-        ------
-        InputError
-            Summaries of different layers, sizes or k, or with a batch in both.
-        """
+        """The summary of what is in either; neither is changed. `InputError` for other layers, sizes or k, or a batch in both."""
         mine, theirs = (self.layer, self.n_units, self.k), (other.layer, other.n_units, other.k)
         if mine != theirs:
             raise InputError(f"Expected summaries of one layer, n_units and k, but got {mine} and {theirs}. Merge like with like.")
@@ -154,14 +102,7 @@ class LayerSummary:
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[Any]]) -> LayerSummary:
-        """The inverse of `to_arrays`.
-
-        Raises
-        ------
-        InputError
-            Arrays that are missing, or not those of one summary.
-        """
-        _check_complete(arrays)
+        """The inverse of `to_arrays`."""
         n_units, k = arrays["highest"].shape
         summary = cls(str(arrays["layer"]), n_units, k=k)
         summary.count, summary._active = int(arrays["count"]), arrays["active"].astype(np.int64)
@@ -302,13 +243,12 @@ class ActivationSummary:
         InputError
             Metadata that JSON cannot hold.
         """
-        found = list(self.statistics.values())
-        manifest = {
+        manifest = {  # ids as pairs: JSON's keys would be texts
             "format": _FORMAT,
-            "layers": [{"name": name, "count": one.count, "ids": _pairs(one.image_ids)} for name, one in self.statistics.items()],
+            "layers": [{"name": name, "count": one.count, "ids": sorted(one.image_ids.items())} for name, one in self.statistics.items()],
             "metadata": dict(self.metadata),
         }
-        arrays = {f"{i}/{name}": array for i, one in enumerate(found) for name, array in one.arrays().items()}
+        arrays = {f"{i}/{name}": array for i, one in enumerate(self.statistics.values()) for name, array in one.arrays().items()}
         arrays["manifest"] = _as_json(manifest)
         write_whole(Path(path), lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
@@ -343,34 +283,12 @@ class ActivationSummary:
         return cls(statistics, manifest["metadata"])
 
 
-def _checked_rows(rows: npt.ArrayLike, n: int) -> npt.NDArray[np.int64]:
-    numbers = np.asarray(rows)
-    if numbers.shape != (n,) or (n and (numbers.dtype.kind not in "iu" or numbers.min() < 0 or numbers.max() >= N_ROWS)):
-        raise InputError(f"Expected {n} row numbers from 0 to 2**32 - 1, one per image, but got {numbers.dtype} {numbers.shape}.")
-    if len(np.unique(numbers)) < n:
-        raise InputError("Expected every image of a batch to have its own row number, but some are equal. Number the whole probing set.")
-    return numbers.astype(np.int64)
-
-
-def _check_complete(arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-    expected = LayerSummary("", 1, k=1).to_arrays()
-    if missing := set(expected) - set(arrays):
-        raise InputError(f"Expected the arrays of `LayerSummary.to_arrays`, but {sorted(missing)} are missing. Make the summary anew.")
-    lengths = {name: len(arrays[name]) for name in expected if name not in ("layer", "count", "batches")}
-    if len(set(lengths.values())) > 1 or arrays["highest"].shape != arrays["lowest"].shape:
-        raise InputError(f"Expected the arrays of one summary, but their numbers of units are {lengths}. Make the summary anew.")
-
-
 def _bits(number: int) -> tuple[int, ...]:
     return tuple(i for i, bit in enumerate(reversed(f"{number:b}")) if bit == "1")
 
 
 def _identical(one: npt.NDArray[Any], other: npt.NDArray[Any]) -> bool:
     return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
-
-
-def _pairs(image_ids: Mapping[int, str]) -> list[tuple[int, str]]:
-    return sorted(image_ids.items())  # JSON's keys would be texts
 
 
 def _as_json(manifest: Mapping[str, Any]) -> npt.NDArray[np.uint8]:

@@ -126,11 +126,6 @@ class TestTransforms:
             collect(Images([noise(1)], on_error="skip"), [Keep(broken)])
 
 
-def test_batch_size_of_nothing(world: Images) -> None:
-    with pytest.raises(InputError, match="Expected `batch_size` to be a whole number of at least 1, but got 0"):
-        collect(world, [Keep()], batch_size=0)
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_random_states_are_left_alone(world: Images, workers: int, same_random_states: Callable[[], AbstractContextManager[None]]) -> None:
     with same_random_states():
@@ -156,11 +151,6 @@ def test_workers_need_few_open_files() -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert len(rows) == 600
-
-
-def test_workers_below_none(world: Images) -> None:
-    with pytest.raises(InputError, match="Expected `workers` to be a whole number of at least 0, but got -1"):
-        collect(world, [Keep()], workers=-1)
 
 
 def test_an_error_in_a_worker_is_told_without_its_traceback(world: Images) -> None:

@@ -6,7 +6,7 @@ import io
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import noise
+from images.test_collection import Keep
 from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
@@ -35,25 +36,11 @@ def ids(images: Images) -> list[str]:
     return [row.id for row in images.rows()]
 
 
-class Keep:
-    """A consumer that keeps what it gets."""
-
-    def __init__(self) -> None:
-        self.transform: Callable[[Image.Image], torch.Tensor] = to_tensor
-        self.rows: list[torch.Tensor] = []
-
-    def consume(self, batch: torch.Tensor, record: Any) -> None:
-        self.rows += list(batch)
-
-    def finish(self, collected: Any) -> Any:
-        return self.rows, collected
-
-
 def assert_passed_over(images: Images, ids: tuple[str, ...], *, workers: int = 0) -> None:
     ((rows, collected),) = collect(images, [Keep()], batch_size=2, workers=workers)
     assert collected.ids == ids
     assert collected.fingerprint == images.fingerprint
-    torch.testing.assert_close(torch.stack(rows), torch.stack([to_tensor(picture) for picture in PICTURES]), rtol=0, atol=0)
+    torch.testing.assert_close(rows, torch.stack([to_tensor(picture) for picture in PICTURES]), rtol=0, atol=0)
 
 
 def assert_pictures(images: Images) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import DAMAGED, GOOD, noise
+from images.test_collection import Keep
 from PIL import Image
 from torch.utils.data import DataLoader, IterableDataset
 from torchvision.transforms.functional import to_tensor
@@ -36,20 +37,6 @@ class Stream(IterableDataset[Any]):
 class Sized(Stream):
     def __len__(self) -> int:
         return len(self.items)
-
-
-class Keep:
-    """A consumer that keeps what it gets."""
-
-    def __init__(self) -> None:
-        self.transform: Callable[[Image.Image], torch.Tensor] = to_tensor
-        self.rows: list[torch.Tensor] = []
-
-    def consume(self, batch: torch.Tensor, record: Any) -> None:
-        self.rows += list(batch)
-
-    def finish(self, collected: Any) -> Any:
-        return self.rows, collected
 
 
 def ids(images: Images) -> list[str]:
@@ -83,10 +70,6 @@ class TestIds:
     def test_twice(self) -> None:
         with pytest.raises(InputError, match=r"unique image ids, but the stream gives 'x' twice.*shard"):
             ids(Images(Stream([("x", PICTURES[0]), ("y", PICTURES[1]), ("x", PICTURES[2])])))
-
-    def test_given_beside_a_stream(self) -> None:
-        with pytest.raises(InputError, match="Expected no `ids` for a stream"):
-            Images(Stream(PICTURES), ids=list("abcde"))
 
 
 class TestLength:
@@ -136,29 +119,21 @@ class TestFunctions:
 
 
 class TestRefused:
-    def test_what_can_be_read_only_once(self) -> None:
-        with pytest.raises(InputError, match=r"more than once, but got a generator, which is used up by .*Images\(function\)"):
-            Images(picture for picture in PICTURES)
-
-    def test_what_has_no_order(self) -> None:
-        with pytest.raises(InputError, match=r"Expected images in an order, but got a set. Pass sorted\(...\)"):
-            Images({"a.png", "b.png"})
-
-    def test_a_class(self) -> None:
-        with pytest.raises(InputError, match=r"got the class Stream. Make one: Stream\(...\)"):
-            Images(Stream)
-
-    def test_batches(self) -> None:
-        with pytest.raises(InputError, match=r"but got a DataLoader, which gives batches. Pass its dataset"):
-            Images(DataLoader(Sized(PICTURES)))
-
-    def test_several_sources(self) -> None:
-        with pytest.raises(InputError, match=r"Expected one source of images, but got a dict of 'train', 'test'. Choose one"):
-            Images({"train": PICTURES, "test": PICTURES})
-
-    def test_fast_fingerprints(self) -> None:
-        with pytest.raises(InputError, match="Expected a folder or files for fingerprint='fast'"):
-            Images(Stream(PICTURES), fingerprint="fast")
+    @pytest.mark.parametrize(
+        ("source", "options", "message"),
+        [
+            ((picture for picture in PICTURES), {}, r"more than once, but got a generator, which is used up by .*Images\(function\)"),
+            ({"a.png", "b.png"}, {}, r"Expected images in an order, but got a set. Pass sorted\(...\)"),
+            (Stream, {}, r"got the class Stream. Make one: Stream\(...\)"),
+            (DataLoader(Sized(PICTURES)), {}, "but got a DataLoader, which gives batches. Pass its dataset"),
+            ({"train": PICTURES, "test": PICTURES}, {}, "Expected one source of images, but got a dict of 'train', 'test'. Choose one"),
+            (Stream(PICTURES), {"fingerprint": "fast"}, "Expected a folder or files for fingerprint='fast'"),
+            (Stream(PICTURES), {"ids": list("abcde")}, "Expected no `ids` for a stream"),
+        ],
+    )
+    def test_what_is_no_stream(self, source: Any, options: dict[str, Any], message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            Images(source, **options)
 
     @pytest.mark.parametrize(
         ("use", "wanted"),
@@ -232,7 +207,7 @@ class TestPasses:
     @pytest.mark.parametrize("batch_size", [1, 2, 64])
     def test_a_pass_over_a_stream_is_one_over_a_list(self, batch_size: int) -> None:
         ((rows, collected),) = collect(Images(lambda: iter(PICTURES)), [Keep()], batch_size=batch_size)
-        torch.testing.assert_close(torch.stack(rows), torch.stack([to_tensor(p) for p in PICTURES]), rtol=0, atol=0)
+        torch.testing.assert_close(rows, torch.stack([to_tensor(p) for p in PICTURES]), rtol=0, atol=0)
         assert collected.ids == tuple("01234")
         assert collected.fingerprint == Images(PICTURES).fingerprint == Images(Stream(PICTURES)).fingerprint
 

@@ -7,6 +7,7 @@ import pickle
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,12 @@ from neuroprobe.exceptions import InputError, UnknownNameError, UnreadableImageE
 
 def pixels(image: Image.Image) -> np.ndarray:
     return np.asarray(image)
+
+
+class Numbered(list[Image.Image]):
+    """Has ids of its own, as torchvision's CocoDetection."""
+
+    ids = (139, 285)
 
 
 @pytest.fixture
@@ -43,14 +50,6 @@ class TestFolder:
 
     def test_a_string_is_a_folder_too(self, folder: Path) -> None:
         assert Images(str(folder)).fingerprint == Images(folder).fingerprint
-
-    def test_missing(self, tmp_path: Path) -> None:
-        with pytest.raises(InputError, match=r"Expected a folder of images, but there is nothing at '.*nowhere'"):
-            Images(tmp_path / "nowhere")
-
-    def test_a_file(self, folder: Path) -> None:
-        with pytest.raises(InputError, match=r"Expected a folder of images, but there is a file at '.*b.png'"):
-            Images(folder / "b.png")
 
     def test_empty(self, tmp_path: Path) -> None:
         (tmp_path / "notes.txt").write_text("text")
@@ -83,25 +82,27 @@ class TestPaths:
         assert images.ids == ("deep/a.PNG", "b.png")
         np.testing.assert_array_equal(pixels(images[0]), pixels(noise(2)))
 
-    def test_the_same_path_twice(self, folder: Path) -> None:
-        with pytest.raises(InputError, match=r"Expected unique image ids, but '.*b.png' occurs twice"):
-            Images([folder / "b.png", str(folder / "b.png")])
 
-    def test_none(self) -> None:
-        with pytest.raises(InputError, match="Expected at least one image, but got an empty list"):
-            Images([])
-
-    def test_missing_file_is_named_at_once(self, folder: Path) -> None:
-        with pytest.raises(UnreadableImageError, match=r"'.*gone.png' cannot be read \(.*No such file"):
-            Images([folder / "b.png", folder / "gone.png"])
-
-    def test_something_else(self) -> None:
-        with pytest.raises(InputError, match=r"Expected a folder, a list of paths, a dataset .* but got int"):
-            Images(7)
-
-    def test_on_error_of_another_name(self, folder: Path) -> None:
-        with pytest.raises(InputError, match="Expected `on_error` to be 'raise' or 'skip', but got 'ignore'"):
-            Images(folder, on_error="ignore")  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("source", "options", "message"),
+    [
+        ("nowhere", {}, "Expected a folder of images, but there is nothing at 'nowhere'"),
+        ("b.png", {}, "Expected a folder of images, but there is a file at 'b.png'"),
+        (["b.png", Path("b.png")], {}, "Expected unique image ids, but 'b.png' occurs twice"),
+        ([], {}, "Expected at least one image, but got an empty list"),
+        (np.zeros((0, 8, 8, 3), dtype=np.uint8), {}, "Expected at least one image, but got an empty"),
+        (["b.png", "gone.png"], {}, r"'gone.png' cannot be read \(.*No such file"),
+        (7, {}, "Expected a folder, a list of paths, a dataset .* but got int"),
+        (".", {"on_error": "ignore"}, "Expected `on_error` to be 'raise' or 'skip', but got 'ignore'"),
+        ([noise(1), noise(2)], {"ids": ["x"]}, r"Expected one id per image \(2\), but got 1"),
+        ([noise(1), noise(2)], {"ids": ["x", "x"]}, "Expected unique image ids, but 'x' occurs twice"),
+        (Numbered([noise(1)]), {}, r"Expected one id per image \(1\), but got 2"),
+    ],
+)
+def test_what_is_no_probing_set(folder: Path, monkeypatch: pytest.MonkeyPatch, source: Any, options: dict[str, Any], message: str) -> None:
+    monkeypatch.chdir(folder)
+    with pytest.raises((InputError, UnreadableImageError), match=message):
+        Images(source, **options)
 
 
 class TestDamagedFiles:
@@ -198,23 +199,9 @@ class TestDatasets:
             Images([item])[0]
 
     def test_its_own_ids(self) -> None:
-        class Numbered(list):  # as torchvision's CocoDetection
-            ids = (139, 285)
-
         images = Images(Numbered([noise(1), noise(2)]))
         assert images.ids == ("139", "285")
         np.testing.assert_array_equal(pixels(images.subset(["285"])[0]), pixels(noise(2)))
-
-    def test_its_own_ids_must_fit(self) -> None:
-        class Wrong(list):
-            ids = ("a", "b", "c")
-
-        with pytest.raises(InputError, match=r"Expected one id per image \(2\), but got 3"):
-            Images(Wrong([noise(1), noise(2)]))
-
-    def test_empty(self) -> None:
-        with pytest.raises(InputError, match="Expected at least one image, but got an empty"):
-            Images(np.zeros((0, 8, 8, 3), dtype=np.uint8))
 
     def test_a_damaged_file_behind_a_dataset_is_unreadable_too(self, damaged_folder: Path) -> None:
         class Lazy:
@@ -232,17 +219,6 @@ class TestDatasets:
 
 
 class TestIds:
-    def test_given(self) -> None:
-        assert Images([noise(1), noise(2)], ids=["x", "y"]).ids == ("x", "y")
-
-    def test_too_few(self) -> None:
-        with pytest.raises(InputError, match=r"Expected one id per image \(2\), but got 1"):
-            Images([noise(1), noise(2)], ids=["x"])
-
-    def test_twice(self) -> None:
-        with pytest.raises(InputError, match="Expected unique image ids, but 'x' occurs twice"):
-            Images([noise(1), noise(2)], ids=["x", "x"])
-
     def test_negative_index_and_end(self) -> None:
         images = Images([noise(1), noise(2)])
         np.testing.assert_array_equal(pixels(images[-1]), pixels(noise(2)))
@@ -290,25 +266,19 @@ class TestSubset:
         np.testing.assert_array_equal(pixels(part[0]), pixels(noise(0)))
         assert part.fingerprint == Images([noise(0), noise(2)]).fingerprint
 
-    def test_unknown_id(self) -> None:
-        with pytest.raises(UnknownNameError, match=r"Expected ids of this probing set, but got 'cats'. Did you mean 'cat'"):
-            self.images.subset(["dog", "cats"])
-
-    def test_an_index_is_no_id(self) -> None:
-        with pytest.raises(UnknownNameError, match="Expected ids of this probing set, but got 0"):
-            self.images.subset([0])  # type: ignore[list-item]
-
-    def test_one_id_alone(self) -> None:
-        with pytest.raises(InputError, match=r"but got the single id 'cat'. Write \['cat'\]"):
-            self.images.subset("cat")
-
-    def test_none(self) -> None:
-        with pytest.raises(InputError, match="Expected at least one id of this probing set, but got none"):
-            self.images.subset([])
-
-    def test_twice(self) -> None:
-        with pytest.raises(InputError, match="'cat' occurs twice"):
-            self.images.subset(["cat", "cat"])
+    @pytest.mark.parametrize(
+        ("ids", "message"),
+        [
+            (["dog", "cats"], "Expected ids of this probing set, but got 'cats'. Did you mean 'cat'"),
+            ([0], "Expected ids of this probing set, but got 0"),
+            ("cat", r"but got the single id 'cat'. Write \['cat'\]"),
+            ([], "Expected at least one id of this probing set, but got none"),
+            (["cat", "cat"], "'cat' occurs twice"),
+        ],
+    )
+    def test_what_is_no_part(self, ids: Any, message: str) -> None:
+        with pytest.raises((InputError, UnknownNameError), match=message):
+            self.images.subset(ids)
 
     def test_keeps_what_happens_on_errors(self, damaged_folder: Path) -> None:
         assert Images(damaged_folder, on_error="skip").subset(GOOD).on_error == "skip"

@@ -96,19 +96,11 @@ class TestReading:
     @pytest.mark.parametrize("content", [b"", b"some text", b"\x80\x04garbage", b"PK\x03\x04 no archive"])
     def test_no_weights_at_all(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "w.pt").write_bytes(content)
-        with pytest.raises(CheckpointError, match=r"Expected a file of weights that .* reads, but '.*w.pt' is not: \S"):
-            load_state_dict(tmp_path / "w.pt")
-
-    def test_half_a_file(self, tmp_path: Path) -> None:
-        torch.save(net().state_dict(), tmp_path / "w.pt")
-        whole = (tmp_path / "w.pt").read_bytes()
-        (tmp_path / "w.pt").write_bytes(whole[: len(whole) // 2])
-        with pytest.raises(CheckpointError, match=r"'.*w.pt' is not: "):
-            load_state_dict(tmp_path / "w.pt")
-
-    def test_a_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(CheckpointError, match="Expected a file of weights"):
-            load_state_dict(tmp_path)
+        torch.save(net().state_dict(), tmp_path / "half.pt")
+        (tmp_path / "half.pt").write_bytes((tmp_path / "half.pt").read_bytes()[:2000])
+        for path in (tmp_path / "w.pt", tmp_path / "half.pt", tmp_path):
+            with pytest.raises(CheckpointError, match=r"Expected a file of weights that .* reads, but '.*' is not: \S"):
+                load_state_dict(path)
 
     @pytest.mark.parametrize(("content", "kind"), [(torch.zeros(3), "Tensor"), ([1, 2], "list"), ({"epoch": 3}, "dict"), ({}, "dict")])
     def test_other_contents(self, tmp_path: Path, content: object, kind: str) -> None:
@@ -238,8 +230,6 @@ class TestASeries:
     def test_what_is_no_series(self, given: Any) -> None:
         with pytest.raises(InputError, match="Expected `checkpoints` as a mapping from names"):
             Checkpoints(net(), given)
-
-    def test_none(self) -> None:
         with pytest.raises(CheckpointError, match="Expected at least one checkpoint, but got none"):
             Checkpoints(net(), {})
 

@@ -243,14 +243,6 @@ class TestStoppingEarly:
         with pytest.raises(InputError, match=message), ActivationRecorder(model, ["0"]).recording(stop_early=True):
             model(X)
 
-    def test_the_model_is_left_as_found(self, model: nn.Module) -> None:
-        model.train()
-        before = state_of(model)
-        listening = Listening({"": ActivationRecorder(model, ["0"])}, stop_early=True)
-        for _ in range(3):
-            listening.run(X)
-        assert state_of(model) == before
-
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError, RuntimeError])
 @pytest.mark.parametrize("forward", [0, 1])

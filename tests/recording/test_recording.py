@@ -12,7 +12,6 @@ from torch import nn
 from neuroprobe import ActivationRecorder, ClipEncoder, ConceptSource, Images, Vocabulary
 from neuroprobe.exceptions import InputError
 from neuroprobe.images import collect
-from neuroprobe.recording import ActivationSummary
 from neuroprobe.world import CLIP_PATH, load_target, target_transform, world_images
 
 LAYERS = ["features.2", "features.18", "classifier"]
@@ -67,12 +66,6 @@ def test_summaries_hold_what_plain_numpy_finds(target: nn.Module, images: Images
         assert np.array_equal(found.active, (values > 0).mean(axis=0))
         assert found.count == 50
     assert summary.metadata["model"] == whole.metadata["model"]
-
-
-def test_summaries_survive_a_file(target: nn.Module, images: Images, tmp_path: Path) -> None:
-    summary = ActivationRecorder(target, LAYERS).summarize(images, transform=TRANSFORM, k=3)
-    summary.save(tmp_path / "summary.npz")
-    assert ActivationSummary.load(tmp_path / "summary.npz").equals(summary)
 
 
 def test_one_pass_serves_recorder_and_concepts_and_decodes_once(target: nn.Module, images: Images) -> None:

@@ -243,16 +243,6 @@ def test_memory_does_not_grow_with_the_images():
     assert sum(array.nbytes for array in arrays.values()) <= 20 * (2 * 8 * K + 4 * (10 + 19) + 8) + 100
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite_are_refused_and_change_nothing(bad):
-    values = random_values("normal", n=20)
-    summary, untouched = (summarize(values, grid(20, 10)) for _ in range(2))
-    values[3, 2] = bad
-    with pytest.raises(InputError, match=rf"Expected finite activations, but unit 2 of 'layer' is {bad} on row 33. Check the model"):
-        summary.update(torch.from_numpy(values), rows=np.arange(30, 50), batch=2)
-    assert_same_bits(summary, untouched)
-
-
 def test_wrong_input_is_refused():
     summary = LayerSummary("fc", 2, k=1)
     summary.update(torch.ones(1, 2), rows=[0], batch=0)
@@ -264,11 +254,6 @@ def test_wrong_input_is_refused():
         summary.update(torch.ones(1, 2, dtype=torch.bfloat16), rows=[1], batch=1)
     with pytest.raises(InputError, match=r"float32 \[n, 2\], but got torch.float32 \(1, 3\)"):
         summary.update(torch.ones(1, 3), rows=[1], batch=1)
-    for rows in ([1], [-1, 0], [0, 1 << 32], [0.0, 1.0]):
-        with pytest.raises(InputError, match=r"Expected 2 row numbers from 0 to 2\*\*32 - 1"):
-            summary.update(torch.ones(2, 2), rows=rows, batch=1)
-    with pytest.raises(InputError, match="some are equal"):
-        summary.update(torch.ones(2, 2), rows=[3, 3], batch=1)
     with pytest.raises(InputError, match="at least 1, but got 0 and 2"):
         LayerSummary("fc", 2, k=0)
     assert summary.count == 1
@@ -291,18 +276,6 @@ def test_arrays_there_and_back(tmp_path):
         again = LayerSummary.from_arrays(stored)
     assert_same_bits(again, summary)
     assert (again.layer, again.k, again.count) == ("layer", K, 150)
-
-
-def test_arrays_that_are_not_a_summary_are_refused():
-    arrays = summarize(random_values("normal"), grid(150)).to_arrays()
-    with pytest.raises(InputError, match=r"\['sums'\] are missing"):
-        LayerSummary.from_arrays({name: array for name, array in arrays.items() if name != "sums"})
-    with pytest.raises(InputError, match="arrays of one summary"):
-        LayerSummary.from_arrays({**arrays, "active": arrays["active"][1:]})
-    with pytest.raises(InputError, match="Expected sums as uint32"):
-        LayerSummary.from_arrays({**arrays, "sums": arrays["squares"]})
-    with pytest.raises(InputError, match="Expected keys as uint64"):
-        LayerSummary.from_arrays({**arrays, "highest": arrays["highest"][:, ::-1]})
 
 
 @pytest.fixture
