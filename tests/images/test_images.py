@@ -287,9 +287,3 @@ class TestSubset:
 def test_images_can_be_sent_to_another_process(folder: Path, world: Images) -> None:
     for images in (Images(folder), world):
         assert pickle.loads(pickle.dumps(images)).fingerprint == images.fingerprint  # noqa: S301
-
-
-def test_the_index_after_the_last_is_no_image() -> None:
-    images = Images([noise(seed) for seed in range(3)])
-    with pytest.raises(InputError, match="an image's index from 0 to 2, but got 3"):
-        images.load(3)

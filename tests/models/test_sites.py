@@ -120,7 +120,7 @@ class TestCheckingSites:
     def test_layers_that_there_are_not(self) -> None:
         with pytest.raises(UnknownNameError, match="Expected `layer` to be module names of Sequential, but got '7'"):
             check_site(MODEL, Site("7", call=0))
-        with pytest.raises(InputError, match=r"'2' is a ModuleList, which has no forward of its own. Record its members: '2.0'"):
+        with pytest.raises(InputError, match=r"'2' is a ModuleList, which has no forward of its own. Record its members: '2.0'.$"):
             check_site(MODEL, "2")
 
 
