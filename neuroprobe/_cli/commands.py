@@ -236,6 +236,8 @@ def _site(text: str) -> Site:
     keys = [field.name for field in dataclasses.fields(Site) if field.name != "layer"]
     if unknown := [key for key in fields if key not in keys]:
         raise UnknownNameError(f"Expected a site as LAYER,KEY=VALUE,..., but got {unknown[0]!r} in {text!r}. {suggest(unknown[0], keys)}")
+    if len(fields) < len(rest):
+        raise InputError(f"Expected every KEY=VALUE of a site once, but got one twice in {text!r}. Give --site once per site.")
     numbers = {key: int(value) for key, value in fields.items() if key in ("call", "select") and value.isdecimal()}
     values: dict[str, Any] = {**fields, **numbers}
     if "basis" in values:

@@ -88,6 +88,7 @@ def test_a_site_is_a_layer_read_in_another_way(folder: Path, words: Path, tmp_pa
     [
         ("classifier,sides=input", "Did you mean 'side'"),
         ("classifier,side=left", "'output' or 'input', but got 'left'"),
+        ("classifier,side=input,side=output", "once, but got one twice"),
         ("classifer", "Did you mean 'classifier'"),
         ("classifier,basis=none.npy", "a matrix [k, d], but 'none.npy' is none"),
     ],
