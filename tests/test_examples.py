@@ -122,7 +122,7 @@ def test_a_missing_folder_is_one_line_and_code_2(name: str, load: Load, tmp_path
         (["resnet50_dissect", "--similarity", "soft_wpmy"], "Did you mean 'soft_wpmi'"),
         (["resnet50_dissect", "--clip", "ViT-B/23"], "Did you mean 'ViT-B/32'"),
         (["resnet50_dissect", "--sentences", "./no-such-folder"], "'./no-such-folder' cannot be loaded"),
-        (["resnet50_dissect", "--images-count", "0"], "at least one image"),
+        (["resnet50_dissect", "--images-count", "0"], "a whole number of at least 1, but got 0"),
         (["vit_b_16_dissect", "--layers", "encoder.layers.encoder_layer_12"], "or 'encoder.layers.encoder_layer_11'?"),
         (["resnet18_places365", "--checkpoint", "no_such.pth.tar"], "nothing at 'no_such.pth.tar'"),
         (["resnet18_places365", "--categories", "no_such.txt"], "'no_such.txt' cannot be read"),

@@ -83,7 +83,7 @@ def is_torchscript(path: str | Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any("/code/" in name or name.endswith("/constants.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError):  # which the reader of state dicts tells about
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):  # which the reader of state dicts tells about
         return False
 
 
@@ -92,7 +92,7 @@ def _can_be_mapped(path: str | Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
-    except (zipfile.BadZipFile, OSError):
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
         return False
 
 

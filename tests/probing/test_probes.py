@@ -4,6 +4,8 @@ import warnings
 
 import numpy as np
 import pytest
+import sklearn
+from packaging.version import Version
 from scipy.stats import rankdata
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression, RidgeCV
@@ -346,12 +348,16 @@ def l1_loss(weights: np.ndarray, offset: float, Z: np.ndarray, y: np.ndarray, C:
     return float(np.abs(weights).sum() + C * (np.logaddexp(0, logits) - y * logits).sum())
 
 
+#: scikit-learn 1.8 took `penalty` away; before it, `l1_ratio` alone says nothing.
+L1 = {"l1_ratio": 1} if Version(sklearn.__version__) >= Version("1.8") else {"penalty": "l1"}
+
+
 def test_the_path_minimizes_the_l1_loss() -> None:
     X, y = two_classes(80, 40)
     Z = scaled(X, X, "unit")
     probe = SparseProbe(path=(1.5, 10)).fit(X, y)
     for C, coef in zip(probe.path_, probe.path_coef_, strict=True):
-        reference = LogisticRegression(C=C, l1_ratio=1, solver="saga", tol=1e-10, max_iter=100_000).fit(Z, y)
+        reference = LogisticRegression(C=C, **L1, solver="saga", tol=1e-10, max_iter=100_000).fit(Z, y)
         best = l1_loss(reference.coef_[0], reference.intercept_[0], Z, y, C)
         weights = coef[0] * X.std(axis=0)
         offsets = np.linspace(-2, 2, 4001)

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
+import pandas as pd
 import pytest
 import torch
 import torchvision
@@ -100,9 +101,10 @@ def walk(name: str) -> None:
     table = list_layers(model, x).set_index("name")
     for layer, outputs in expected.items():
         assert outputs[-1].isfinite().all(), layer
-        # the first call's axis has as many units as the table says; with several such axes one of them must fit, value by value
-        units = table.loc[layer, "units"]
-        by_axis = [outputs[-1].movedim(axis, 1).flatten(1) for axis in range(1, outputs[-1].ndim) if outputs[0].shape[axis] == units]
+        # the first call's axis has as many units as the table says, where it knows; one of such axes must fit, value by value
+        units, sizes = table.loc[layer, "units"], outputs[0].shape
+        axes = [axis for axis in range(1, len(sizes)) if pd.isna(units) or sizes[axis] == units]
+        by_axis = [outputs[-1].movedim(axis, 1).flatten(1) for axis in axes]
         assert any(torch.allclose(whole[last[layer].key], values, rtol=1e-4, atol=1e-5) for values in by_axis), layer
     check_the_others(name, model, x, set(expected))
 
