@@ -114,7 +114,11 @@ def test_every_name_of_clip_is_known() -> None:
     assert set(ARCHITECTURES) == set(import_clip().available_models())
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+#: One of each kind; the larger ones take seconds each.
+SMALL = ("RN50", "ViT-B/32")
+
+
+@pytest.mark.parametrize("name", [name if name in SMALL else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES])
 def test_every_models_architecture_follows_from_its_weights(name: str) -> None:
     d, resolution, layers, width, patch, text_width, heads = ARCHITECTURES[name]
     clip = import_clip()

@@ -242,7 +242,7 @@ def test_what_does_not_fit_is_refused(change: dict, error: type[Exception], mess
 # --- known truth
 
 
-@pytest.mark.parametrize("similarity", [DEFAULT_SIMILARITY, "peak_mean", weighted])
+@pytest.mark.parametrize("similarity", [DEFAULT_SIMILARITY, pytest.param("peak_mean", marks=pytest.mark.slow), weighted])
 def test_the_worlds_combinations_are_found(similarity) -> None:
     """Units for objects that are both."""
     world, scores = world_truth(), recorded_world()[1]
