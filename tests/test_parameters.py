@@ -274,6 +274,7 @@ CALLS: dict[str, Callable[[World], Callable[..., Any]]] = {
     "concepts.Ranking": lambda w: concepts.Ranking,
     "concepts.with_label_noise": lambda w: partial(concepts.with_label_noise, w.sets, 0.1, seed=0),
     "reports.UnitReport.label": lambda w: partial(w.labels.label, "fc", 0),
+    "reports.ProbeReport.to_html": lambda w: partial(w.probes.to_html, w.folder / "probes"),
     "reports.LabelReport.to_html": lambda w: partial(w.labels.to_html, w.folder / "labels"),
     "reports.JudgmentReport.value": lambda w: partial(CALLS["evaluation.evaluate_labels"](w)().value, "named"),
     "reports.ProbeReport.compare_scopes": lambda w: w.probes.compare_scopes,

@@ -18,8 +18,12 @@ from neuroprobe.reports.base import Report, in_double_precision, written
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import FigureBase
+    from PIL import Image
 
-    from neuroprobe.reports.page._write import Content
+    from neuroprobe._core import Unit
+    from neuroprobe.images import Images
+    from neuroprobe.recording import Activations
+    from neuroprobe.reports.page._write import Content, Panel
 
 #: What is saved beside the table, by its name in the metadata.
 _BESIDE = {"units": "probes_units.csv", "directions": "probes_directions.npz"}
@@ -264,7 +268,19 @@ class ProbeReport(Report):
         found = {} if self._units is None else {"units": self._units.to_csv(index=False, lineterminator="\n").encode()}
         return found | ({"directions": directions_to_npz(self._directions)} if self._directions else {})
 
-    def to_html(self, folder: str | Path, *, title: str | None = None, **parts: Any) -> list[Path]:
+    def to_html(
+        self,
+        folder: str | Path,
+        *,
+        images: Images | None = None,
+        activations: Activations | None = None,
+        visualizations: Mapping[Unit, Image.Image] | None = None,
+        effects: Sequence[Report] = (),
+        panels: Sequence[Panel] = (),
+        n_examples: int = 9,
+        thumbnail: int = 96,
+        title: str | None = None,
+    ) -> list[Path]:
         """Write a page to look through in a browser: what is read where and when, and every unit that was probed by itself.
 
         It opens from disk, without a server. With labels of the units, `LabelReport.to_html` shows both; parameters (but for
@@ -274,7 +290,19 @@ class ProbeReport(Report):
 
         units = pd.DataFrame({"layer": [], "unit": []}) if self._units is None else self._units[["layer", "unit"]].drop_duplicates()
         units = units.astype({"layer": str, "unit": int}).assign(status="not labeled")
-        return write_page(folder, self._on_page(Content(self.title if title is None else str(title), units, [], **parts)))
+        content = Content(
+            title=self.title if title is None else str(title),
+            units=units,
+            summaries=[],
+            images=images,
+            activations=activations,
+            visualizations=visualizations,
+            effects=effects,
+            panels=panels,
+            n_examples=n_examples,
+            thumbnail=thumbnail,
+        )
+        return write_page(folder, self._on_page(content))
 
     def _on_page(self, content: Content) -> Content:
         """The content of a page with this study on it."""
