@@ -23,8 +23,8 @@ from neuroprobe.models import (
     Run,
     Site,
     Taps,
-    _placed,
     as_site,
+    batch_to,
     device_of,
     evaluating,
     pool,
@@ -235,7 +235,7 @@ class OutputsUnder:
     def consume(self, batch: torch.Tensor, record: BatchRecord) -> None:
         modules = [module for site in (self._site, *self._sites) for module in site.modules]
         with torch.no_grad(), evaluating(self._model, *modules):
-            placed, values = _placed(batch, device_of(self._model)), []
+            placed, values = batch_to(batch, device_of(self._model)), []
             # the model as it is runs with the same hooks: without them torch may take another way, whose last bits differ
             for change in (_nothing, *self._changes):
                 self._change, self._reached = change, False

@@ -16,7 +16,7 @@ from .layers import block_layers as block_layers
 from .layers import list_layers as list_layers
 from .loading import load_model as load_model
 from .modes import Precision as Precision
-from .modes import _placed as _placed
+from .modes import batch_to as batch_to
 from .modes import check_precision as check_precision
 from .modes import device_of as device_of
 from .modes import evaluating as evaluating

@@ -12,7 +12,7 @@ from torch import nn
 from neuroprobe._core import fingerprint_model, identify_function
 from neuroprobe.exceptions import InputError, UnknownNameError, suggest
 from neuroprobe.images import BatchRecord, Collected, Transform
-from neuroprobe.models import Pooling, Run, Site, Taps, _placed, as_site, device_of, evaluating, pool
+from neuroprobe.models import Pooling, Run, Site, Taps, as_site, batch_to, device_of, evaluating, pool
 from neuroprobe.recording.activations import MemoryKeeper
 
 
@@ -207,7 +207,7 @@ class ForwardPass:
         return {number: record for number, record in first.items() if all(number in other for other in others)}
 
     def consume(self, batch: torch.Tensor, record: BatchRecord) -> None:
-        for name, rows in self._listening.run(_placed(batch, device_of(self._model))).items():
+        for name, rows in self._listening.run(batch_to(batch, device_of(self._model))).items():
             self._keepers[name].keep(record, {layer: _checked_rows(rows[layer], len(batch), layer) for layer in rows})
 
     def finish(self, collected: Collected) -> Any:
